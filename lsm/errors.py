@@ -1,0 +1,75 @@
+"""Every error the engine raises, and what the caller does next.
+
+    Error
+    |-- TransactionError     a conflicting write won: run the transaction again
+    |-- ClosedError          this handle is closed: open the database again
+    |   `-- FencedError      a newer writer owns the database: stop, do not retry
+    |-- UnavailableError     the store did not answer in time: try again later
+    |-- InvalidError         the call or the settings are wrong: fix the program
+    |-- CorruptionError      stored bytes do not decode: do not retry, restore or investigate
+    `-- InternalError        a bug in this library: report it
+
+Source: SlateDB's six error kinds (its RFC 7); `Data` is called `CorruptionError` here, and `Fenced` is a class
+instead of a reason, so that `except FencedError` works.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Root of everything the engine raises on purpose."""
+
+    retryable: bool = False
+
+
+class TransactionError(Error):
+    """A concurrent commit touched what this transaction read or wrote. Run the transaction again."""
+
+    retryable = True
+
+
+class ClosedError(Error):
+    """The handle is closed. Open the database again."""
+
+
+class FencedError(ClosedError):
+    """A newer writer took over the database. Step down; only a fresh open can write again."""
+
+
+class UnavailableError(Error):
+    """The object store failed or did not answer before the deadline.
+
+    `outcome_unknown` is true when a write was sent and may still have been applied.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class InvalidError(Error, ValueError):
+    """The request or the settings cannot be carried out as given. Nothing was changed."""
+
+
+class CorruptionError(Error):
+    """Stored bytes are damaged, missing or of an unknown format. Names the object and the offset."""
+
+    def __init__(self, message: str, *, object_name: str = "", offset: int = 0) -> None:
+        where = f"{object_name} at byte {offset}: " if object_name else ""
+        super().__init__(where + message)
+        self.object_name = object_name
+        self.offset = offset
+        self._message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_corruption, (self._message, self.object_name, self.offset))
+
+
+def _corruption(message: str, object_name: str, offset: int) -> CorruptionError:
+    return CorruptionError(message, object_name=object_name, offset=offset)
+
+
+class InternalError(Error):
+    """An invariant of the engine does not hold. This is a bug; the handle refuses further work."""

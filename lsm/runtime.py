@@ -1,0 +1,113 @@
+"""The seam for time, chance and threads: the only module of the engine that imports them.
+
+Everything else receives a `Runtime`, so that a simulator can run the same blocking code under a seeded scheduler and
+a virtual clock. Production uses the interpreter's own threads and locks, unwrapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """A wall clock, in milliseconds since the epoch. It may jump; nothing that protects data relies on it."""
+
+    def now_ms(self) -> int: ...
+
+
+class Task(Protocol):
+    """A running background thread."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+class Runtime:
+    """Threads, locks, clocks and randomness of the real machine."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
+        self.pid = os.getpid()
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Wall-clock milliseconds since the epoch."""
+        return self._clock.now_ms() if self._clock is not None else time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def hand_over(self) -> None:
+        """Let another thread run now. Called between slices of long pure-Python work."""
+        time.sleep(0)
+
+    # -- chance ---------------------------------------------------------------------------------------------------
+
+    def random_bytes(self, size: int) -> bytes:
+        return os.urandom(size)
+
+    def jitter(self) -> float:
+        """A number in [0, 1) that spreads retries out."""
+        return random.random()
+
+    # -- threads --------------------------------------------------------------------------------------------------
+
+    def lock(self) -> threading.Lock:
+        return threading.Lock()
+
+    def condition(self, lock: Any = None) -> threading.Condition:
+        return threading.Condition(lock if lock is not None else threading.Lock())
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        """Run `target` in a daemon thread. The target must not raise: it reports failures to its owner itself."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def is_forked_child(self) -> bool:
+        """True in a child process that inherited this runtime: its threads and connections do not exist here."""
+        return os.getpid() != self.pid
+
+    def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = 16) -> list[T]:
+        """Call `function` for each row of `columns`, up to `width` at a time; results in order, first error raised."""
+        rows = list(zip(*columns, strict=True))
+        if len(rows) <= 1 or width <= 1:
+            return [function(*row) for row in rows]
+        futures = [self._io_pool().submit(function, *row) for row in rows]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _io_pool(self) -> Executor:
+        with self._pool_lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="lsm-io")
+            return self._pool
+
+    def close(self) -> None:
+        """Stop the I/O pool. Idempotent."""
+        with self._pool_lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            with contextlib.suppress(RuntimeError):
+                pool.shutdown(wait=False, cancel_futures=True)

@@ -5,8 +5,10 @@
     |-- ClosedError          this handle is closed: open the database again
     |   `-- FencedError      a newer writer owns the database: stop, do not retry
     |-- UnavailableError     the store did not answer in time: try again later
+    |   `-- SnapshotExpiredError  a reader was overtaken by the collector: refresh and read again
     |-- InvalidError         the call or the settings are wrong: fix the program
     |-- CorruptionError      stored bytes do not decode: do not retry, restore or investigate
+    |   `-- TableMissingError     a table the manifest names is not there
     `-- InternalError        a bug in this library: report it
 
 Source: SlateDB's six error kinds (its RFC 7); `Data` is called `CorruptionError` here, and `Fenced` is a class
@@ -49,6 +51,10 @@ class UnavailableError(Error):
         self.outcome_unknown = outcome_unknown
 
 
+class SnapshotExpiredError(UnavailableError):
+    """The tables this read began with were compacted away and collected. Refresh, and read again."""
+
+
 class InvalidError(Error, ValueError):
     """The request or the settings cannot be carried out as given. Nothing was changed."""
 
@@ -65,6 +71,17 @@ class CorruptionError(Error):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_corruption, (self._message, self.object_name, self.offset))
+
+
+class TableMissingError(CorruptionError):
+    """A table that the manifest names does not exist."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_missing, (self._message, self.object_name, self.offset))
+
+
+def _missing(message: str, object_name: str, offset: int) -> TableMissingError:
+    return TableMissingError(message, object_name=object_name, offset=offset)
 
 
 def _corruption(message: str, object_name: str, offset: int) -> CorruptionError:

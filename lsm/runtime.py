@@ -98,6 +98,10 @@ class Runtime:
                 future.cancel()
             raise
 
+    def executor(self, name: str, threads: int) -> Executor:
+        """Threads for jobs that take long."""
+        return ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+
     def _io_pool(self) -> Executor:
         with self._pool_lock:
             if self._pool is None:

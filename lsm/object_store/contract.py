@@ -56,7 +56,7 @@ class StoreSpec:
     """How to open the same store again, in this process or another one. Picklable."""
 
     url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class ObjectStore(ABC):
@@ -102,5 +102,5 @@ class ObjectStore(ABC):
         """How another process can open this store, or None where it cannot (memory, a file system handed in)."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 -- most backends have nothing to release
         """Release connections. Idempotent."""

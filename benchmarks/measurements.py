@@ -1,0 +1,234 @@
+"""The measured steps. Each runs in a process of its own, on one store, and returns named figures.
+
+A step builds its records before its clock starts, moves them out of the garbage collector's sight (they belong to
+the benchmark, not to the store), and verifies what it read after its clock stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks import process
+from benchmarks.stores import Batch, Store, open_store
+from benchmarks.workloads import Workload
+
+Figures = dict[str, float]
+_now = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement: which step, on which store, in which directory, with which records."""
+
+    step: str
+    store: str
+    path: str
+    workload: Workload
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, *, durable: bool = False) -> Store:
+        engine = self.options.get("engine") if self.store == "ours" else None
+        return open_store(self.store, self.path, durable=durable, options=engine)
+
+
+def _prepared(workload: Workload) -> list[Batch]:
+    batches: list[Batch] = list(workload.batches())
+    gc.collect()
+    gc.freeze()
+    return batches
+
+
+def ingest(task: Task) -> Figures:
+    """Append everything, flush, settle, close: a rate to each of the marks, and CPU over all of it."""
+    batches, records = _prepared(task.workload), task.workload.records
+    store = task.open()
+    append = store.append
+    cpu, start = process.cpu_seconds(), _now()
+    for batch in batches:
+        append(batch)
+    appended = _now()
+    store.flush()
+    flushed = _now()
+    store.settle()
+    store.close()
+    settled, cpu = _now(), process.cpu_seconds() - cpu
+    return {
+        "appended_per_s": records / (appended - start),
+        "flushed_per_s": records / (flushed - start),
+        "settled_per_s": records / (settled - start),
+        "cpu_us": cpu / records * 1e6,
+    }
+
+
+def durable(task: Task) -> Figures:
+    """Append with a flush every `flush_every` records."""
+    batches, records = _prepared(task.workload), task.workload.records
+    every = int(task.options["flush_every"]) // task.workload.batch
+    store = task.open(durable=True)
+    start = _now()
+    for number, batch in enumerate(batches, 1):
+        store.append(batch)
+        if number % every == 0:
+            store.flush()
+    store.flush()
+    elapsed = _now() - start
+    store.close()
+    return {"durable_per_s": records / elapsed}
+
+
+def threads(task: Task) -> Figures:
+    """Eight threads, each appending one record and flushing it before the next."""
+    batches, lanes = _prepared(task.workload), int(task.options.get("threads", 8))
+    store = task.open(durable=True)
+    failures: list[BaseException] = []
+    ready = threading.Barrier(lanes + 1)
+
+    def lane(number: int) -> None:
+        ready.wait()
+        try:
+            for batch in batches[number::lanes]:
+                store.append(batch)
+                store.flush()
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    start = _now()
+    for worker in workers:
+        worker.join()
+    elapsed = _now() - start
+    store.close()
+    if failures:
+        raise failures[0]
+    return {"threads_per_s": task.workload.records / elapsed}
+
+
+def load(task: Task) -> Figures:
+    """Append everything and close, for a later process to read. Not a measurement."""
+    store = task.open()
+    for batch in task.workload.batches():
+        store.append(batch)
+    store.flush()
+    store.close()
+    return {}
+
+
+def scan(task: Task) -> Figures:
+    """Read every key of a log that another process wrote and closed."""
+    store, workload = task.open(), task.workload
+    elapsed = 0.0
+    for number in range(workload.keys):
+        key = workload.key(number)
+        start = _now()
+        entries = store.scan(key)
+        elapsed += _now() - start
+        workload.verify(number, entries)
+    store.close()
+    return {"scan_per_s": workload.records / elapsed}
+
+
+def crash(task: Task) -> Figures:
+    """Append everything, make it durable in the write-ahead log only, and die."""
+    store = task.open()
+    for batch in task.workload.batches():
+        store.append(batch)
+    store.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def recover(task: Task) -> Figures:
+    """Open after the crash and read one record; then verify that nothing was lost."""
+    start = _now()
+    store = task.open()
+    first = store.scan(task.workload.key(0), 0, 1)
+    elapsed = _now() - start
+    assert len(first) == 1, "the first record is missing after the crash"
+    for number in range(task.workload.keys):
+        task.workload.verify(number, store.scan(task.workload.key(number)))
+    store.close()
+    return {"recovery_ms": elapsed * 1e3}
+
+
+def latency(task: Task) -> Figures:
+    """The distribution of single append calls, back to back, while flushes and compactions run beside them."""
+    batches = _prepared(task.workload)
+    store = task.open()
+    append, calls = store.append, []
+    for batch in batches:
+        start = _now()
+        append(batch)
+        calls.append(_now() - start)
+    store.close()
+    calls.sort()
+    points = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+    return {name: calls[min(len(calls) - 1, int(len(calls) * point))] * 1e3 for name, point in points.items()}
+
+
+def memory_ingest(task: Task) -> Figures:
+    """Peak resident memory of the whole process over an ingest of records that nobody else keeps."""
+    store = task.open()
+    for batch in task.workload.batches():
+        store.append(batch)
+    store.flush()
+    store.close()
+    return {
+        "peak_mb": process.peak_bytes() / 1e6,
+        "worker_peak_mb": process.children_peak_bytes() / 1e6,
+    }
+
+
+def _warm_base(task: Task) -> int:
+    """Resident bytes with everything imported and one small store opened, used and closed."""
+    small = replace(task, path=f"{task.path}-warm", workload=replace(task.workload, records=1, keys=1))
+    os.makedirs(small.path, exist_ok=True)
+    load(small)
+    return process.resident_bytes()
+
+
+def memory_keys(task: Task) -> Figures:
+    """Resident bytes a live key costs with one record each, the record included."""
+    base = _warm_base(task)
+    store = task.open()
+    for batch in task.workload.batches():
+        store.append(batch)
+    store.flush()
+    grown = process.resident_bytes() - base
+    store.close()
+    return {"key_bytes": grown / task.workload.keys}
+
+
+def memory_reopened(task: Task) -> Figures:
+    """The same after a clean close, in a fresh process that has read one key."""
+    base = _warm_base(task)
+    store = task.open()
+    assert len(store.scan(task.workload.key(0))) == 1
+    grown = process.resident_bytes() - base
+    store.close()
+    return {"reopened_key_bytes": grown / task.workload.keys}
+
+
+_STEPS: tuple[Callable[[Task], Figures], ...] = (
+    ingest,
+    durable,
+    threads,
+    load,
+    scan,
+    crash,
+    recover,
+    latency,
+    memory_ingest,
+    memory_keys,
+    memory_reopened,
+)
+STEPS = {step.__name__: step for step in _STEPS}

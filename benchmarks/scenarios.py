@@ -1,0 +1,181 @@
+"""What is compared: scenarios, their default sizes, the rows they give and the goals the project set itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a scenario, as the report shows it.
+
+    `goals`: peer to the least ratio ours/peer, written so that more is better whatever the unit.
+    `limit`: the most (or, for rates, least) our own figure may be.
+    """
+
+    metric: str
+    label: str
+    unit: str
+    more_is_better: bool = True
+    goals: Mapping[str, float] = field(default_factory=dict)
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Steps run one after the other in processes of their own on one directory, once per store and round.
+
+    `prepare`: a step run once per store and run instead, its directory shared by all rounds.
+    `scale`: the share of the records a slow peer gets, so that a round stays short; rates are per record anyway.
+    """
+
+    name: str
+    workload: Workload
+    steps: tuple[str, ...]
+    rows: tuple[Row, ...]
+    peers: tuple[str, ...]
+    prepare: str | None = None
+    scale: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def sized(self, store: str, records: int | None, kind: str | None) -> Workload:
+        """The workload for one store; `records` and `kind` are what the command line asked for, if anything."""
+        whole = records if records is not None else self.workload.records
+        share = max(self.workload.batch, int(whole * self.scale.get(store, 1.0)))
+        keys = min(self.workload.keys, share) if self.workload.keys != self.workload.records else share
+        while keys > 1 and keys % 7919 == 0:
+            keys -= 1
+        return replace(self.workload, records=share, keys=keys, kind=kind or self.workload.kind)
+
+
+_SLOW = {"slatedb": 0.08, "slatedb+": 0.25, "sqlite3": 0.25}
+_APPEND_GOALS = {"slatedb": 25.0, "slatedb+": 7.0, "rocksdict": 0.8, "lmdb": 2.0, "sqlite3": 8.0}
+_SCAN_GOALS = {"slatedb": 10.0, "lmdb": 0.8}
+_SMALL_TABLES = {"l0_sst_size_bytes": 16 << 20}
+
+SCENARIOS = (
+    Scenario(
+        name="ingest",
+        workload=Workload(1_000_000),
+        steps=("ingest",),
+        peers=("slatedb", "slatedb+", "rocksdict", "lmdb", "sqlite3", "floor"),
+        scale=_SLOW,
+        rows=(
+            Row("appended_per_s", "append, last append", "rec/s", goals=_APPEND_GOALS),
+            Row("flushed_per_s", "append, to end of flush", "rec/s"),
+            Row("settled_per_s", "append, settled and closed", "rec/s", goals=_APPEND_GOALS),
+            Row("cpu_us", "CPU per record", "µs", more_is_better=False, limit=2.5),
+        ),
+    ),
+    Scenario(
+        name="ingest-1k",
+        workload=Workload(200_000, value_bytes=1024),
+        steps=("ingest",),
+        peers=("rocksdict",),
+        scale=_SLOW,
+        rows=(
+            Row("appended_per_s", "append 1 KiB, last append", "rec/s", goals={"rocksdict": 1.5}),
+            Row("settled_per_s", "append 1 KiB, settled", "rec/s", goals={"rocksdict": 1.5}),
+        ),
+    ),
+    Scenario(
+        name="single",
+        workload=Workload(200_000, batch=1),
+        steps=("ingest",),
+        peers=("sqlite3", "rocksdict"),
+        scale=_SLOW,
+        rows=(Row("flushed_per_s", "append, one record a call", "rec/s", goals={"sqlite3": 4.0}),),
+    ),
+    Scenario(
+        name="durable",
+        workload=Workload(300_000),
+        steps=("durable",),
+        peers=("rocksdict", "lmdb", "sqlite3"),
+        scale=_SLOW,
+        options={"flush_every": 1000},
+        rows=(Row("durable_per_s", "durable, flush each 1,000", "rec/s", goals={"rocksdict": 0.5}),),
+    ),
+    Scenario(
+        name="threads",
+        workload=Workload(4_000, batch=1),
+        steps=("threads",),
+        peers=("sqlite3", "rocksdict"),
+        options={"threads": 8},
+        rows=(Row("threads_per_s", "durable, 8 threads, each record", "rec/s", goals={"sqlite3": 1.0}),),
+    ),
+    Scenario(
+        name="scan-one",
+        workload=Workload(100_000, keys=1),
+        steps=("scan",),
+        peers=("slatedb", "slatedb+", "lmdb"),
+        prepare="load",
+        rows=(Row("scan_per_s", "cold scan, one stream", "rec/s", goals=_SCAN_GOALS),),
+    ),
+    Scenario(
+        name="scan-many",
+        workload=Workload(1_000_000),
+        steps=("scan",),
+        peers=("slatedb", "slatedb+", "lmdb"),
+        prepare="load",
+        scale={"slatedb": 0.4, "slatedb+": 0.4},
+        rows=(Row("scan_per_s", "cold scan, 1,000 streams", "rec/s", goals=_SCAN_GOALS),),
+    ),
+    Scenario(
+        name="recovery",
+        workload=Workload(100_000),
+        steps=("crash", "recover"),
+        peers=("rocksdict",),
+        rows=(Row("recovery_ms", "open after kill -9, all in WAL", "ms", False, goals={"rocksdict": 1.0}),),
+    ),
+    Scenario(
+        name="latency",
+        workload=Workload(1_000_000),
+        steps=("latency",),
+        peers=(),
+        options={"engine": _SMALL_TABLES},
+        rows=(
+            Row("p50_ms", "append call of 100, p50", "ms", False),
+            Row("p99_ms", "append call of 100, p99", "ms", False, limit=1.0),
+            Row("p999_ms", "append call of 100, p99.9", "ms", False),
+        ),
+    ),
+    Scenario(
+        name="latency-1",
+        workload=Workload(500_000, batch=1),
+        steps=("latency",),
+        peers=(),
+        options={"engine": _SMALL_TABLES},
+        rows=(
+            Row("p50_ms", "append call of 1, p50", "ms", False),
+            Row("p99_ms", "append call of 1, p99", "ms", False, limit=1.0),
+            Row("p999_ms", "append call of 1, p99.9", "ms", False),
+        ),
+    ),
+    Scenario(
+        name="memory",
+        workload=Workload(1_000_000),
+        steps=("memory_ingest",),
+        peers=(),
+        rows=(
+            Row("peak_mb", "peak memory over the ingest", "MB", False),
+            Row("worker_peak_mb", "the same, largest worker", "MB", False),
+        ),
+    ),
+    Scenario(
+        name="memory-keys",
+        workload=Workload(100_000, keys=100_000),
+        steps=("memory_keys", "memory_reopened"),
+        peers=(),
+        rows=(
+            Row("key_bytes", "memory per live key", "B", False),
+            Row("reopened_key_bytes", "the same, reopened", "B", False),
+        ),
+    ),
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+# The slow binding of the same engine writes the same files: let the quick one load them.
+LOADED_BY = {"slatedb": "slatedb+"}

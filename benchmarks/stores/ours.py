@@ -1,0 +1,33 @@
+"""OpenData Log itself, through its public API, as it ships unless a scenario asks for other engine settings."""
+
+from __future__ import annotations
+
+from benchmarks.stores.contract import Entries
+from opendata_log import Config, LogDb, ScanOptions
+
+
+class OpenDataStore:
+    """`append` and `flush` are the product's own bound methods, so that the adapter costs nothing."""
+
+    def __init__(self, path: str, *, durable: bool = False, **engine: object) -> None:
+        settings = None
+        if engine:
+            from lsm import Settings
+
+            settings = Settings.from_dict(engine)
+        self.log = LogDb.open(Config(storage=f"file://{path}", engine=settings))
+        self.append = self.log.try_append
+        self.flush = self.log.flush
+
+    def scan(self, key: bytes, start: int = 0, limit: int | None = None) -> Entries:
+        if limit is None:
+            return self.log.scan(key, start).fetchall()
+        return self.log.scan(key, start, options=ScanOptions(limit=limit)).fetchall()
+
+    def settle(self) -> None:
+        wait_idle = getattr(self.log, "wait_idle", None)
+        if wait_idle is not None:
+            wait_idle()
+
+    def close(self) -> None:
+        self.log.close()

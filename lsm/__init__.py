@@ -1,0 +1,80 @@
+"""An LSM storage engine on object stores, in Python: SlateDB's semantics behind fsspec.
+
+    >>> import lsm
+    >>> with lsm.Db.open("memory://") as db:
+    ...     handle = db.put(b"user:1", b"Alice")
+    ...     db.get(b"user:1"), handle.seqnum
+    (b'Alice', 1)
+"""
+
+from lsm.assembly import Components
+from lsm.compaction.leveled import LeveledScheduler
+from lsm.compaction.plan import CompactionScheduler, CompactionSpec
+from lsm.db import Db, DurabilityLevel, FlushType, Snapshot
+from lsm.errors import (
+    ClosedError,
+    CorruptionError,
+    Error,
+    FencedError,
+    InternalError,
+    InvalidError,
+    SnapshotExpiredError,
+    TransactionError,
+    UnavailableError,
+)
+from lsm.gc import Garbage
+from lsm.manifest.model import Manifest, Partition, Run
+from lsm.metrics import PartitionStatus, Status
+from lsm.object_store.contract import ObjectStore
+from lsm.object_store.open import open_store
+from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
+from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
+from lsm.runtime import Clock, Runtime
+from lsm.settings import Settings, read_settings_file
+from lsm.sst.builder import TableInfo
+from lsm.sst.cache import Cache
+from lsm.write.batch import WriteBatch, WriteHandle
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cache",
+    "Clock",
+    "ClosedError",
+    "CompactionScheduler",
+    "CompactionSpec",
+    "Components",
+    "CorruptionError",
+    "Db",
+    "DurabilityLevel",
+    "Error",
+    "FencedError",
+    "FlushType",
+    "Garbage",
+    "InternalError",
+    "InvalidError",
+    "IterationOrder",
+    "KeyValue",
+    "LeveledScheduler",
+    "Manifest",
+    "ObjectStore",
+    "Partition",
+    "PartitionStatus",
+    "PrefixExtractor",
+    "RowIterator",
+    "Run",
+    "Runtime",
+    "SeriesLayout",
+    "Settings",
+    "Snapshot",
+    "SnapshotExpiredError",
+    "Status",
+    "TableInfo",
+    "TransactionError",
+    "UnavailableError",
+    "WriteBatch",
+    "WriteHandle",
+    "open_store",
+    "read_settings_file",
+    "series_prefix",
+]

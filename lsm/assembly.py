@@ -1,0 +1,297 @@
+"""Opening: settings and components put together into the stations of the write walk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsm.compaction.compactor import Compactor
+from lsm.compaction.leveled import LeveledScheduler
+from lsm.compaction.plan import CompactionScheduler
+from lsm.errors import Error
+from lsm.gc import GarbageCollector
+from lsm.manifest.model import Manifest
+from lsm.object_store.contract import ObjectStore
+from lsm.object_store.open import open_store
+from lsm.object_store.reliable import ReliableStore
+from lsm.placement import StoreAddress, WorkerProcesses, can_pickle
+from lsm.rows.chunk import PrefixExtractor, SeriesLayout
+from lsm.runtime import Clock, Runtime
+from lsm.settings import Settings
+from lsm.snapshots import OpenSnapshots
+from lsm.sst.builder import TableFormat
+from lsm.sst.cache import Cache
+from lsm.sst.table import TableReader
+from lsm.table_numbers import TableNumbers
+from lsm.view import LiveViews, View
+from lsm.wal.log import WriteAheadLog
+from lsm.write.flush import Flusher
+from lsm.write.level0 import Rules
+from lsm.write.recovery import Identity, Recovered, open_database
+from lsm.write.writer import Writer
+
+
+@dataclass(kw_only=True)
+class Components:
+    """What a caller can replace. Everything has a default."""
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    file_system: Any = None
+    """An fsspec file system to use instead of the one the URL names."""
+    object_store: ObjectStore | None = None
+    """An object store to use as it is."""
+    wal_url: str | None = None
+    wal_storage_options: Mapping[str, Any] = field(default_factory=dict)
+    wal_object_store: ObjectStore | None = None
+    prefix_extractor: PrefixExtractor | None = None
+    series_layout: SeriesLayout | None = None
+    scheduler: CompactionScheduler | None = None
+    block_cache: Cache | None = None
+    clock: Clock | None = None
+    runtime: Runtime | None = None
+
+
+class Stores:
+    """The opened stores of one handle."""
+
+    def __init__(self, url: str, settings: Settings, parts: Components, runtime: Runtime) -> None:
+        self._settings = settings
+        self.main = self._reliable(
+            parts.object_store
+            or open_store(
+                url,
+                parts.storage_options,
+                fs=parts.file_system,
+                assume_single_writer=settings.assume_single_writer,
+                request_timeout=settings.request_timeout,
+            ),
+            runtime,
+        )
+        self.wal = self.main
+        self.wal_url = ""
+        if parts.wal_object_store is not None:
+            self.wal = self._reliable(parts.wal_object_store, runtime)
+            self.wal_url = parts.wal_object_store.url
+        elif parts.wal_url is not None:
+            options = parts.wal_storage_options or parts.storage_options
+            wal = open_store(parts.wal_url, options, request_timeout=settings.request_timeout)
+            self.wal = self._reliable(wal, runtime)
+            self.wal_url = wal.url
+
+    def _reliable(self, store: ObjectStore, runtime: Runtime) -> ReliableStore:
+        settings = self._settings
+        return ReliableStore(
+            store, runtime, op_timeout=settings.op_timeout, request_timeout=settings.request_timeout
+        )
+
+    def address(self, store: ReliableStore) -> StoreAddress | None:
+        """How a worker process reaches the store; None where it cannot."""
+        spec = store.spec()
+        if spec is None or not can_pickle((spec.url, dict(spec.storage_options))):
+            return None
+        settings = self._settings
+        return StoreAddress(
+            spec,
+            op_timeout=settings.op_timeout,
+            request_timeout=settings.request_timeout,
+            single_writer=settings.assume_single_writer,
+        )
+
+    def close(self) -> None:
+        self.main.close()
+        if self.wal is not self.main:
+            self.wal.close()
+
+
+def table_format(settings: Settings) -> TableFormat:
+    return TableFormat(
+        block_bytes=settings.sst_block_size,
+        compression=settings.compression,
+        compression_level=settings.compression_level,
+        filter_bits_per_key=settings.filter_bits_per_key,
+        min_filter_keys=settings.min_filter_keys,
+    )
+
+
+def table_reader(
+    store: ReliableStore, database: bytes, runtime: Runtime, settings: Settings, cache: Cache | None
+) -> TableReader:
+    """The caches: an eighth of the budget for indexes and filters, the rest for blocks."""
+    budget = settings.block_cache_bytes
+    blocks = cache if cache is not None else Cache(budget - budget // 8, runtime)
+    meta = cache if cache is not None else Cache(budget // 8, runtime)
+    return TableReader(store, database, runtime, blocks=blocks, meta=meta)
+
+
+class Engine:
+    """The running parts behind a `Db`."""
+
+    def __init__(
+        self, url: str, settings: Settings, parts: Components, on_failure: Callable[[Error], None]
+    ) -> None:
+        self.settings = settings
+        self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
+        self.stores = Stores(url, settings, parts, self.runtime)
+        self._executors: list[Executor] = []
+        self._on_failure = on_failure
+        self.snapshots = OpenSnapshots(self.runtime)
+        try:
+            self._open(parts)
+        except BaseException:
+            self._shut_down()
+            raise
+
+    def _open(self, parts: Components) -> None:
+        settings = self.settings
+        extractor, layout = parts.prefix_extractor, parts.series_layout
+        recovered = open_database(
+            self.stores.main,
+            self.stores.wal,
+            self.runtime,
+            Identity(
+                extractor.name if extractor is not None else "",
+                layout.name if layout is not None else "",
+                self.stores.wal_url,
+            ),
+            is_compactor=settings.compaction_enabled,
+            memtable_bytes=settings.l0_sst_size_bytes,
+            probe=not settings.assume_single_writer,
+        )
+        manifest = recovered.manifests.current
+        self.manifests = recovered.manifests
+        self.epoch = recovered.epoch
+        self.rules = Rules(manifest.database, table_format(settings), extractor, layout)
+        self.tables = table_reader(self.stores.main, manifest.database, self.runtime, settings, parts.block_cache)
+        self.numbers = TableNumbers(self.runtime, recovered.epoch)
+        self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
+        self.lock = self.runtime.lock()
+        self._assemble_writes(recovered)
+        self._assemble_background(parts)
+        self.flusher.start(self.writer, recovered.fences)
+        if self.compactor is not None:
+            self.compactor.start()
+
+    def _assemble_writes(self, recovered: Recovered) -> None:
+        settings = self.settings
+        self.wal = WriteAheadLog(
+            self.stores.wal,
+            self.runtime,
+            self.lock,
+            database=recovered.manifests.current.database,
+            epoch=recovered.epoch,
+            next_number=recovered.next_wal_number,
+            durable_seq=recovered.last_seq,
+            flush_interval=settings.flush_interval,
+            object_bytes=settings.wal_object_bytes,
+            uploads_max=settings.wal_uploads_max,
+        )
+        self.writer = Writer(
+            self.runtime,
+            self.lock,
+            self.wal,
+            self.views,
+            last_seq=recovered.last_seq,
+            wal_enabled=settings.wal_enabled,
+            memtable_bytes=settings.l0_sst_size_bytes,
+            unflushed_bytes_max=settings.max_unflushed_bytes,
+            on_freeze=lambda: self.flusher.wake(),
+        )
+        self.writer.restore_numbers(recovered.numbers)
+
+    def _assemble_background(self, parts: Components) -> None:
+        settings = self.settings
+        address = self.stores.address(self.stores.main)
+        wal_address = self.stores.address(self.stores.wal)
+        if not can_pickle(self.rules):
+            address = None
+        self.flusher = Flusher(
+            self.runtime,
+            self.lock,
+            store=self.stores.main,
+            wal=self.wal,
+            wal_enabled=settings.wal_enabled,
+            manifests=self.manifests,
+            views=self.views,
+            rules=self.rules,
+            epoch=self.epoch,
+            threads=self._executor(self.runtime.executor("lsm-build", settings.l0_flush_parallelism)),
+            workers=self._workers(settings.flush_placement, address, settings.l0_flush_parallelism),
+            addresses=(address, wal_address) if address is not None and wal_address is not None else None,
+            parallelism=settings.l0_flush_parallelism,
+            l0_max_ssts=settings.l0_max_ssts,
+            snapshots=self.snapshots.held,
+            numbers=self.numbers,
+            on_commit=self._committed,
+        )
+        self.compactor: Compactor | None = None
+        if settings.compaction_enabled:
+            self.compactor = Compactor(
+                self.runtime,
+                store=self.stores.main,
+                manifests=self.manifests,
+                rules=self.rules,
+                scheduler=parts.scheduler or _leveled(settings),
+                threads=self._executor(self.runtime.executor("lsm-merge", settings.compaction_workers)),
+                workers=self._workers(settings.compaction_placement, address, settings.compaction_workers),
+                address=address,
+                jobs_max=settings.compaction_workers,
+                table_bytes=settings.max_sst_size,
+                snapshots=self.snapshots.held,
+                numbers=self.numbers,
+                on_commit=self._committed,
+                on_failure=self._on_failure,
+            )
+        self.collector = GarbageCollector(
+            self.runtime,
+            store=self.stores.main,
+            wal_store=self.stores.wal,
+            manifests=self.manifests,
+            min_age=settings.gc_min_age,
+            held_tables=self.views.held_tables,
+            safe_horizon=self.numbers.horizon,
+        )
+
+    def _executor(self, executor: Executor) -> Executor:
+        self._executors.append(executor)
+        return executor
+
+    def _workers(self, placement: str, address: StoreAddress | None, count: int) -> Executor | None:
+        if placement == "thread" or address is None:
+            return None
+        return self._executor(WorkerProcesses(count))
+
+    def _committed(self, manifest: Manifest) -> None:
+        """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""
+        self.views.replace(manifest=manifest)
+        if self.compactor is not None:
+            self.compactor.wake()
+        with self.lock:
+            self.flusher.wake()
+
+    def shut_down(self) -> None:
+        """Stop every thread and worker. Requires: the writer refuses work already."""
+        self.flusher.close()
+        if self.compactor is not None:
+            self.compactor.close()
+        self.wal.close()
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        for executor in self._executors:
+            if isinstance(executor, WorkerProcesses):
+                executor.shutdown(wait=False)
+            else:
+                executor.shutdown(wait=True, cancel_futures=True)
+        self.stores.close()
+        self.runtime.close()
+
+
+def _leveled(settings: Settings) -> LeveledScheduler:
+    return LeveledScheduler(
+        l0_min=settings.l0_compaction_min,
+        l0_max=settings.l0_compaction_max,
+        base_bytes=settings.level_base_bytes,
+        ratio=settings.level_size_ratio,
+    )

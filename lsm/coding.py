@@ -1,0 +1,187 @@
+"""Bytes: columns of integers and strings, checksums, and the envelope around every small object.
+
+Integer column (the number of items is known from elsewhere), all little-endian:
+
+    width  u8      0: every item is the same and follows once as u64; 1, 2, 4, 8: bytes per item
+    items  ...
+
+String column: an integer column of the lengths, then the strings end to end.
+
+Envelope of an object that is read whole (manifest, log object, fence):
+
+    0   magic     4s   b"LSMO"
+    4   kind      u16
+    6   version   u16
+    8   database  16s  random id of the database
+    24  number    u64  the number in the object's name
+    32  epoch     u64  epoch of the process that wrote it
+    40  nonce     16s  random, so that a writer recognises its own object after a lost reply
+    56  length    u64  bytes of the body
+    64  body      ...
+    -4  checksum  u32  crc32c of the object's name and of everything before this field
+
+A checksum is seeded with the object's name, so an intact object under another name is refused as well.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from crc32c import crc32c
+
+from lsm.errors import CorruptionError
+
+MAGIC: Final = b"LSMO"
+ENVELOPE: Final = struct.Struct("<4sHH16sQQ16sQ")
+CHECKSUM: Final = struct.Struct("<I")
+U64: Final = struct.Struct("<Q")
+
+KIND_MANIFEST: Final = 1
+KIND_WAL_DATA: Final = 2
+KIND_WAL_FENCE: Final = 3
+
+_TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_BIG_ENDIAN: Final = sys.byteorder == "big"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A decoded object: who wrote it, under which epoch, and its body."""
+
+    kind: int
+    version: int
+    database: bytes
+    number: int
+    epoch: int
+    nonce: bytes
+    body: memoryview
+
+
+def seal_envelope(
+    name: str, kind: int, version: int, *, database: bytes, number: int, epoch: int, nonce: bytes, body: Sequence[bytes]
+) -> list[bytes]:
+    """The parts of an object, in order: header, the body's parts as given, checksum."""
+    length = sum(map(len, body))
+    header = ENVELOPE.pack(MAGIC, kind, version, database, number, epoch, nonce, length)
+    checksum = crc32c(header, crc32c(name.encode()))
+    for part in body:
+        checksum = crc32c(part, checksum)
+    return [header, *body, CHECKSUM.pack(checksum)]
+
+
+def open_envelope(
+    name: str, data: bytes, *, kinds: Sequence[int], versions: int, number: int, database: bytes | None
+) -> Envelope:
+    """Verify an object read from the store.
+
+    Raises: CorruptionError naming the object: damaged, another database's, or of a format newer than `versions`.
+    """
+
+    def refuse(why: str, offset: int = 0) -> CorruptionError:
+        return CorruptionError(why, object_name=name, offset=offset)
+
+    if len(data) < ENVELOPE.size + CHECKSUM.size:
+        raise refuse(f"{len(data)} bytes are too few for an object", len(data))
+    view = memoryview(data)
+    magic, kind, version, owner, found_number, epoch, nonce, length = ENVELOPE.unpack_from(view)
+    if magic != MAGIC:
+        raise refuse(f"does not start with {MAGIC!r}: not an object of this engine, or damaged")
+    (stored,) = CHECKSUM.unpack_from(view, len(data) - CHECKSUM.size)
+    if crc32c(view[: -CHECKSUM.size], crc32c(name.encode())) != stored:
+        raise refuse("checksum does not match: the object is damaged or not under its own name")
+    if kind not in kinds:
+        raise refuse(f"object kind {kind} is not one of {list(kinds)}", 4)
+    if not 1 <= version <= versions:
+        raise refuse(f"format version {version} is newer than this library reads ({versions}): update the library", 6)
+    if length != len(data) - ENVELOPE.size - CHECKSUM.size:
+        raise refuse(f"body length {length} does not match the object's {len(data)} bytes", 56)
+    if database is not None and owner != database:
+        raise refuse(f"belongs to database {owner.hex()}, not {database.hex()}", 8)
+    if found_number != number:
+        raise refuse(f"says it is number {found_number}", 24)
+    body = view[ENVELOPE.size : ENVELOPE.size + length]
+    return Envelope(kind, version, owner, found_number, epoch, nonce, body)
+
+
+@contextmanager
+def decoding(name: str, offset: int = 0) -> Iterator[None]:
+    """Turn whatever a decoder trips over into CorruptionError. For bytes whose checksum holds, this means a bug or
+    a forged checksum, and still nobody should see a raw struct.error."""
+    try:
+        yield
+    except CorruptionError:
+        raise
+    except (struct.error, IndexError, ValueError, OverflowError, TypeError, KeyError) as error:
+        raise CorruptionError(f"does not decode: {error}", object_name=name, offset=offset) from error
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
+    """Append the integer column of `values` to the parts collected by `out`. Empty columns take no bytes."""
+    if not values:
+        return
+    high = max(values)
+    if high == values[0] and min(values) == high:
+        out(b"\x00" + U64.pack(high))
+        return
+    width = 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
+    items = array(_TYPECODES[width], values)
+    if _BIG_ENDIAN:
+        items.byteswap()
+    out(bytes((width,)))
+    out(items.tobytes())
+
+
+def take_ints(data: memoryview, at: int, count: int) -> tuple[Sequence[int], int]:
+    """The integer column of `count` items at offset `at`, and the offset after it."""
+    if not count:
+        return (), at
+    width = data[at]
+    at += 1
+    if width == 0:
+        (value,) = U64.unpack_from(data, at)
+        return [value] * count, at + 8
+    end = at + width * count
+    if end > len(data) or width not in _TYPECODES:
+        raise ValueError(f"integer column of {count} items of {width} bytes at {at} exceeds {len(data)} bytes")
+    items = array(_TYPECODES[width], bytes(data[at:end]))
+    if _BIG_ENDIAN:
+        items.byteswap()
+    return items, end
+
+
+def put_strings(values: Sequence[bytes], out: Callable[[bytes], object]) -> None:
+    """Append the string column of `values`."""
+    put_ints(list(map(len, values)), out)
+    out(b"".join(values))
+
+
+def take_strings(data: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
+    """The string column of `count` items at offset `at`, and the offset after it."""
+    lengths, at = take_ints(data, at, count)
+    total = sum(lengths)
+    if at + total > len(data):
+        raise ValueError(f"string column at {at} needs {total} bytes, {len(data) - at} are there")
+    return cut(bytes(data[at : at + total]), lengths), at + total
+
+
+def cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    """`data` cut into consecutive pieces of the given lengths."""
+    if not lengths:
+        return []
+    width = lengths[0]
+    if lengths.count(width) == len(lengths):
+        if not width:
+            return [b""] * len(lengths)
+        return [data[at : at + width] for at in range(0, width * len(lengths), width)]
+    ends = list(accumulate(lengths))
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,70 @@
+"""The default policy: level 0, then levels of sorted runs that grow by a ratio. Pure.
+
+Level 0 is relieved when it has `l0_min` tables: its oldest, at most `l0_max`, are merged with what they overlap of level 1.
+A level larger than its target gives the table that overlaps least to the next one. Source: LevelDB's leveled compaction;
+SlateDB ships size-tiered only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from lsm.compaction.plan import CompactionSpec
+from lsm.manifest.model import Manifest, Partition, Run
+from lsm.sst.builder import TableInfo
+
+
+class LeveledScheduler(msgspec.Struct, frozen=True):
+    """Parameters: see `Settings`, whose names these are."""
+
+    l0_min: int = 4
+    l0_max: int = 8
+    base_bytes: int = 256 << 20
+    ratio: int = 10
+
+    def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
+        """At most one job per partition, the fullest level 0 first."""
+        found: list[CompactionSpec] = []
+        for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
+            if any(table.number in busy for table in partition.tables()):
+                continue
+            found.extend(self._for(partition))
+        return found
+
+    def _for(self, partition: Partition) -> Iterator[CompactionSpec]:
+        if len(partition.l0) >= self.l0_min:
+            oldest = partition.l0[-self.l0_max :]
+            level1 = _level(partition, 1)
+            yield CompactionSpec(
+                partition.prefix,
+                tuple(table.number for table in oldest),
+                tuple(table.number for table in _overlapping(oldest, level1)),
+                1,
+            )
+            return
+        target = self.base_bytes
+        for run in partition.runs:
+            if run.size > target:
+                pushed, below = self._push(partition, run)
+                numbers = (pushed.number, *(table.number for table in below))
+                yield CompactionSpec(partition.prefix, (), numbers, run.level + 1)
+                return
+            target *= self.ratio
+
+    def _push(self, partition: Partition, run: Run) -> tuple[TableInfo, list[TableInfo]]:
+        """The table of the run that is cheapest to move down, and what it overlaps there."""
+        lower = _level(partition, run.level + 1)
+        choices = [(table, _overlapping([table], lower)) for table in run.tables]
+        return min(choices, key=lambda choice: sum(table.size for table in choice[1]) / max(1, choice[0].size))
+
+
+def _level(partition: Partition, level: int) -> tuple[TableInfo, ...]:
+    return next((run.tables for run in partition.runs if run.level == level), ())
+
+
+def _overlapping(sources: Sequence[TableInfo], run: Sequence[TableInfo]) -> list[TableInfo]:
+    low = min(table.first_key for table in sources)
+    high = max(table.last_key for table in sources)
+    return [table for table in run if table.first_key <= high and table.last_key >= low]

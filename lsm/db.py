@@ -1,0 +1,523 @@
+"""The database: joins the write walk and the read walk. Holds no format and no policy.
+
+Source: SlateDB's `Db`. Synchronous and thread-safe; one handle owns a database, and opening another fences this one out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lsm.assembly import Components, Engine
+from lsm.errors import ClosedError, Error, FencedError, InvalidError
+from lsm.gc import Garbage
+from lsm.manifest.model import Manifest
+from lsm.metrics import PartitionStatus, Status
+from lsm.read import lookup
+from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
+from lsm.read.scan import scan as scan_rows
+from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.rows.chunk import prefix_end
+from lsm.runtime import Task
+from lsm.settings import Settings
+from lsm.view import Bounds, View
+from lsm.write.batch import BytesLike, WriteBatch, WriteHandle, as_bytes, as_key
+
+NUMBER_MAX = (1 << 64) - 1
+
+
+class DurabilityLevel(enum.Enum):
+    """What a read may see: `MEMORY` everything accepted, `REMOTE` only what a crash cannot take back."""
+
+    MEMORY = "memory"
+    REMOTE = "remote"
+
+
+class FlushType(enum.Enum):
+    """`WAL`: make everything durable. `MEMTABLE`: also write it to tables."""
+
+    WAL = "wal"
+    MEMTABLE = "memtable"
+
+
+class Db:
+    """A single-writer key-value database on an object store. Open it with `Db.open`."""
+
+    def __init__(self, url: str, settings: Settings, parts: Components) -> None:
+        self._url = url
+        self._closed: Error | None = None
+        self._engine = Engine(url, settings, parts, self._fail)
+        self._close_lock = self._engine.runtime.lock()
+        self._is_shut = False
+        self._ticks = self._engine.runtime.condition()
+        self._gc_task: Task | None = None
+        if settings.gc_interval is not None:
+            self._gc_task = self._engine.runtime.spawn("lsm-gc", self._collect_regularly)
+        _open_handles.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        storage: str | os.PathLike[str],
+        settings: Settings | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        **components: Any,
+    ) -> Db:
+        """Open the database at an fsspec URL or path, or create it, and take it over from any other writer.
+
+        `components` are the fields of `Components`. Cost: see `open_database`; no request per table.
+        Raises: InvalidError, UnavailableError, CorruptionError, FencedError (another process opened it meanwhile).
+        """
+        try:
+            parts = Components(storage_options=storage_options or {}, **components)
+        except TypeError as error:
+            raise InvalidError(f"Db.open: {error}; components are {sorted(Components.__annotations__)}") from None
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidError(f"settings must be an lsm.Settings, got {type(settings).__name__}")
+        return cls(os.fspath(storage), settings if settings is not None else Settings(), parts)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, key: BytesLike, value: BytesLike, *, await_durable: bool = False) -> WriteHandle:
+        """Set a key. Visible to reads at once; durable when the handle (or `await_durable`) says so."""
+        return self.write(WriteBatch().put(key, value), await_durable=await_durable)
+
+    def delete(self, key: BytesLike, *, await_durable: bool = False) -> WriteHandle:
+        """Remove a key, present or not."""
+        return self.write(WriteBatch().delete(key), await_durable=await_durable)
+
+    def write(self, batch: WriteBatch, *, await_durable: bool = False) -> WriteHandle:
+        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed.
+
+        Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError where the log cannot be
+        written or no space became free within `op_timeout`; ClosedError, FencedError. Nothing was applied then.
+        """
+        self._check_open()
+        if not len(batch):
+            raise InvalidError("an empty batch cannot be written")
+        self._check_keys(batch)
+        writer = self._engine.writer
+        if not writer.has_space:
+            writer.wait_space(self._engine.settings.op_timeout)
+        handle = WriteHandle(writer.write(batch), self._wait_durable)
+        if await_durable:
+            handle.await_durable()
+        return handle
+
+    def append_series(
+        self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int
+    ) -> int:
+        """Append one row to each of `names` (repeats are fine), numbered first, first + 1, ...; the batch's seqnum.
+
+        The fast path of a log: columns in, no object per row. Requires: lists of bytes nobody changes afterwards, of one
+        length; `size` is the total length of names and values; numbers never go back within a family. Never waits: see
+        `has_space`. Raises: as `write`.
+        """
+        if self._closed is not None:
+            raise self._closed
+        return self._engine.writer.append_series(family, names, first, values, size)
+
+    @property
+    def has_space(self) -> bool:
+        """Less than `max_unflushed_bytes` are accepted and not flushed."""
+        return self._engine.writer.has_space
+
+    def wait_space(self, timeout: float | None = None) -> None:
+        """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
+        self._check_open()
+        self._engine.writer.wait_space(timeout)
+
+    def _check_keys(self, batch: WriteBatch) -> None:
+        rules = self._engine.rules
+        keys = batch.columns()[0]
+        if rules.layout is not None:
+            for key in keys:
+                if rules.layout.family(key) is not None:
+                    raise InvalidError(f"key {key!r} belongs to a series: use append_series")
+        elif batch.series:
+            raise InvalidError("the database was opened without a series layout")
+        if rules.extractor is not None:
+            for key in [*keys, *(part.family for part in batch.series)]:
+                prefix = rules.prefix_of(key)
+                if not prefix or not key.startswith(prefix):
+                    raise InvalidError(f"prefix extractor {rules.extractor.name!r} gives {prefix!r} for key {key!r}")
+
+    # -- durability ---------------------------------------------------------------------------------------------------
+
+    @property
+    def durable_seq(self) -> int:
+        """Batches with sequence numbers up to this one are durable."""
+        return self._engine.wal.durable_seq
+
+    def flush(self, kind: FlushType = FlushType.WAL) -> None:
+        """Return when everything written before is durable (`MEMTABLE`: and in tables).
+
+        Raises: UnavailableError; calling again tries again.
+        """
+        self._check_open()
+        self._flush(kind)
+
+    def _flush(self, kind: FlushType) -> None:
+        engine = self._engine
+        if kind is FlushType.WAL:
+            if not engine.settings.wal_enabled:
+                raise InvalidError("flush(WAL) with the log switched off: use FlushType.MEMTABLE")
+            self._wait_durable(engine.writer.last_seq, None)
+        else:
+            engine.flusher.wait_flushed(engine.writer.freeze())
+
+    def _wait_durable(self, seq: int, timeout: float | None) -> None:
+        engine = self._engine
+        if engine.wal.durable_seq >= seq:
+            return
+        if not engine.settings.wal_enabled:
+            engine.writer.freeze()
+        engine.wal.wait_durable(seq, timeout)
+
+    def wait_durable_beyond(self, seq: int, timeout: float | None = None) -> int:
+        """Wait until something newer than batch `seq` is durable; the newest durable batch.
+
+        Raises: TimeoutError, ClosedError, FencedError.
+        """
+        return self._engine.wal.wait_beyond(seq, timeout)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> bytes | None:
+        """The value of a key, or None. Cost: cold, one GET for filter and index and one for the block per table whose
+        filter admits the key; usually one table."""
+        self._check_open()
+        engine = self._engine
+        view = engine.views.current
+        return lookup.get(view, self._bounds(durability), as_key(key), engine.tables, engine.rules.layout)
+
+    def get_key_value(
+        self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY
+    ) -> KeyValue | None:
+        """As `get`, with the key."""
+        value = self.get(key, durability=durability)
+        return None if value is None else KeyValue(as_key(key), value)
+
+    def get_many(
+        self, keys: Sequence[BytesLike], *, durability: DurabilityLevel = DurabilityLevel.MEMORY
+    ) -> list[bytes | None]:
+        """The values of many keys, all from the same moment, in the order of `keys`."""
+        self._check_open()
+        engine = self._engine
+        wanted = [as_key(key) for key in keys]
+        view = engine.views.current
+        return lookup.get_many(view, self._bounds(durability), wanted, engine.tables, engine.rules.layout)
+
+    def scan(
+        self,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+        durability: DurabilityLevel = DurabilityLevel.MEMORY,
+        cache_blocks: bool = True,
+    ) -> RowIterator:
+        """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
+        self._check_open()
+        view = self._engine.views.current
+        return self._scan(view, self._bounds(durability), start, end, order, cache_blocks)
+
+    def _scan(
+        self,
+        view: View,
+        bounds: Bounds,
+        start: BytesLike | None,
+        end: BytesLike | None,
+        order: IterationOrder,
+        keep: bool,
+    ) -> RowIterator:
+        low = None if start is None else as_bytes(start, "start")
+        high = None if end is None else as_bytes(end, "end")
+        if low is not None and high is not None and low > high:
+            raise InvalidError(f"scan from {low!r} to {high!r}: start is after end")
+        tables = self._engine.tables
+        descending = order is IterationOrder.DESCENDING
+        return RowIterator(
+            lambda begin: scan_rows(view, bounds, begin, high, tables, descending=descending, keep=keep),
+            low=low,
+            high=high,
+            descending=descending,
+        )
+
+    def scan_prefix(
+        self,
+        prefix: BytesLike,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+        durability: DurabilityLevel = DurabilityLevel.MEMORY,
+        cache_blocks: bool = True,
+    ) -> RowIterator:
+        """Rows whose keys begin with `prefix`; `start` and `end` bound what follows the prefix."""
+        low, high = range_under(prefix, start, end)
+        return self.scan(low, high, order=order, durability=durability, cache_blocks=cache_blocks)
+
+    def snapshot(self) -> Snapshot:
+        """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""
+        self._check_open()
+        return Snapshot(self)
+
+    def _bounds(self, durability: DurabilityLevel) -> Bounds:
+        bounds = self._engine.writer.bounds()
+        if durability is DurabilityLevel.REMOTE:
+            bounds.seq = self._engine.wal.durable_seq
+        return bounds
+
+    # -- series -------------------------------------------------------------------------------------------------------
+
+    def scan_series(
+        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, cache_blocks: bool = True
+    ) -> Iterator[NumbersAndValues]:
+        """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
+
+        All from the moment of the call. What is durable only the caller can tell, by its numbers.
+        """
+        if self._closed is not None:
+            raise self._closed
+        engine = self._engine
+        view = engine.views.current
+        return scan_series(view, engine.writer.bounds(), family, name, low, high, engine.tables, keep=cache_blocks)
+
+    def count_series(
+        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
+    ) -> int:
+        """How many rows `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
+        self._check_open()
+        engine = self._engine
+        view = engine.views.current
+        bounds = engine.writer.bounds()
+        return count_series(view, bounds, family, name, low, high, engine.tables, approximate=approximate)
+
+    def series_names(self, family: bytes, *, below: int | None = None) -> Iterator[Sequence[bytes]]:
+        """The distinct names of a family's series, sorted, some thousand at a time. `below`: of rows that are in memory
+        only, count those with a smaller number."""
+        self._check_open()
+        engine = self._engine
+        layout = engine.rules.layout
+        directory = layout.directory(family) if layout is not None else None
+        if directory is None:
+            raise InvalidError(f"family {family!r} keeps no directory of its series")
+        view = engine.views.current
+        bound = engine.writer.bounds().number(family, is_known=True)
+        return series_names(view, family, directory, bound if below is None else min(bound, below), engine.tables)
+
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest reads use at this moment."""
+        return self._engine.views.current.manifest
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no compaction is running or due. False after `timeout`."""
+        self._check_open()
+        compactor = self._engine.compactor
+        return True if compactor is None else compactor.wait_idle(timeout)
+
+    def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
+        """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
+        self._check_open()
+        return self._engine.collector.run_once(dry_run=dry_run, min_age=min_age)
+
+    def _collect_regularly(self) -> None:
+        interval = self._engine.settings.gc_interval
+        while True:
+            with self._ticks:
+                if self._closed is None:
+                    self._ticks.wait(interval)
+                if self._closed is not None:
+                    return
+            try:
+                self._engine.collector.run_once()
+            except FencedError as error:
+                self._fail(error)
+            except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.
+                continue
+
+    def status(self) -> Status:
+        """State and counters of this handle."""
+        engine = self._engine
+        view = engine.views.current
+        requests = engine.stores.main.traffic()
+        if engine.stores.wal is not engine.stores.main:
+            requests |= engine.stores.wal.traffic()
+        reason = self._closed or engine.writer.poison
+        return Status(
+            url=engine.stores.main.url,
+            manifest_number=view.manifest.number,
+            writer_epoch=engine.epoch,
+            last_seq=engine.writer.last_seq,
+            durable_seq=engine.wal.durable_seq,
+            flushed_seq=engine.flusher.flushed_seq,
+            unflushed_bytes=engine.writer.unflushed_bytes,
+            frozen_memtables=len(view.memtables) - 1,
+            close_reason=None if reason is None else str(reason),
+            partitions=tuple(
+                PartitionStatus(
+                    partition.prefix,
+                    len(partition.l0),
+                    {run.level: len(run.tables) for run in partition.runs},
+                    partition.size,
+                )
+                for partition in view.manifest.partitions
+            ),
+            compactions=engine.compactor.committed if engine.compactor is not None else 0,
+            cache_hits=engine.tables.hits,
+            cache_misses=engine.tables.misses,
+            requests=requests,
+        )
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+        poison = self._engine.writer.poison
+        if poison is not None:
+            raise poison
+
+    def _fail(self, error: Error) -> None:
+        self._engine.writer.fail(error)
+
+    def close(self) -> None:
+        """Flush everything to tables and stop. Idempotent; after it every call raises ClosedError.
+
+        Raises: the background failure, or what kept the flush from succeeding; the handle is closed all the same, and
+        what was durable stays so. A fenced handle closes without flushing.
+        """
+        with self._close_lock:
+            if self._is_shut:
+                return
+            self._is_shut = True
+            failure = self._engine.writer.poison
+            try:
+                if failure is None:
+                    self._flush_all()
+                elif not isinstance(failure, FencedError):
+                    raise failure
+            finally:
+                self._closed = ClosedError("the database is closed: open it again")
+                self._engine.writer.fail(self._closed)
+                with self._ticks:
+                    self._ticks.notify_all()
+                self._engine.shut_down()
+                if self._gc_task is not None:
+                    self._gc_task.join()
+
+    def _flush_all(self) -> None:
+        with contextlib.suppress(FencedError):
+            if self._engine.settings.wal_enabled:
+                self._flush(FlushType.WAL)
+            self._flush(FlushType.MEMTABLE)
+
+    def __enter__(self) -> Db:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed is not None else f"seq {self._engine.writer.last_seq}"
+        return f"<lsm.Db {self._engine.stores.main.url} epoch {self._engine.epoch}, {state}>"
+
+
+class Snapshot:
+    """Reads of one moment. A context manager; `close` lets old versions go."""
+
+    def __init__(self, db: Db) -> None:
+        self._db = db
+        engine = db._engine
+        self._view = engine.views.current
+        self._bounds = engine.writer.bounds()
+        self._is_open = True
+        engine.snapshots.open(self._bounds.seq)
+
+    @property
+    def seqnum(self) -> int:
+        return self._bounds.seq
+
+    def get(self, key: BytesLike) -> bytes | None:
+        engine = self._opened()
+        return lookup.get(self._view, self._bounds, as_key(key), engine.tables, engine.rules.layout)
+
+    def get_many(self, keys: Sequence[BytesLike]) -> list[bytes | None]:
+        engine = self._opened()
+        wanted = [as_key(key) for key in keys]
+        return lookup.get_many(self._view, self._bounds, wanted, engine.tables, engine.rules.layout)
+
+    def scan(
+        self,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+        cache_blocks: bool = True,
+    ) -> RowIterator:
+        self._opened()
+        return self._db._scan(self._view, self._bounds, start, end, order, cache_blocks)
+
+    def scan_prefix(
+        self,
+        prefix: BytesLike,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+    ) -> RowIterator:
+        low, high = range_under(prefix, start, end)
+        return self.scan(low, high, order=order)
+
+    def _opened(self) -> Engine:
+        if not self._is_open:
+            raise ClosedError("the snapshot is closed")
+        self._db._check_open()
+        return self._db._engine
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._is_open:
+            self._is_open = False
+            self._db._engine.snapshots.release(self._bounds.seq)
+            self._view = View((), self._view.manifest)
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def range_under(
+    prefix: BytesLike, start: BytesLike | None, end: BytesLike | None
+) -> tuple[bytes, bytes | None]:
+    """The range of keys that begin with `prefix` and go on with [start, end)."""
+    head = as_bytes(prefix, "prefix")
+    low = head + (b"" if start is None else as_bytes(start, "start"))
+    high = prefix_end(head) if end is None else head + as_bytes(end, "end")
+    return low, high
+
+
+_open_handles: weakref.WeakSet[Db] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child the threads and connections of the parent's handles do not exist: refuse to use them."""
+    for db in list(_open_handles):
+        db._closed = ClosedError("this database was opened before a fork: open it again in the child process")
+        db._is_shut = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+

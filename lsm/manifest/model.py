@@ -1,0 +1,135 @@
+"""The manifest as a value: which tables and which part of the log are the database. Pure.
+
+A manifest is never changed; an edit returns a new one, and `check` says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import chain, pairwise
+
+import msgspec
+
+from lsm.errors import InternalError
+from lsm.sst.builder import TableInfo
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """A sorted run: tables with disjoint, ascending key ranges. `level` is its depth; deeper is older."""
+
+    level: int
+    tables: tuple[TableInfo, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(table.size for table in self.tables)
+
+    def tables_for(self, low: bytes | None, high: bytes | None) -> tuple[TableInfo, ...]:
+        """The tables that may hold keys in [low, high). Cost: O(log tables)."""
+        tables = self.tables
+        start = 0 if low is None else bisect_left(tables, low, key=lambda table: table.last_key)
+        end = len(tables) if high is None else bisect_left(tables, high, key=lambda table: table.first_key)
+        return tables[start : max(start, end)]
+
+
+class Partition(msgspec.Struct, frozen=True, array_like=True):
+    """One LSM tree: level 0 (tables that may overlap, newest first) above runs (newest first)."""
+
+    prefix: bytes
+    l0: tuple[TableInfo, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    def tables(self) -> Iterator[TableInfo]:
+        return chain(self.l0, chain.from_iterable(run.tables for run in self.runs))
+
+    @property
+    def size(self) -> int:
+        return sum(table.size for table in self.tables())
+
+
+class Manifest(msgspec.Struct, frozen=True, array_like=True):
+    """One version of the database.
+
+    `number` is the version, 1, 2, 3 without gaps. `replay_after` is the newest log object whose batches are all in tables;
+    recovery starts at the next one and skips objects of an epoch below `wal_epoch_floor`. `last_seq` is the newest sequence
+    number in a table. `gc_horizon`: table numbers at or below it may have been deleted, so no new table may carry one.
+    `fences` are the log objects that fence older writers; they are kept for ever.
+    """
+
+    number: int
+    database: bytes
+    writer_epoch: int = 0
+    compactor_epoch: int = 0
+    replay_after: int = 0
+    wal_epoch_floor: int = 0
+    last_seq: int = 0
+    gc_horizon: int = 0
+    fences: tuple[int, ...] = ()
+    extractor_name: str = ""
+    series_name: str = ""
+    wal_url: str = ""
+    partitions: tuple[Partition, ...] = ()
+
+    def partition(self, prefix: bytes) -> Partition | None:
+        """The partition of that prefix. Cost: O(log partitions)."""
+        at = bisect_left(self.partitions, prefix, key=lambda partition: partition.prefix)
+        if at < len(self.partitions) and self.partitions[at].prefix == prefix:
+            return self.partitions[at]
+        return None
+
+    def partitions_for(self, low: bytes | None, high: bytes | None) -> tuple[Partition, ...]:
+        """The partitions that may hold keys in [low, high), in key order."""
+        partitions = self.partitions
+        # The prefix of a key is at or before the key, and prefixes do not nest, so one step back is enough.
+        start = 0
+        if low is not None:
+            start = max(0, bisect_right(partitions, low, key=lambda partition: partition.prefix) - 1)
+        end = len(partitions)
+        if high is not None:
+            end = bisect_left(partitions, high, key=lambda partition: partition.prefix)
+        return partitions[start : max(start, end)]
+
+    def with_partition(self, changed: Partition) -> Manifest:
+        """This manifest with one partition replaced, added, or (if it holds no table) removed."""
+        at = bisect_left(self.partitions, changed.prefix, key=lambda partition: partition.prefix)
+        found = at < len(self.partitions) and self.partitions[at].prefix == changed.prefix
+        new = (changed,) if changed.l0 or changed.runs else ()
+        partitions = (*self.partitions[:at], *new, *self.partitions[at + found :])
+        return msgspec.structs.replace(self, partitions=partitions)
+
+    def table_numbers(self) -> set[int]:
+        return {table.number for partition in self.partitions for table in partition.tables()}
+
+    def check(self) -> None:
+        """Raise InternalError if this is not a possible database."""
+        problem = _problem(self)
+        if problem:
+            raise InternalError(f"manifest {self.number}: {problem}; nothing was written, please report this")
+
+
+def _problem(manifest: Manifest) -> str | None:
+    # Partitions are sorted, and no prefix is a prefix of another.
+    for left, right in pairwise(manifest.partitions):
+        if right.prefix.startswith(left.prefix) or right.prefix <= left.prefix:
+            return f"partitions {left.prefix!r} and {right.prefix!r} overlap or are out of order"
+    seen: set[int] = set()
+    for partition in manifest.partitions:
+        # Every table is named once.
+        for table in partition.tables():
+            if table.number in seen:
+                return f"table {table.number} is named twice"
+            seen.add(table.number)
+            if not (partition.prefix <= table.first_key <= table.last_key):
+                return f"table {table.number} has keys outside partition {partition.prefix!r}"
+        # Runs get deeper, and the tables of a run are disjoint and ascending.
+        for upper, lower in pairwise(partition.runs):
+            if upper.level >= lower.level:
+                return f"run levels {upper.level}, {lower.level} of partition {partition.prefix!r} do not descend"
+        for run in partition.runs:
+            if not run.tables:
+                return f"run {run.level} of partition {partition.prefix!r} is empty"
+            for one, two in pairwise(run.tables):
+                if one.last_key >= two.first_key:
+                    return f"tables {one.number} and {two.number} of a run overlap"
+    return None

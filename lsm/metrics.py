@@ -1,0 +1,41 @@
+"""What a handle tells about itself: plain values, computed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from lsm.object_store.reliable import Traffic
+
+
+class PartitionStatus(msgspec.Struct, frozen=True):
+    """One LSM tree: how many tables in level 0, the tables of each level below it, and the bytes in all of them."""
+
+    prefix: bytes
+    l0: int
+    levels: Mapping[int, int]
+    size: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A handle's state at one moment.
+
+    `durable_seq`: batches up to it are durable. `close_reason`: None while open. `requests`: every object-store request
+    so far, by (kind, cause).
+    """
+
+    url: str
+    manifest_number: int
+    writer_epoch: int
+    last_seq: int
+    durable_seq: int
+    flushed_seq: int
+    unflushed_bytes: int
+    frozen_memtables: int
+    close_reason: str | None
+    partitions: tuple[PartitionStatus, ...]
+    compactions: int
+    cache_hits: int
+    cache_misses: int
+    requests: Mapping[tuple[str, str], Traffic]

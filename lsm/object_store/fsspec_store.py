@@ -1,0 +1,254 @@
+"""Objects behind any fsspec file system that can create atomically.
+
+fsspec's `pipe_file(mode="create")` is a promise each backend keeps in its own way, so backends are taken from a list:
+
+| file system                      | create-if-absent                                              |
+|----------------------------------|---------------------------------------------------------------|
+| s3fs (s3, s3a)                   | If-None-Match, see s3_store.py                                |
+| gcsfs (gs, gcs)                  | ifGenerationMatch=0                                           |
+| adlfs (abfs, abfss, az)          | If-None-Match                                                 |
+| fsspec's memory, handed in       | check and write under one lock of this process                |
+| fsspec's local                   | never used: LocalStore takes over                             |
+| any other                        | refused, unless the caller asserts that only one writer exists |
+
+Whether a server honours the condition is another question, which probe.py answers when a database is created.
+
+Nothing here retries; ReliableStore does. Listing caches are off or bypassed. Async file systems run on fsspec's I/O
+thread, so calls from that thread would wait for themselves and are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from fsspec.asyn import sync
+
+from lsm.errors import InvalidError
+from lsm.object_store.contract import (
+    CREATE_BYTES_MAX,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectStore,
+    StoreFault,
+    StoreSpec,
+)
+from lsm.object_store.faults import RangePastEnd, RequestRefused, oversize, translate
+
+ATOMIC_FILE_SYSTEMS = {
+    ("s3fs", "S3FileSystem"): ("s3", "s3a"),
+    ("gcsfs", "GCSFileSystem"): ("gs", "gcs"),
+    ("adlfs", "AzureBlobFileSystem"): ("abfs", "abfss", "az"),
+}
+"""File systems known to create atomically, by package and class, with the URL schemes they serve."""
+
+_create_lock = threading.Lock()
+"""For file systems without atomic create. One for the process, because fsspec's memory is one dict for the process."""
+
+
+def is_a(fs: Any, package: str, name: str) -> bool:
+    """Whether `fs` is an instance of the class `name` from `package`, judged without importing the package."""
+    return any(kind.__name__ == name and kind.__module__.split(".")[0] == package for kind in type(fs).__mro__)
+
+
+class FsspecStore(ObjectStore):
+    """A prefix of an fsspec file system.
+
+    Cost: one backend request a call, but for deletes on file systems that look first, and for creates on file systems
+    without atomic create (two). Range reads of gcsfs and adlfs have no known whole-object shortcut and use ranges too.
+    """
+
+    def __init__(
+        self,
+        fs: Any,
+        root: str,
+        url: str,
+        *,
+        spec: StoreSpec | None = None,
+        is_owned: bool = False,
+        assume_single_writer: bool = False,
+    ) -> None:
+        """`root` is a path of `fs` without scheme. `is_owned`: nobody else uses `fs`.
+
+        Raises: InvalidError for a file system that cannot be used safely.
+        """
+        self.url = url
+        self._fs = fs
+        self._stem = root.rstrip("/") + "/" if root.strip("/") else root
+        self._spec = spec
+        self._is_owned = is_owned
+        self._is_closed = False
+        self._is_memory = is_a(fs, "fsspec", "MemoryFileSystem")
+        if getattr(fs, "asynchronous", False):
+            raise InvalidError(f"{url}: the file system was made with asynchronous=True; pass one made without it")
+        self._creates_atomically = any(is_a(fs, *known) for known in ATOMIC_FILE_SYSTEMS)
+        # The known ones are all async. Of others the plain methods are called: fsspec's DirFileSystem, for one, has
+        # the async class and may wrap a file system without async methods.
+        self._is_async = self._creates_atomically
+        if not self._creates_atomically and not self._is_memory and not assume_single_writer:
+            raise InvalidError(
+                f"{url}: {type(fs).__name__} is not known to create objects atomically, so two writers could damage "
+                f"the database. Use s3, gs, abfs, file or memory, or pass assume_single_writer=True if no second "
+                f"writer can ever exist"
+            )
+
+    # -- the contract ---------------------------------------------------------------------------------------------
+
+    def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+        body = b"".join(parts)
+        if len(body) > CREATE_BYTES_MAX:
+            raise oversize(name, len(body))
+        action = f"write {name}"
+        try:
+            if self._creates_atomically:
+                self._create(name, body, timeout)
+            else:
+                self._create_under_lock(name, body, timeout)
+        except ObjectExists:
+            raise
+        except Exception as error:
+            try:
+                self._raise(error, action)
+            except ObjectMissing:
+                refusal = f"{action} at {self.url}: the bucket or container does not exist; create it first"
+                raise RequestRefused(refusal, transient=False) from error
+
+    def get(self, name: str, *, timeout: float) -> bytes:
+        try:
+            return self._read(name, 0, None, timeout)
+        except Exception as error:
+            return self._empty_past_end(error, f"read {name}")
+
+    def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
+        if start >= end:
+            return b""
+        try:
+            return self._read(name, start, end, timeout)
+        except Exception as error:
+            return self._empty_past_end(error, f"read {name}")
+
+    def head(self, name: str, *, timeout: float) -> ObjectInfo:
+        try:
+            found = self._look(name, timeout)
+        except Exception as error:
+            self._raise(error, f"look at {name}")
+        if found is None:
+            raise ObjectMissing(f"look at {name} at {self.url}: no such object")
+        return found
+
+    def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
+        try:
+            found = self._list(prefix, timeout)
+        except Exception as error:
+            try:
+                self._raise(error, f"list {prefix or 'everything'}")
+            except ObjectMissing:
+                return []
+        # Servers answer in their own order: SeaweedFS puts '/' before every other byte.
+        return sorted(found, key=lambda info: info.name)
+
+    def delete(self, name: str, *, timeout: float) -> None:
+        try:
+            self._call("rm_file", self._stem + name, timeout=timeout)
+        except Exception as error:
+            with contextlib.suppress(ObjectMissing):
+                self._raise(error, f"delete {name}")
+
+    def spec(self) -> StoreSpec | None:
+        return self._spec
+
+    def close(self) -> None:
+        """Refuse further calls. Adapters close what they opened where its own finalizer is not enough."""
+        self._is_closed = True
+
+    # -- what subclasses do better --------------------------------------------------------------------------------
+
+    def _create(self, name: str, body: bytes, timeout: float) -> None:
+        self._call("pipe_file", self._stem + name, body, mode="create", timeout=timeout)
+
+    def _read(self, name: str, start: int, end: int | None, timeout: float) -> bytes:
+        # With a start the file system need not ask for the size first.
+        found = self._call("cat_file", self._stem + name, start=start, end=end, timeout=timeout)
+        if not isinstance(found, bytes):
+            # A task cancelled on the I/O thread comes back from fsspec as None.
+            raise ConnectionAbortedError("the request was cancelled")
+        return found
+
+    def _look(self, name: str, timeout: float) -> ObjectInfo | None:
+        entry = self._call("info", self._stem + name, timeout=timeout)
+        return None if entry["type"] == "directory" else ObjectInfo(name, entry["size"], modified_ms(entry))
+
+    def _list(self, prefix: str, timeout: float) -> Sequence[ObjectInfo]:
+        entries = self._call("find", self._stem + prefix, detail=True, timeout=timeout)
+        stem = self._stem.lstrip("/")
+        return [
+            ObjectInfo(path.lstrip("/")[len(stem) :], entry["size"], modified_ms(entry))
+            for path, entry in entries.items()
+            if path.lstrip("/").startswith(stem + prefix)
+        ]
+
+    # -- calling --------------------------------------------------------------------------------------------------
+
+    def _call(self, method: str, *arguments: Any, timeout: float, **options: Any) -> Any:
+        """Run a method of the file system, on its I/O thread and within `timeout` if it is async."""
+        if not self._is_async:
+            self._refuse_closed()
+            return getattr(self._fs, method)(*arguments, **options)
+        return self._run(getattr(self._fs, "_" + method), *arguments, timeout=timeout, **options)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, timeout: float, **options: Any) -> Any:
+        self._refuse_closed()
+        try:
+            return sync(self._fs.loop, function, *arguments, timeout=timeout, **options)
+        except NotImplementedError as error:
+            raise InvalidError(
+                f"{self.url}: called from fsspec's own I/O thread, where it would wait for itself; call it from "
+                f"another thread"
+            ) from error
+
+    def _create_under_lock(self, name: str, body: bytes, timeout: float) -> None:
+        path = self._stem + name
+        with _create_lock:
+            # fsspec's memory looks through all its objects for `exists` and `makedirs`, and needs neither.
+            taken = path in self._fs.store if self._is_memory else self._call("exists", path, timeout=timeout)
+            if taken:
+                raise ObjectExists(f"write {name} at {self.url}: the name is taken")
+            if not self._is_memory:
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._call("pipe_file", path, body, timeout=timeout)
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise InvalidError(f"{self.url}: the store is closed")
+
+    def _raise(self, error: Exception, action: str) -> NoReturn:
+        if isinstance(error, InvalidError | StoreFault):
+            raise error
+        raise translate(error, action=action, where=self.url) from error
+
+    def _empty_past_end(self, error: Exception, action: str) -> bytes:
+        """b"" where `error` says that the range starts past the end; raises what it means otherwise."""
+        try:
+            self._raise(error, action)
+        except RangePastEnd:
+            return b""
+
+
+def modified_ms(entry: Mapping[str, Any]) -> int | None:
+    """The age fsspec tells, under one of the names its backends use."""
+    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        found = entry.get(key)
+        if isinstance(found, datetime):
+            return int(found.timestamp() * 1000)
+    return None
+
+
+def describe(fs: Any) -> str:
+    """The first scheme a file system answers to, for messages."""
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    return os.fspath(protocol)

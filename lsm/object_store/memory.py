@@ -1,0 +1,85 @@
+"""Objects in a dict of this process: the model the other stores must match.
+
+`memory://` is private to its instance; `memory://name` is one store for everybody in the process who asks for the
+name, and lives until the process ends or `MemoryStore.forget` drops it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from lsm.object_store.contract import CREATE_BYTES_MAX, ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
+from lsm.object_store.faults import oversize
+
+_shared: dict[str, MemoryStore] = {}
+_shared_lock = threading.Lock()
+
+
+class MemoryStore(ObjectStore):
+    """A dict and a lock. Nothing here is ever ambiguous, slow or faulty.
+
+    Cost: put, get, head and delete O(1); list sorts the names under the prefix (0.2 s at 100,000 objects).
+    """
+
+    def __init__(self, url: str = "memory://", *, now_ms: Callable[[], int] | None = None) -> None:
+        """`now_ms` dates the objects; without it they have no age."""
+        self.url = url
+        self._now_ms = now_ms
+        self._objects: dict[str, bytes] = {}
+        self._modified: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def shared(cls, name: str) -> MemoryStore:
+        """The store called `name` in this process, made on first use."""
+        with _shared_lock:
+            return _shared.setdefault(name, cls(f"memory://{name}"))
+
+    @classmethod
+    def forget(cls, name: str) -> None:
+        """Drop the shared store called `name`; handles already given out keep theirs."""
+        with _shared_lock:
+            _shared.pop(name, None)
+
+    def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+        body = b"".join(parts)
+        if len(body) > CREATE_BYTES_MAX:
+            raise oversize(name, len(body))
+        with self._lock:
+            if name in self._objects:
+                raise ObjectExists(f"write {name} at {self.url}: the name is taken")
+            if self._now_ms is not None:
+                self._modified[name] = self._now_ms()
+            self._objects[name] = body
+
+    def get(self, name: str, *, timeout: float) -> bytes:
+        try:
+            return self._objects[name]
+        except KeyError:
+            raise self._missing("read", name) from None
+
+    def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
+        return self.get(name, timeout=timeout)[start:end] if start < end else b""
+
+    def head(self, name: str, *, timeout: float) -> ObjectInfo:
+        try:
+            return self._info(name)
+        except KeyError:
+            raise self._missing("look at", name) from None
+
+    def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
+        # Code points sort like their UTF-8 bytes, so the order of str is the order the contract asks for.
+        with self._lock:
+            return [self._info(name) for name in sorted(name for name in self._objects if name.startswith(prefix))]
+
+    def delete(self, name: str, *, timeout: float) -> None:
+        with self._lock:
+            self._objects.pop(name, None)
+            self._modified.pop(name, None)
+
+    def _info(self, name: str) -> ObjectInfo:
+        return ObjectInfo(name, len(self._objects[name]), self._modified.get(name))
+
+    def _missing(self, verb: str, name: str) -> ObjectMissing:
+        return ObjectMissing(f"{verb} {name} at {self.url}: no such object")

@@ -1,0 +1,34 @@
+"""Where every object of a database lives. Names of one kind sort by age; no name is ever used twice.
+
+    manifest/00000000000000000007.manifest     version 7 of the manifest
+    wal/00000000000000000042.wal               log object 42: data or a fence
+    sst/00000000012884901889.sst               a table; its id is epoch << 32 | counter
+"""
+
+from __future__ import annotations
+
+MANIFESTS = "manifest/"
+WAL = "wal/"
+TABLES = "sst/"
+
+
+def manifest_name(number: int) -> str:
+    return f"{MANIFESTS}{number:020d}.manifest"
+
+
+def wal_name(number: int) -> str:
+    return f"{WAL}{number:020d}.wal"
+
+
+def table_name(number: int) -> str:
+    return f"{TABLES}{number:020d}.sst"
+
+
+def number_of(name: str) -> int | None:
+    """The number in an object's name, or None for a name this engine did not give.
+
+    >>> number_of(wal_name(42)), number_of("wal/notes.txt")
+    (42, None)
+    """
+    stem, _, _suffix = name.rpartition("/")[2].partition(".")
+    return int(stem) if len(stem) == 20 and stem.isdecimal() and stem.isascii() else None

@@ -1,0 +1,146 @@
+"""From a URL to an object store.
+
+    file://.data/log    a directory relative to the current one (the product's default)
+    file:///srv/log     an absolute directory; so is a plain path
+    memory://           private to the store;   memory://name   shared inside this process
+    s3://bucket/prefix  s3fs, with `storage_options` as s3fs takes them; gs:// and abfs:// likewise
+    scheme://...        anything fsspec knows, with assume_single_writer=True
+
+A file system the application already has goes in as `fs`, with a path or URL of its own in `url`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from lsm.errors import InvalidError
+from lsm.object_store.contract import ObjectStore, StoreSpec
+from lsm.object_store.fsspec_store import ATOMIC_FILE_SYSTEMS, FsspecStore, describe, is_a
+from lsm.object_store.local import LocalStore
+from lsm.object_store.memory import MemoryStore
+from lsm.object_store.s3_store import S3Store, s3_options
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
+_ATOMIC_SCHEMES = {scheme: package for (package, _), schemes in ATOMIC_FILE_SYSTEMS.items() for scheme in schemes}
+
+
+def open_store(
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    fs: Any = None,
+    assume_single_writer: bool = False,
+    request_timeout: float = 15.0,
+) -> ObjectStore:
+    """The store at `url`. Cost: no request.
+
+    Raises: InvalidError for a URL, option or file system that cannot be used; the message says what can.
+    """
+    text = os.fspath(url)
+    options = dict(storage_options or {})
+    if not isinstance(text, str) or not text:
+        raise InvalidError(f"a store needs a URL or a path, got {url!r}")
+    if fs is not None:
+        return _open_handed_in(text, fs, options, assume_single_writer)
+    if "::" in text:
+        raise InvalidError(f"{text}: chained fsspec URLs are not supported; name the innermost store directly")
+    found = _SCHEME.fullmatch(text)
+    if found is None:
+        return _open_local(text, options)
+    scheme, rest = found[1].lower(), found[2]
+    if scheme in ("file", "local"):
+        return _open_local(rest, options)
+    if scheme == "memory":
+        _refuse_options(text, options)
+        return MemoryStore.shared(rest.strip("/")) if rest.strip("/") else MemoryStore()
+    return _open_remote(scheme, rest, options, assume_single_writer, request_timeout)
+
+
+def _open_local(path: str, options: dict[str, Any]) -> LocalStore:
+    if not path:
+        raise InvalidError("file:// names no directory; write file://relative/path or file:///absolute/path")
+    _refuse_options(path, options)
+    return LocalStore(path)
+
+
+def _open_remote(
+    scheme: str, rest: str, options: dict[str, Any], assume_single_writer: bool, request_timeout: float
+) -> FsspecStore:
+    url = f"{scheme}://{rest}"
+    shown = url if scheme in _ATOMIC_SCHEMES else f"{scheme}://{_without_password(rest)}"
+    kind = _file_system_class(scheme)
+    is_s3 = _is_subclass(kind, "s3fs", "S3FileSystem")
+    if is_s3 and not rest.partition("/")[0]:
+        raise InvalidError(f"{url} names no bucket; write {scheme}://bucket/prefix")
+    if not assume_single_writer and not any(_is_subclass(kind, *known) for known in ATOMIC_FILE_SYSTEMS):
+        raise InvalidError(
+            f"{shown}: {scheme} is not known to create objects atomically, so two writers could damage the database. "
+            f"Use one of {_allowed()}, or pass assume_single_writer=True if no second writer can ever exist"
+        )
+    arguments = s3_options(options, request_timeout=request_timeout) if is_s3 else dict(options)
+    arguments.setdefault("use_listings_cache", False)
+    arguments["skip_instance_cache"] = True
+    if not is_s3:
+        arguments = {**kind._get_kwargs_from_urls(url), **arguments}
+    try:
+        fs = kind(**arguments)
+    except (TypeError, ValueError, KeyError, ImportError) as error:
+        raise InvalidError(f"{shown}: the storage options do not fit {kind.__name__}: {error}") from error
+    root = rest.strip("/") if is_s3 else str(kind._strip_protocol(url))
+    spec = StoreSpec(url, options)
+    adapter: type[FsspecStore] = FsspecStore
+    if is_a(fs, "s3fs", "S3FileSystem"):
+        adapter = S3Store
+        fs.retries = 1
+    return adapter(fs, root, shown, spec=spec, is_owned=True, assume_single_writer=assume_single_writer)
+
+
+def _file_system_class(scheme: str) -> Any:
+    if scheme not in fsspec.available_protocols():
+        raise InvalidError(f"unknown URL scheme {scheme!r}; use a path or one of {_allowed()}")
+    try:
+        return fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        package = _ATOMIC_SCHEMES.get(scheme)
+        advice = f"pip install {package}" if package else str(error)
+        raise InvalidError(f"{scheme}:// needs a package that is not installed: {advice}") from error
+
+
+def _open_handed_in(url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool) -> ObjectStore:
+    if options:
+        raise InvalidError("storage_options go to the file system; pass them when making the one you hand in as fs")
+    if not isinstance(fs, fsspec.AbstractFileSystem):
+        raise InvalidError(f"fs must be an fsspec file system, got {type(fs).__name__}")
+    path = str(fs._strip_protocol(url))
+    if is_a(fs, "fsspec", "LocalFileSystem"):
+        return LocalStore(path)  # our durable create instead of fsspec's exists-then-write
+    shown = f"{describe(fs)}://{path.lstrip('/')}"
+    if is_a(fs, "s3fs", "S3FileSystem"):
+        if not path.strip("/"):
+            raise InvalidError(f"{url!r} names no bucket; write bucket/prefix")
+        return S3Store(fs, path, shown)
+    return FsspecStore(fs, path, shown, assume_single_writer=assume_single_writer)
+
+
+def _is_subclass(kind: type, package: str, name: str) -> bool:
+    return any(base.__name__ == name and base.__module__.split(".")[0] == package for base in kind.__mro__)
+
+
+def _without_password(rest: str) -> str:
+    """`rest` of ftp://user:password@host/path without what stands before the host: it must not reach a message."""
+    host, slash, path = rest.partition("/")
+    return host.rpartition("@")[2] + slash + path
+
+
+def _refuse_options(url: str, options: dict[str, Any]) -> None:
+    if options:
+        raise InvalidError(f"{url}: local and memory stores take no storage_options, got {sorted(options)}")
+
+
+def _allowed() -> str:
+    return ", ".join(f"{scheme}://" for scheme in ("file", "memory", *_ATOMIC_SCHEMES))

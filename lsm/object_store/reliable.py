@@ -1,0 +1,239 @@
+"""What the engine talks to: a store with deadlines, retries, and answers that can be believed.
+
+Adapters report what their backend said. Here is decided what it means:
+
+- "exists" proves nothing. Clients re-send a PUT whose reply was lost (aiohttp does so whatever the settings), and the
+  second copy meets the first. So the object is read back: our bytes are our success, other bytes are a lost race.
+- a failed create may have been applied, or may be later. The same bytes go to the same name again until one answer
+  settles it; at the deadline the outcome is unknown, and the caller must not use the name for other bytes.
+- every request has a time limit, the smaller of `request_timeout` and what is left of the operation's `op_timeout`.
+
+Every request is counted under its kind and the cause the caller gave, so that tests can hold budgets.
+
+Source: the resolution loop of reference/probes/casput.py; SlateDB retries in its RetryingObjectStore, where a retried
+create reads an attribute back instead of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from lsm.errors import UnavailableError
+from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
+from lsm.object_store.faults import RequestRefused
+from lsm.runtime import Runtime
+
+T = TypeVar("T")
+
+BACKOFF_FIRST = 0.05
+BACKOFF_MAX = 5.0
+
+
+class Traffic(NamedTuple):
+    """What one kind of request for one cause added up to. `retries` of the `requests` were repeats."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class _Ledger:
+    """Traffic by (kind, cause), shared by every view of one store."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._lock = runtime.lock()
+        self._rows: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, kind: str, cause: str, is_retry: bool, bytes_out: int) -> list[int]:
+        with self._lock:
+            row = self._rows.setdefault((kind, cause), [0, 0, 0, 0])
+            row[0] += 1
+            row[1] += is_retry
+            row[2] += bytes_out
+        return row
+
+    def add_bytes_in(self, row: list[int], size: int) -> None:
+        with self._lock:
+            row[3] += size
+
+    def snapshot(self) -> dict[tuple[str, str], Traffic]:
+        with self._lock:
+            return {key: Traffic(*row) for key, row in self._rows.items()}
+
+
+class ReliableStore:
+    """A view of `store` that labels its requests with one cause. Thread-safe; views share store and counters.
+
+    Raises, from every method: UnavailableError when a transient fault outlasts `op_timeout`, or at once on a permanent
+    one. An ObjectMissing passes through, unretried.
+    """
+
+    def __init__(self, store: ObjectStore, runtime: Runtime, *, op_timeout: float, request_timeout: float) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.op_timeout = op_timeout
+        self.request_timeout = request_timeout
+        self.cause = ""
+        self._ledger = _Ledger(runtime)
+
+    def with_cause(self, cause: str) -> ReliableStore:
+        """This store, its requests counted under `cause`."""
+        view = ReliableStore.__new__(ReliableStore)
+        view.__dict__.update(self.__dict__)
+        view.cause = cause
+        return view
+
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    def put_new(self, name: str, parts: Sequence[bytes]) -> None:
+        """Create `name` with the concatenation of `parts`; on return the object holds exactly these bytes.
+
+        `parts` must hold something no other writer would write (an epoch and a nonce): equal bytes count as ours.
+
+        Cost: one request; two when the name is taken.
+        Raises: ObjectExists once the object was read and differs: somebody else owns the name.
+            UnavailableError; with `outcome_unknown` the object may exist now or later with these bytes.
+        """
+        operation = _Operation(self, f"write {name}")
+        size = sum(map(len, parts))
+        while True:
+            try:
+                operation.send("put", self.store.put_if_absent, name, parts, bytes_out=size)
+                return
+            except ObjectExists as error:
+                operation.is_unknown = True
+                found = self._read_back(operation, name)
+                if found is not None:
+                    if found == b"".join(parts):
+                        return
+                    raise ObjectExists(f"{name} holds what another writer wrote") from error
+            except StoreFault as fault:
+                operation.is_unknown = operation.is_unknown or not isinstance(fault, RequestRefused)
+                operation.wait_after(fault)
+
+    def _read_back(self, operation: _Operation, name: str) -> bytes | None:
+        """The bytes under a name said to be taken, or None, after a pause, where that could not be learnt yet."""
+        try:
+            return operation.receive("get", self.store.get, name)
+        except ObjectMissing:
+            # Deleted in between, or a server that decides before it shows. Only asking again can tell.
+            operation.wait_after(StoreFault(f"{name} is reported as taken and as missing", transient=True))
+        except StoreFault as fault:
+            operation.wait_after(fault)
+        return None
+
+    def get(self, name: str) -> bytes:
+        """The whole object. Raises: ObjectMissing, UnavailableError."""
+        operation = _Operation(self, f"read {name}")
+        return self._repeat(operation, lambda: operation.receive("get", self.store.get, name))
+
+    def get_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes [start, end), fewer where the object ends before. Raises: ObjectMissing, UnavailableError."""
+        operation = _Operation(self, f"read {name} [{start}, {end})")
+        return self._repeat(operation, lambda: operation.receive("get_range", self.store.get_range, name, start, end))
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges at the same time, in the order asked for. Cost: one request each; coalescing is the caller's.
+
+        Raises: ObjectMissing, UnavailableError.
+        """
+        return self.runtime.map(lambda span: self.get_range(name, *span), ranges)
+
+    def head(self, name: str) -> ObjectInfo:
+        """Size and age. Raises: ObjectMissing, UnavailableError."""
+        operation = _Operation(self, f"look at {name}")
+        return self._repeat(operation, lambda: operation.send("head", self.store.head, name))
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Every object under `prefix`, by name. Cost: counted as one request, though S3 answers 1,000 names at a time.
+
+        Raises: UnavailableError.
+        """
+        operation = _Operation(self, f"list {prefix or 'everything'}")
+        return self._repeat(operation, lambda: operation.send("list", self.store.list, prefix))
+
+    def delete(self, name: str) -> None:
+        """Remove the object if it exists. Raises: UnavailableError."""
+        operation = _Operation(self, f"delete {name}")
+        self._repeat(operation, lambda: operation.send("delete", self.store.delete, name))
+
+    @staticmethod
+    def _repeat(operation: _Operation, request: Callable[[], T]) -> T:
+        while True:
+            try:
+                return request()
+            except StoreFault as fault:
+                operation.wait_after(fault)
+
+    # -- the store behind -----------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    def spec(self) -> StoreSpec | None:
+        return self.store.spec()
+
+    def close(self) -> None:
+        """Close the store behind every view. Idempotent."""
+        self.store.close()
+
+    # -- counters -------------------------------------------------------------------------------------------------
+
+    def traffic(self) -> dict[tuple[str, str], Traffic]:
+        """Requests, retries and bytes by (kind, cause); kinds are put, get, get_range, head, list and delete."""
+        return self._ledger.snapshot()
+
+    def requests(self) -> dict[tuple[str, str], int]:
+        """Requests that reached the adapter, by (kind, cause)."""
+        return {key: row.requests for key, row in self._ledger.snapshot().items()}
+
+    @property
+    def ledger(self) -> _Ledger:
+        return self._ledger
+
+
+class _Operation:
+    """One call of the engine: its deadline, its attempts, and whether a write of it may have been applied."""
+
+    def __init__(self, store: ReliableStore, action: str) -> None:
+        self.action = action
+        self.is_unknown = False
+        self._store = store
+        self._runtime = store.runtime
+        self._deadline = self._runtime.monotonic() + store.op_timeout
+        self._faults = 0
+
+    def send(self, kind: str, request: Callable[..., T], *arguments: object, bytes_out: int = 0) -> T:
+        """Make one counted request within the time that is left."""
+        self._count(kind, bytes_out)
+        return request(*arguments, timeout=self._request_seconds())
+
+    def receive(self, kind: str, request: Callable[..., bytes], *arguments: object) -> bytes:
+        """`send` for a request that answers with bytes."""
+        row = self._count(kind, 0)
+        found = request(*arguments, timeout=self._request_seconds())
+        self._store.ledger.add_bytes_in(row, len(found))
+        return found
+
+    def wait_after(self, fault: StoreFault) -> None:
+        """Pause before the next attempt. Raises: UnavailableError where there must not or cannot be one."""
+        if not fault.transient:
+            raise UnavailableError(str(fault), outcome_unknown=self.is_unknown) from fault
+        self._faults += 1
+        pause = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._faults - 1, 16)) * (0.5 + self._runtime.jitter() / 2)
+        if self._runtime.monotonic() + pause >= self._deadline:
+            raise UnavailableError(
+                f"{self.action} at {self._store.url} failed {self._faults} times within "
+                f"{self._store.op_timeout:g} s; the last fault: {fault}",
+                outcome_unknown=self.is_unknown,
+            ) from fault
+        self._runtime.sleep(pause)
+
+    def _request_seconds(self) -> float:
+        return max(0.001, min(self._store.request_timeout, self._deadline - self._runtime.monotonic()))
+
+    def _count(self, kind: str, bytes_out: int) -> list[int]:
+        return self._store.ledger.add(kind, self._store.cause, self._faults > 0, bytes_out)

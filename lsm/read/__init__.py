@@ -1,0 +1,1 @@
+"""Reads over a view. Never imports `write`."""

@@ -1,0 +1,108 @@
+"""Read walk, last station: chunks of rows flattened into what the caller iterates over."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import NamedTuple
+
+from lsm.errors import Error, InvalidError
+from lsm.rows.chunk import RowChunk
+
+
+class KeyValue(NamedTuple):
+    """One row."""
+
+    key: bytes
+    value: bytes
+
+
+class IterationOrder(enum.Enum):
+    ASCENDING = "ascending"
+    DESCENDING = "descending"
+
+
+class RowIterator:
+    """Rows of one scan, all from the moment the scan was made. Not for use by several threads at once.
+
+    An error is sticky: after it, every call raises it again. Closing (or exhausting) it lets go of the tables it pins.
+    """
+
+    def __init__(
+        self,
+        chunks: Callable[[bytes | None], Iterator[RowChunk]],
+        *,
+        low: bytes | None,
+        high: bytes | None,
+        descending: bool,
+    ) -> None:
+        self._make = chunks
+        self._low = low
+        self._high = high
+        self._descending = descending
+        self._last: bytes | None = None
+        self._error: Error | None = None
+        self._rows = self._flatten(chunks(low))
+
+    def _flatten(self, chunks: Iterator[RowChunk]) -> Iterator[KeyValue]:
+        if self._descending:
+            return chain.from_iterable(map(KeyValue, chunk.keys[::-1], chunk.values[::-1]) for chunk in chunks)
+        return chain.from_iterable(map(KeyValue, chunk.keys, chunk.values) for chunk in chunks)
+
+    def __iter__(self) -> RowIterator:
+        return self
+
+    def __next__(self) -> KeyValue:
+        if self._error is not None:
+            raise self._error
+        try:
+            row = next(self._rows)
+        except Error as error:
+            self._error = error
+            raise
+        self._last = row.key
+        return row
+
+    def fetchmany(self, count: int) -> list[KeyValue]:
+        """Up to `count` rows; an empty list at the end."""
+        if count < 0:
+            raise InvalidError(f"fetchmany takes a count of at least 0, got {count}")
+        if self._error is not None:
+            raise self._error
+        try:
+            rows = list(islice(self._rows, count))
+        except Error as error:
+            self._error = error
+            raise
+        if rows:
+            self._last = rows[-1].key
+        return rows
+
+    def seek(self, key: bytes) -> None:
+        """Go on at the first row with at least this key.
+
+        Raises: InvalidError: on a descending scan, outside the scan's range, or not beyond the last row returned.
+        """
+        if self._descending:
+            raise InvalidError("seek works on ascending scans only")
+        if (self._low is not None and key < self._low) or (self._high is not None and key >= self._high):
+            raise InvalidError(f"seek to {key!r} is outside the scan's range [{self._low!r}, {self._high!r})")
+        if self._last is not None and key <= self._last:
+            raise InvalidError(f"seek goes forward only: {key!r} is not beyond the last row, {self._last!r}")
+        self._rows = self._flatten(self._make(key))
+
+    def close(self) -> None:
+        """Let go of the tables this scan pins. Iterating afterwards yields nothing."""
+        self._rows = iter(())
+        self._make = _nothing
+
+    def __enter__(self) -> RowIterator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _nothing(_low: bytes | None) -> Iterator[RowChunk]:
+    return iter(())

@@ -1,0 +1,141 @@
+"""Read walk: the rows of one series in a view, oldest source first.
+
+Numbers only ever grow within a family, so deeper sources hold smaller numbers: the sources are read one after the other,
+and nothing is merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lsm.errors import CorruptionError
+from lsm.manifest.model import Manifest
+from lsm.rows.chunk import RowChunk, prefix_end, series_prefix
+from lsm.rows.merge import merge_rows, newest_rows
+from lsm.read.scan import table_sources
+from lsm.sst.block import SeriesBlock
+from lsm.sst.builder import TableInfo
+from lsm.sst.table import TableReader
+from lsm.view import Bounds, View
+
+NumbersAndValues = tuple[Sequence[int], list[bytes]]
+
+
+def scan_series(
+    view: View, bounds: Bounds, family: bytes, name: bytes, low: int, high: int, tables: TableReader, *, keep: bool = True
+) -> Iterator[NumbersAndValues]:
+    """Numbers and values of the rows with low <= number < high, ascending, block by block.
+
+    Cost: per table that the key range and filter admit, one GET for filter and index and one per stretch of blocks.
+    """
+    if low >= high:
+        return
+    newest = low - 1
+    for table in series_tables(view.manifest, family, name, low, high, tables):
+        for block in _blocks(table, series_prefix(family, name), low, high, tables, keep=keep):
+            start, end = block.find(name, low, high)
+            if start < end:
+                if block.numbers[start] <= newest:
+                    raise CorruptionError(f"number {block.numbers[start]} comes after {newest}", object_name=table.name)
+                newest = block.numbers[end - 1]
+                yield block.numbers[start:end], block.values(start, end)
+    for memtable in reversed(view.memtables):
+        series = memtable.series.get(family)
+        if series is not None:
+            # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
+            numbers, values = series.rows(name, max(low, newest + 1), min(high, bounds.number(family, is_known=True)))
+            if numbers:
+                newest = numbers[-1]
+                yield numbers, values
+
+
+def series_tables(
+    manifest: Manifest, family: bytes, name: bytes, low: int, high: int, tables: TableReader
+) -> Iterator[TableInfo]:
+    """The tables that may hold such rows, oldest first, by key range and filter."""
+    prefix = series_prefix(family, name)
+    first = prefix + low.to_bytes(8, "big")
+    last = prefix + min(high, (1 << 64) - 1).to_bytes(8, "big")
+    if high >= 1 << 64:
+        last += b"\x00"
+    for partition in manifest.partitions_for(first, last):
+        for run in reversed(partition.runs):
+            for table in run.tables_for(first, last):
+                if tables.may_contain(table, prefix):
+                    yield table
+        for table in reversed(partition.l0):
+            if table.overlaps(first, last) and tables.may_contain(table, prefix):
+                yield table
+
+
+def _blocks(
+    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool = True
+) -> Iterator[SeriesBlock]:
+    index = tables.index(table)
+    start, end = index.blocks_for(prefix + low.to_bytes(8, "big"), _after(prefix, high))
+    for block in tables.blocks(table, start, end, keep=keep):
+        if isinstance(block, SeriesBlock):
+            yield block
+
+
+def _after(prefix: bytes, high: int) -> bytes | None:
+    return prefix + high.to_bytes(8, "big") if high < 1 << 64 else prefix_end(prefix)
+
+
+def count_series(
+    view: View, bounds: Bounds, family: bytes, name: bytes, low: int, high: int, tables: TableReader, *, approximate: bool
+) -> int:
+    """How many rows `scan_series` yields. Cost: indexes, and per table the blocks at both ends of the range;
+    `approximate` leaves the blocks alone and takes half of their rows."""
+    if low >= high:
+        return 0
+    prefix = series_prefix(family, name)
+    first, last = prefix + low.to_bytes(8, "big"), _after(prefix, high)
+    total = 0
+    for table in series_tables(view.manifest, family, name, low, high, tables):
+        index = tables.index(table)
+        start, end = index.blocks_for(first, last)
+        if end - start > 2:
+            total += index.rows_before[end - 1] - index.rows_before[start + 1]
+            ends = [start, end - 1]
+        else:
+            ends = list(range(start, end))
+        for at in ends:
+            if approximate:
+                total += (index.rows_before[at + 1] - index.rows_before[at] + 1) // 2
+                continue
+            block = tables.block(table, at)
+            if isinstance(block, SeriesBlock):
+                begin, stop = block.find(name, low, high)
+                total += stop - begin
+    known_high = min(high, bounds.number(family, is_known=True))
+    for memtable in view.memtables:
+        series = memtable.series.get(family)
+        if series is not None:
+            total += series.count(name, low, known_high)
+    return total
+
+
+def series_names(
+    view: View, family: bytes, directory: bytes, bound: int, tables: TableReader
+) -> Iterator[Sequence[bytes]]:
+    """The distinct names of a family that have a row in a table, or one in memory with a number below `bound`; sorted.
+
+    Cost: the blocks of the family's directory, not its data.
+    """
+    sources: list[Iterator[RowChunk]] = []
+    for memtable in view.memtables:
+        series = memtable.series.get(family)
+        if series is not None:
+            names = series.names_below(bound)
+            sources.append(_name_rows(directory, names))
+    sources += table_sources(view.manifest, directory, prefix_end(directory), tables)
+    skip = len(directory)
+    for chunk in merge_rows(sources):
+        yield [key[skip:] for key in newest_rows(chunk).keys]
+
+
+def _name_rows(directory: bytes, names: Sequence[bytes]) -> Iterator[RowChunk]:
+    for start in range(0, len(names), 4096):
+        keys = [directory + name for name in names[start : start + 4096]]
+        yield RowChunk(keys, [0] * len(keys), [0] * len(keys), [b""] * len(keys))

@@ -1,0 +1,184 @@
+"""The engine's unit of work: rows in parallel columns. No stage of a write, flush, compaction or scan sees one row.
+
+Two kinds of chunk, both sorted by storage key:
+
+    RowChunk     keys, seqs, kinds, values   any keys; the versions of one key are adjacent, newest first
+    SeriesChunk  names, counts, numbers, values   the rows of one series family, grouped by name
+
+A *series* is the set of keys `family + terminated name + u64 big-endian number`. Its rows are written once, in
+increasing order of their numbers, and never overwritten or deleted one by one. That is a log stream; keeping names and
+numbers apart is what lets a stream be appended, stored and read without composing a key per record.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+PUT: Final = 0
+DELETE: Final = 1
+
+TERMINATOR: Final = b"\x00"
+SEQ_MAX: Final = (1 << 64) - 1
+
+
+class PrefixExtractor(Protocol):
+    """Assigns every key to a partition (SlateDB calls it a segment), each of which is its own LSM tree.
+
+    `prefix(key)` is a non-empty prefix of `key`, and no prefix is a prefix of another. `name` is kept in the manifest:
+    opening with another extractor is refused.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def prefix(self, key: bytes) -> bytes: ...
+
+
+class SeriesLayout(Protocol):
+    """Says which keys belong to series.
+
+    `family(key)` is the family prefix of a series key, or None for an ordinary key. `directory(family)` is the prefix
+    under which the tables list the names of the family's series as ordinary rows, or None for no listing.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def family(self, key: bytes) -> bytes | None: ...
+
+    def directory(self, family: bytes) -> bytes | None: ...
+
+
+class RowChunk:
+    """Rows sorted by key, versions of a key newest first. Columns are parallel lists and are never changed."""
+
+    __slots__ = ("keys", "kinds", "seqs", "values")
+
+    def __init__(
+        self, keys: Sequence[bytes], seqs: Sequence[int], kinds: Sequence[int], values: Sequence[bytes]
+    ) -> None:
+        self.keys = keys
+        self.seqs = seqs
+        self.kinds = kinds
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def slice(self, start: int, end: int) -> RowChunk:
+        if start == 0 and end >= len(self.keys):
+            return self
+        return RowChunk(self.keys[start:end], self.seqs[start:end], self.kinds[start:end], self.values[start:end])
+
+    def clip(self, low: bytes | None, high: bytes | None) -> RowChunk:
+        """The rows with low <= key < high."""
+        start = 0 if low is None else bisect_left(self.keys, low)
+        end = len(self.keys) if high is None else bisect_left(self.keys, high)
+        return self.slice(start, max(start, end))
+
+
+class SeriesChunk:
+    """Rows of one family: group i is series `names[i]` with the next `counts[i]` of `numbers` and `values`.
+
+    Names ascend; so do the numbers of a group. The last name of a chunk may go on in the next chunk.
+    """
+
+    __slots__ = ("counts", "family", "names", "numbers", "values")
+
+    def __init__(
+        self,
+        family: bytes,
+        names: Sequence[bytes],
+        counts: Sequence[int],
+        numbers: Sequence[int],
+        values: Sequence[bytes],
+    ) -> None:
+        self.family = family
+        self.names = names
+        self.counts = counts
+        self.numbers = numbers
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def terminated(name: bytes) -> bytes:
+    """`name` escaped and terminated so that the encodings sort like the names.
+
+    >>> terminated(b"a"), terminated(bytes([0])), terminated(bytes([255]))
+    (b'a\\x00', b'\\x01\\x01\\x00', b'\\xff\\x00')
+    """
+    if b"\x00" in name or b"\x01" in name:
+        name = name.replace(b"\x01", b"\x01\x02").replace(b"\x00", b"\x01\x01")
+    return name + TERMINATOR
+
+
+def unterminated(data: bytes, at: int = 0) -> tuple[bytes, int]:
+    """The name encoded at offset `at`, and the offset after its terminator. Raises ValueError."""
+    end = data.index(TERMINATOR, at)
+    name = data[at:end]
+    if b"\x01" in name:
+        name = name.replace(b"\x01\x01", b"\x00").replace(b"\x01\x02", b"\x01")
+    return name, end + 1
+
+
+def series_prefix(family: bytes, name: bytes) -> bytes:
+    """The common prefix of the keys of a series."""
+    return family + terminated(name)
+
+
+def series_prefixes(family: bytes, names: Sequence[bytes]) -> list[bytes]:
+    """`series_prefix` of many names at once."""
+    joined = b"".join(names)
+    if b"\x00" in joined or b"\x01" in joined:
+        return [family + terminated(name) for name in names]
+    return [family + name + TERMINATOR for name in names]
+
+
+def series_key(family: bytes, name: bytes, number: int) -> bytes:
+    """The storage key of one series row."""
+    return family + terminated(name) + number.to_bytes(8, "big")
+
+
+def group_rows(numbers: Sequence[int], start: int, end: int, low: int, high: int) -> tuple[int, int]:
+    """The positions within [start, end) of a group whose ascending numbers lie in [low, high)."""
+    return bisect_left(numbers, low, start, end), bisect_left(numbers, high, start, end)
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """The least byte string above every string that starts with `prefix`; None where there is none.
+
+    >>> prefix_end(b"ab"), prefix_end(bytes([97, 255])), prefix_end(bytes([255]))
+    (b'ac', b'b', None)
+    """
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+def partition_rows(
+    keys: Sequence[bytes], prefix_of: Callable[[bytes], bytes] | None
+) -> list[tuple[bytes, int, int]]:
+    """Consecutive stretches (prefix, start, end) of sorted `keys` that share a partition. Cost: O(partitions log n)."""
+    if prefix_of is None:
+        return [(b"", 0, len(keys))] if keys else []
+    stretches: list[tuple[bytes, int, int]] = []
+    start = 0
+    while start < len(keys):
+        prefix = prefix_of(keys[start])
+        limit = prefix_end(prefix)
+        end = len(keys) if limit is None else bisect_left(keys, limit, start)
+        stretches.append((prefix, start, end))
+        start = end
+    return stretches
+
+
+def last_at_or_before(keys: Sequence[bytes], key: bytes) -> int:
+    """The index of the last item <= `key`, or -1."""
+    return bisect_right(keys, key) - 1
+
+
+def total_length(strings: Iterable[bytes]) -> int:
+    return sum(map(len, strings))

@@ -1,0 +1,257 @@
+"""Write walk, after `wal`, before `write/flush`: what has been written since the last flush.
+
+Rows live in a hash map from key to its newest version, which links to older ones. The sorted index (sortedcontainers) is
+brought up to date only when somebody needs order. Series rows live in flat columns in arrival order, and are grouped by
+name only when somebody reads them or the table is flushed: an append is two list extensions.
+
+Threads: one writer at a time, under the database's write lock; any number of readers. A reader passes the newest sequence
+number it may see (rows) or a bound on the numbers (series), and so never sees part of a batch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, islice
+from typing import Any, Final
+
+from sortedcontainers import SortedList
+
+from lsm.rows.chunk import RowChunk, SeriesChunk
+from lsm.runtime import Runtime
+
+Version = tuple[int, int, bytes, Any]
+"""(seq, kind, value, older version or None)"""
+
+SLICE_ROWS: Final = 1024
+"""Rows taken out of a live table at a time; series rows grouped between two chances for other threads to run."""
+ROW_OVERHEAD: Final = 48
+"""Bytes a row costs beyond its key and value, for the accounting of memory."""
+
+
+class SeriesRows:
+    """The rows of one family in a memtable."""
+
+    __slots__ = ("_groups", "_is_read", "_lock", "_names", "_runs", "_sorted", "_values", "family", "next_number")
+
+    def __init__(self, family: bytes, runtime: Runtime) -> None:
+        self.family = family
+        self.next_number = -1
+        self._is_read = False
+        self._lock = runtime.lock()
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        # Rows not grouped yet, as (position of the first, its number); positions count from the first pending row.
+        self._runs: list[tuple[int, int]] = []
+        self._groups: defaultdict[bytes, list[Any]] = defaultdict(list)  # name: [number, value, number, value, ...]
+        self._sorted: list[bytes] = []
+
+    def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
+        """Rows number first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
+        with self._lock:
+            if first != self.next_number or not self._names:
+                self._runs.append((len(self._names), first))
+            self._values += values
+            self._names += names
+            self.next_number = first + len(names)
+        if self._is_read and len(self._names) >= SLICE_ROWS:
+            self._group()
+
+    def _group(self) -> None:
+        """Move the rows that arrived since the last call into the groups, a slice at a time."""
+        while self._names:
+            with self._lock:
+                if not self._names:
+                    return
+                first = self._runs[0][1]
+                end = self._runs[1][0] if len(self._runs) > 1 else len(self._names)
+                count = min(end, SLICE_ROWS)
+                pairs = zip(range(first, first + count), self._values[:count], strict=True)
+                # One C-level pass: no other thread, and no signal handler, sees half of it.
+                deque(map(list.extend, map(self._groups.__getitem__, self._names[:count]), pairs), maxlen=0)
+                del self._names[:count], self._values[:count]
+                later = [(at - count, number) for at, number in self._runs[1:]]
+                self._runs = later if count == end else [(0, first + count), *later]
+
+    def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
+        """Numbers and values of the series' rows with low <= number < high. Cost: grouping what is new, O(log n)."""
+        group, start, end = self._find(name, low, high)
+        return group[2 * start : 2 * end : 2], group[2 * start + 1 : 2 * end : 2]
+
+    def count(self, name: bytes, low: int, high: int) -> int:
+        """How many rows `rows` returns."""
+        _, start, end = self._find(name, low, high)
+        return max(0, end - start)
+
+    def _find(self, name: bytes, low: int, high: int) -> tuple[list[Any], int, int]:
+        self._is_read = True
+        if self._names:
+            self._group()
+        group = self._groups.get(name)
+        if not group or group[-2] < low:
+            return [], 0, 0
+        count = len(group) >> 1
+        positions = range(count)
+        start = bisect_left(positions, low, key=lambda at: group[2 * at]) if group[0] < low else 0
+        end = count if group[2 * count - 2] < high else bisect_left(positions, high, key=lambda at: group[2 * at])
+        return group, start, end
+
+    def names_below(self, number: int) -> list[bytes]:
+        """The names that have a row with a smaller number, sorted."""
+        names = self.names()
+        if self.next_number <= number:
+            return names
+        groups = self._groups
+        return [name for name in names if groups[name][0] < number]
+
+    def names(self) -> list[bytes]:
+        """Every name, sorted. The list is shared: do not change it."""
+        self._group()
+        if len(self._sorted) != len(self._groups):
+            with self._lock:
+                names = list(self._groups)
+            names.sort()
+            self._sorted = names
+        return self._sorted
+
+    def chunks(self) -> Iterator[SeriesChunk]:
+        """All rows in order, some 16 slices at a time. Requires: no more appends."""
+        names = self.names()
+        groups = self._groups
+        sizes = list(map(len, map(groups.__getitem__, names)))
+        ends = list(accumulate(sizes))
+        start = 0
+        while start < len(names):
+            if sizes[start] > 32 * SLICE_ROWS:
+                group = groups[names[start]]
+                for at in range(0, len(group), 32 * SLICE_ROWS):
+                    piece = group[at : at + 32 * SLICE_ROWS]
+                    yield SeriesChunk(self.family, names[start : start + 1], [len(piece) >> 1], piece[::2], piece[1::2])
+                start += 1
+                continue
+            target = (ends[start - 1] if start else 0) + 32 * SLICE_ROWS
+            end = max(start + 1, bisect_left(ends, target, start))
+            while end - start > 1 and sizes[end - 1] > 32 * SLICE_ROWS:
+                end -= 1
+            part = names[start:end]
+            flat = list(chain.from_iterable(map(groups.__getitem__, part)))
+            yield SeriesChunk(self.family, part, [size >> 1 for size in sizes[start:end]], flat[::2], flat[1::2])
+            start = end
+
+
+class Memtable:
+    """Rows and series of all partitions, in memory."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lock = runtime.lock()
+        self._rows: dict[bytes, Version] = {}
+        self._new_keys: list[bytes] = []
+        self._index: Any = SortedList()
+        self.series: dict[bytes, SeriesRows] = {}
+        self.size = 0
+        self.rows = 0
+        self.first_seq = 0
+        self.last_seq = 0
+        # The log objects that hold exactly these rows. Set at freeze (or by replay); 0 where there is none.
+        self.wal_first = 0
+        self.wal_last = 0
+        # Epochs: objects from wal_first on count from wal_floor up; wal_epoch is the newest one reached at wal_last.
+        self.wal_floor = 0
+        self.wal_epoch = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows
+
+    def put_rows(
+        self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes], size: int
+    ) -> None:
+        """One batch's rows, keys distinct. Requires: seq >= every seq so far, under the write lock."""
+        rows, new = self._rows, self._new_keys
+        get = rows.get
+        for key, kind, value in zip(keys, kinds, values, strict=True):
+            older = get(key)
+            if older is None:
+                new.append(key)
+            rows[key] = (seq, kind, value, older)
+        self._count(seq, len(keys), size)
+
+    def append_series(
+        self, seq: int, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
+    ) -> None:
+        """One batch's series rows. Requires: as `SeriesRows.append`."""
+        table = self.series.get(family)
+        if table is None:
+            table = self.series[family] = SeriesRows(family, self._runtime)
+        table.append(names, first, values)
+        self._count(seq, len(names), size)
+
+    def _count(self, seq: int, rows: int, size: int) -> None:
+        if not self.first_seq:
+            self.first_seq = seq
+        self.last_seq = seq
+        self.rows += rows
+        self.size += size + rows * ROW_OVERHEAD
+
+    def get(self, key: bytes, seq: int) -> Version | None:
+        """The newest version of `key` with a sequence number <= `seq`."""
+        version = self._rows.get(key)
+        while version is not None and version[0] > seq:
+            version = version[3]
+        return version
+
+    def scan(
+        self, low: bytes | None, high: bytes | None, seq: int, *, descending: bool = False
+    ) -> Iterator[RowChunk]:
+        """The newest version <= `seq` of each key in [low, high), tombstones included, in chunks.
+
+        Chunks follow each other in the asked direction; inside a chunk keys always ascend.
+        """
+        while True:
+            with self._lock:
+                self._sort()
+                inside = self._index.irange(low, high, (True, False), reverse=descending)
+                keys = list(islice(inside, SLICE_ROWS))
+            if not keys:
+                return
+            last = keys[-1]
+            if descending:
+                keys.reverse()
+            found = [(key, version) for key in keys if (version := self.get(key, seq)) is not None]
+            if found:
+                yield RowChunk(
+                    [key for key, _ in found],
+                    [version[0] for _, version in found],
+                    [version[1] for _, version in found],
+                    [version[2] for _, version in found],
+                )
+            if descending:
+                high = last
+            else:
+                low = last + b"\x00"
+
+    def all_rows(self) -> Iterator[RowChunk]:
+        """Every version of every key, in chunks that never split a key. Requires: no more writes."""
+        with self._lock:
+            self._sort()
+            index = list(self._index)
+        for start in range(0, len(index), SLICE_ROWS):
+            keys: list[bytes] = []
+            versions: list[Version] = []
+            for key in index[start : start + SLICE_ROWS]:
+                version: Version | None = self._rows[key]
+                while version is not None:
+                    keys.append(key)
+                    versions.append(version)
+                    version = version[3]
+            yield RowChunk(keys, [v[0] for v in versions], [v[1] for v in versions], [v[2] for v in versions])
+
+    def _sort(self) -> None:
+        """Bring the index up to date. Requires: the table's lock. Cost: O(new log new)."""
+        new = self._new_keys
+        if new:
+            count = len(new)
+            self._index.update(new[:count])
+            del new[:count]  # A writer may have appended more meanwhile: its list.append is atomic.

@@ -1,0 +1,1 @@
+"""One immutable table: blocks of rows, a filter and an index."""

@@ -1,0 +1,219 @@
+"""A block: some tens of kilobytes of one chunk, in columns, compressed and checksummed. Pure.
+
+Stored block:
+
+    0   codec     u8     0 stored as is, 1 zstd
+    1   kind      u8     1 rows, 2 series
+    2   reserved  u16    0
+    4   length    u32    bytes of the payload before compression
+    8   checksum  u32    crc32c of database id, object name, offset in the object, the 8 bytes above, stored payload
+    12  payload   ...
+
+Payload of a rows block (columns as in coding.py; n rows):
+
+    0   n         u32
+    4   shared    u16    length of the prefix all keys share, then the prefix
+    ..  suffixes  string column
+    ..  seqs      integer column
+    ..  kinds     integer column
+    ..  values    string column
+
+Payload of a series block (g groups, n rows, all of one family):
+
+    0   g         u32
+    4   n         u32
+    8   family    u16    its length, then the family prefix
+    ..  names     string column, g items
+    ..  counts    integer column, g items
+    ..  numbers   integer column, n items
+    ..  lengths   integer column, n items
+    ..  values    end to end
+
+A series row carries no sequence number of the engine: it is written once, so there are no versions to tell apart.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+import zstandard
+from crc32c import crc32c
+
+from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
+from lsm.errors import CorruptionError
+from lsm.rows.chunk import RowChunk, SeriesChunk
+
+HEADER: Final = struct.Struct("<BBHII")
+_UNSUMMED: Final = struct.Struct("<BBHI")
+_SEED: Final = struct.Struct("<Q")
+ROWS_HEAD: Final = struct.Struct("<IH")
+SERIES_HEAD: Final = struct.Struct("<IIH")
+
+KIND_ROWS: Final = 1
+KIND_SERIES: Final = 2
+PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
+
+
+def checksum_seed(database: bytes, name: str) -> int:
+    """What the checksums of an object's blocks start from, so that a block is valid in its own place only."""
+    return crc32c(name.encode(), crc32c(database))
+
+
+def encode_rows(chunk: RowChunk) -> bytes:
+    """The payload of a rows block."""
+    keys = chunk.keys
+    shared = os.path.commonprefix([keys[0], keys[-1]])[:0xFFFF]
+    skip = len(shared)
+    parts: list[bytes] = [ROWS_HEAD.pack(len(keys), skip), shared]
+    out = parts.append
+    put_strings([key[skip:] for key in keys] if skip else keys, out)
+    put_ints(chunk.seqs, out)
+    put_ints(chunk.kinds, out)
+    put_strings(chunk.values, out)
+    return b"".join(parts)
+
+
+def encode_series(
+    family: bytes, names: Sequence[bytes], counts: Sequence[int], numbers: Sequence[int], values: Sequence[bytes]
+) -> bytes:
+    """The payload of a series block."""
+    parts: list[bytes] = [SERIES_HEAD.pack(len(names), len(numbers), len(family)), family]
+    out = parts.append
+    put_strings(names, out)
+    put_ints(counts, out)
+    put_ints(numbers, out)
+    put_strings(values, out)
+    return b"".join(parts)
+
+
+class BlockSealer:
+    """Compresses and checksums the payloads of one object, at the offsets they will have."""
+
+    def __init__(self, seed: int, *, compression: str | None, level: int) -> None:
+        self._seed = seed
+        self._compress = zstandard.ZstdCompressor(level=level).compress if compression == "zstd" else None
+
+    def seal(self, payload: bytes, kind: int, offset: int) -> bytes:
+        codec = 0
+        stored = payload
+        if self._compress is not None:
+            packed = self._compress(payload)
+            if len(packed) < len(payload) - (len(payload) >> 4):
+                codec, stored = 1, packed
+        head = _UNSUMMED.pack(codec, kind, 0, len(payload))
+        checksum = crc32c(stored, crc32c(head, crc32c(_SEED.pack(offset), self._seed)))
+        return b"".join((head, checksum.to_bytes(4, "little"), stored))
+
+
+def open_block(data: bytes, *, seed: int, name: str, offset: int) -> tuple[int, bytes]:
+    """Verify a stored block; its kind and its payload. Raises: CorruptionError."""
+    if len(data) < HEADER.size:
+        raise CorruptionError(f"a block of {len(data)} bytes is cut short", object_name=name, offset=offset)
+    codec, kind, _, length, checksum = HEADER.unpack_from(data)
+    stored = memoryview(data)[HEADER.size :]
+    if crc32c(stored, crc32c(data[: _UNSUMMED.size], crc32c(_SEED.pack(offset), seed))) != checksum:
+        raise CorruptionError("block checksum does not match", object_name=name, offset=offset)
+    if codec == 0:
+        payload = bytes(stored)
+    elif codec == 1:
+        try:
+            payload = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
+        except zstandard.ZstdError as error:
+            raise CorruptionError(f"block does not decompress: {error}", object_name=name, offset=offset) from error
+    else:
+        raise CorruptionError(f"block codec {codec} is unknown: update the library", object_name=name, offset=offset)
+    if len(payload) != length:
+        raise CorruptionError(f"block holds {len(payload)} bytes, not {length}", object_name=name, offset=offset)
+    return kind, payload
+
+
+def decode_rows(payload: bytes, *, name: str, offset: int) -> RowChunk:
+    """The rows of a rows block. Raises: CorruptionError."""
+    with decoding(name, offset):
+        data = memoryview(payload)
+        count, skip = ROWS_HEAD.unpack_from(data)
+        at = ROWS_HEAD.size + skip
+        shared = payload[ROWS_HEAD.size : at]
+        suffixes, at = take_strings(data, at, count)
+        seqs, at = take_ints(data, at, count)
+        kinds, at = take_ints(data, at, count)
+        values, at = take_strings(data, at, count)
+        if at != len(payload):
+            raise ValueError(f"{len(payload) - at} bytes are left over")
+        return RowChunk([shared + suffix for suffix in suffixes] if skip else suffixes, seqs, kinds, values)
+
+
+class SeriesBlock:
+    """A series block with its columns found but its values still joined: a scan cuts out what it needs.
+
+    Immutable, shared between threads through the block cache.
+    """
+
+    __slots__ = ("_constant", "_ends", "_first_value", "counts", "family", "names", "numbers", "payload", "starts")
+
+    def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
+        with decoding(name, offset):
+            data = memoryview(payload)
+            groups, rows, family_length = SERIES_HEAD.unpack_from(data)
+            at = SERIES_HEAD.size + family_length
+            self.family = payload[SERIES_HEAD.size : at]
+            self.names, at = take_strings(data, at, groups)
+            self.counts, at = take_ints(data, at, groups)
+            self.starts = list(accumulate(self.counts, initial=0))
+            self.numbers, at = take_ints(data, at, rows)
+            lengths, at = take_ints(data, at, rows)
+            self.payload = payload
+            self._first_value = at
+            self._constant = lengths[0] if rows and type(lengths) is list else -1
+            self._ends = () if self._constant >= 0 else list(accumulate(lengths, initial=at))
+            end = at + self._constant * rows if self._constant >= 0 else self._ends[-1]
+            if end != len(payload) or self.starts[-1] != rows or not rows:
+                raise ValueError(f"columns of {rows} rows do not add up to {len(payload)} bytes")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def weight(self) -> int:
+        """Bytes this object occupies, about."""
+        return len(self.payload) + 40 * len(self._ends) + 90 * len(self.names) + 500
+
+    def values(self, start: int, end: int) -> list[bytes]:
+        """The values of rows [start, end)."""
+        payload, width = self.payload, self._constant
+        if width > 0:
+            base = self._first_value
+            return [payload[at : at + width] for at in range(base + start * width, base + end * width, width)]
+        if width == 0:
+            return [b""] * (end - start)
+        ends = self._ends[start : end + 1]
+        return [payload[low:high] for low, high in zip(ends, ends[1:], strict=False)]
+
+    def find(self, name: bytes, low: int, high: int) -> tuple[int, int]:
+        """The positions [start, end) of the series' rows with low <= number < high."""
+        group = bisect_left(self.names, name)
+        if group == len(self.names) or self.names[group] != name:
+            return 0, 0
+        start, end = self.starts[group], self.starts[group + 1]
+        numbers = self.numbers
+        if numbers[start] < low:
+            start = bisect_left(numbers, low, start, end)
+        if numbers[end - 1] >= high:
+            end = bisect_left(numbers, high, start, end)
+        return start, end
+
+    def chunk(self) -> SeriesChunk:
+        """All rows."""
+        return SeriesChunk(self.family, self.names, self.counts, self.numbers, self.values(0, len(self.numbers)))
+
+
+def row_chunk_weight(chunk: RowChunk) -> int:
+    """Bytes a decoded rows block occupies, about."""
+    return 150 * len(chunk.keys) + sum(map(len, chunk.keys)) + sum(map(len, chunk.values))
+
+

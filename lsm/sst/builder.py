@@ -1,0 +1,191 @@
+"""Write walk, after `rows`, before `manifest`: chunks in, the bytes of one table out. Pure.
+
+A table:
+
+    block 0 | block 1 | ... | filter | index | footer
+
+The manifest entry (`TableInfo`) says where filter and index lie, so that a reader needs no footer. The footer is for those
+who have only the file:
+
+    0   magic     4s   b"LSMT"
+    4   version   u16
+    6   reserved  u16
+    8   database  16s
+    24  number    u64
+    32  filter    u64  offset (equal to the index's where there is no filter)
+    40  index     u64  offset
+    48  end       u64  offset of this footer
+    56  rows      u64
+    64  checksum  u32  crc32c of the object's name and the 64 bytes above
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+from crc32c import crc32c
+
+from lsm.coding import CHECKSUM
+from lsm.object_store.names import table_name
+from lsm.rows.chunk import RowChunk, series_key, series_prefixes
+from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, checksum_seed, encode_rows, encode_series
+from lsm.sst.bloom import build_filter
+from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
+
+FOOTER: Final = struct.Struct("<4sHH16sQQQQQ")
+FOOTER_MAGIC: Final = b"LSMT"
+TABLE_VERSION: Final = 1
+
+
+class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A table as the manifest knows it. Keys are inclusive; offsets are bytes in the object."""
+
+    number: int
+    size: int
+    rows: int
+    first_key: bytes
+    last_key: bytes
+    filter_offset: int
+    index_offset: int
+    index_end: int
+
+    @property
+    def name(self) -> str:
+        return table_name(self.number)
+
+    def overlaps(self, low: bytes | None, high: bytes | None) -> bool:
+        """Whether the table may hold a key in [low, high)."""
+        return (high is None or self.first_key < high) and (low is None or self.last_key >= low)
+
+
+class TableFormat(msgspec.Struct, frozen=True):
+    """How tables are written."""
+
+    block_bytes: int = 64 << 10
+    compression: str | None = "zstd"
+    compression_level: int = 1
+    filter_bits_per_key: int = 16
+    min_filter_keys: int = 16
+
+
+class TableBuilder:
+    """Collects sorted chunks and seals one table. Feed it keys in ascending order; rows of one key in one call."""
+
+    def __init__(self, database: bytes, number: int, table_format: TableFormat) -> None:
+        self._database = database
+        self._number = number
+        self._format = table_format
+        self._name = table_name(number)
+        self._sealer = BlockSealer(
+            checksum_seed(database, self._name),
+            compression=table_format.compression,
+            level=table_format.compression_level,
+        )
+        self._parts: list[bytes] = []
+        self._keys: list[bytes] = []
+        self._kinds: list[int] = []
+        self._sizes: list[int] = []
+        self._rows: list[int] = []
+        self._filter_items: list[bytes] = []
+        self._last_key = b""
+        self.size = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._parts
+
+    def add_rows(self, chunk: RowChunk) -> None:
+        """Rows sorted by key, versions newest first. Cuts blocks between keys only."""
+        keys = chunk.keys
+        if not keys:
+            return
+        ends = list(accumulate(map(len, keys)))
+        ends = list(map(int.__add__, ends, accumulate(map(len, chunk.values))))
+        start = 0
+        while start < len(keys):
+            target = (ends[start - 1] if start else 0) + self._format.block_bytes
+            end = max(start + 1, bisect_left(ends, target, start))
+            while end < len(keys) and keys[end] == keys[end - 1]:
+                end += 1  # Invariant: all versions of a key are in one block.
+            part = chunk.slice(start, end)
+            self._add_block(encode_rows(part), KIND_ROWS, part.keys[0], part.keys[-1], len(part))
+            start = end
+        self._filter_items += dict.fromkeys(keys)
+
+    def add_series(
+        self,
+        family: bytes,
+        names: Sequence[bytes],
+        counts: Sequence[int],
+        numbers: Sequence[int],
+        values: Sequence[bytes],
+    ) -> None:
+        """Rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere."""
+        if not numbers:
+            return
+        sizes = list(map(len, values))
+        # A row also pays for its number, a group for its name; 8 bytes a row is close enough to cut by.
+        ends = list(accumulate(sizes))
+        bounds = list(accumulate(counts, initial=0))
+        start = group = 0
+        rows = len(numbers)
+        while start < rows:
+            target = (ends[start - 1] if start else 0) + self._format.block_bytes
+            end = max(start + 1, bisect_left(ends, target, start))
+            last = bisect_left(bounds, end, group + 1)
+            group_counts = list(counts[group:last])
+            group_counts[-1] -= bounds[last] - end
+            group_counts[0] -= start - bounds[group]
+            first_key = series_key(family, names[group], numbers[start])
+            last_key = series_key(family, names[last - 1], numbers[end - 1])
+            payload = encode_series(family, names[group:last], group_counts, numbers[start:end], values[start:end])
+            self._add_block(payload, KIND_SERIES, first_key, last_key, end - start)
+            start = end
+            group = last if bounds[last] == end else last - 1
+        self._filter_items += series_prefixes(family, names)
+
+    def add_stored_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
+        """A block taken over whole from another table; its filter items come with `add_filter_items`."""
+        self._add_block(payload, kind, first_key, last_key, rows)
+
+    def add_filter_items(self, items: Sequence[bytes]) -> None:
+        self._filter_items += items
+
+    def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
+        block = self._sealer.seal(payload, kind, self.size)
+        self._parts.append(block)
+        self._keys.append(first_key)
+        self._kinds.append(kind)
+        self._sizes.append(len(block))
+        self._rows.append(rows)
+        self._last_key = last_key
+        self.size += len(block)
+
+    def finish(self) -> tuple[TableInfo, list[bytes]]:
+        """The manifest's entry and the object's parts."""
+        filter_offset = self.size
+        items = self._filter_items
+        if len(items) >= self._format.min_filter_keys:
+            self._append(self._sealer.seal(build_filter(items, self._format.filter_bits_per_key), KIND_FILTER, self.size))
+        index_offset = self.size
+        index = encode_index(self._keys, self._kinds, self._sizes, self._rows)
+        self._append(self._sealer.seal(index, KIND_INDEX, self.size))
+        index_end = self.size
+        rows = sum(self._rows)
+        footer = FOOTER.pack(
+            FOOTER_MAGIC, TABLE_VERSION, 0, self._database, self._number, filter_offset, index_offset, index_end, rows
+        )
+        self._append(footer + CHECKSUM.pack(crc32c(footer, crc32c(self._name.encode()))))
+        info = TableInfo(
+            self._number, self.size, rows, self._keys[0], self._last_key, filter_offset, index_offset, index_end
+        )
+        return info, self._parts
+
+    def _append(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.size += len(part)

@@ -1,0 +1,67 @@
+"""The index of a table, which the filter precedes: one range read brings both. Pure.
+
+Index payload, compressed and checksummed like a block (kind 3), n blocks:
+
+    0   n         u32
+    4   keys      string column: first key of each block
+    ..  kinds     integer column
+    ..  sizes     integer column: stored bytes of each block; blocks lie end to end from offset 0
+    ..  rows      integer column: rows of each block
+
+From these come the offsets and the cumulative row counts that answer `count` without reading data.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
+from lsm.rows.chunk import last_at_or_before
+
+KIND_INDEX: Final = 3
+KIND_FILTER: Final = 4
+_COUNT: Final = struct.Struct("<I")
+
+
+def encode_index(keys: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], rows: Sequence[int]) -> bytes:
+    parts: list[bytes] = [_COUNT.pack(len(keys))]
+    put_strings(keys, parts.append)
+    for column in (kinds, sizes, rows):
+        put_ints(column, parts.append)
+    return b"".join(parts)
+
+
+class Index:
+    """A decoded index. Immutable."""
+
+    __slots__ = ("keys", "kinds", "offsets", "rows_before")
+
+    def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
+        with decoding(name, offset):
+            data = memoryview(payload)
+            (count,) = _COUNT.unpack_from(data)
+            self.keys, at = take_strings(data, _COUNT.size, count)
+            self.kinds, at = take_ints(data, at, count)
+            sizes, at = take_ints(data, at, count)
+            rows, at = take_ints(data, at, count)
+            self.offsets = list(accumulate(sizes, initial=0))
+            self.rows_before = list(accumulate(rows, initial=0))
+            if not count or at != len(payload):
+                raise ValueError(f"index of {count} blocks does not add up to {len(payload)} bytes")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def weight(self) -> int:
+        return sum(map(len, self.keys)) + 150 * len(self.keys) + 500
+
+    def blocks_for(self, low: bytes | None, high: bytes | None) -> tuple[int, int]:
+        """The blocks [start, end) that may hold keys in [low, high)."""
+        start = 0 if low is None else max(0, last_at_or_before(self.keys, low))
+        end = len(self.keys) if high is None else bisect_left(self.keys, high)
+        return start, max(start, end)

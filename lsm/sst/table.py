@@ -1,0 +1,177 @@
+"""Read walk, after `read/scan`, before `object_store`: one table's filter, index and blocks, through the caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from lsm.errors import CorruptionError, TableMissingError
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.chunk import RowChunk
+from lsm.runtime import Runtime
+from lsm.sst.block import KIND_ROWS, KIND_SERIES, SeriesBlock, checksum_seed, decode_rows, open_block, row_chunk_weight
+from lsm.sst.bloom import Filter
+from lsm.sst.builder import TableInfo
+from lsm.sst.cache import Cache
+from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
+
+READ_AHEAD_BYTES: Final = 1 << 20
+"""Stored bytes a sequential reader asks for at a time, once it has shown that it goes on."""
+
+Block = RowChunk | SeriesBlock
+
+
+class TableReader:
+    """Reads the tables of one database. Thread-safe; holds no open files."""
+
+    def __init__(
+        self, store: ReliableStore, database: bytes, runtime: Runtime, *, blocks: Cache, meta: Cache
+    ) -> None:
+        self._store = store.with_cause("read")
+        self._database = database
+        self._runtime = runtime
+        self._blocks = blocks
+        self._meta = meta
+
+    def for_cause(self, cause: str) -> TableReader:
+        """The same reader, its requests counted under another cause."""
+        twin = TableReader(self._store, self._database, self._runtime, blocks=self._blocks, meta=self._meta)
+        twin._store = self._store.with_cause(cause)
+        return twin
+
+    @property
+    def hits(self) -> int:
+        return self._blocks.hits + self._meta.hits
+
+    @property
+    def misses(self) -> int:
+        return self._blocks.misses + self._meta.misses
+
+    # -- filter and index -------------------------------------------------------------------------------------------------
+
+    def meta(self, table: TableInfo) -> tuple[Filter | None, Index]:
+        """Filter (where the table has one) and index. Cost: one GET, then cached."""
+        key = (self._database, table.number)
+        found = self._meta.peek(key)
+        if found is None:
+            found = self._meta.get(key, lambda: self._load_meta(table))
+        return found  # type: ignore[no-any-return]
+
+    def index(self, table: TableInfo) -> Index:
+        return self.meta(table)[1]
+
+    def may_contain(self, table: TableInfo, item: bytes) -> bool:
+        """Whether the table may hold this row key, or this series prefix. Cost: as `meta`."""
+        table_filter = self.meta(table)[0]
+        return table_filter is None or table_filter.may_contain(item)
+
+    def _load_meta(self, table: TableInfo) -> tuple[tuple[Filter | None, Index], int]:
+        name, start = table.name, table.filter_offset
+        data = self._read(table, start, table.index_end)
+        split = table.index_offset - start
+        table_filter = None
+        if split:
+            table_filter = Filter(self._open(table, data[:split], start, KIND_FILTER), name=name, offset=start)
+        payload = self._open(table, data[split:], table.index_offset, KIND_INDEX)
+        index = Index(payload, name=name, offset=table.index_offset)
+        if index.offsets[-1] != table.filter_offset or index.rows_before[-1] != table.rows:
+            raise CorruptionError("index and manifest disagree", object_name=name, offset=table.index_offset)
+        return (table_filter, index), index.weight + (table_filter.weight if table_filter is not None else 0)
+
+    def _open(self, table: TableInfo, data: bytes, offset: int, kind: int) -> bytes:
+        seed = checksum_seed(self._database, table.name)
+        found, payload = open_block(data, seed=seed, name=table.name, offset=offset)
+        if found != kind:
+            raise CorruptionError(f"block kind {found} where {kind} belongs", object_name=table.name, offset=offset)
+        return payload
+
+    # -- blocks -------------------------------------------------------------------------------------------------------------
+
+    def block(self, table: TableInfo, at: int, *, keep: bool = True) -> Block:
+        """Block number `at`. Cost: one GET, then cached."""
+        key = (self._database, table.number, at)
+        found = self._blocks.peek(key)
+        if found is None:
+            found = self._blocks.get(key, lambda: self._load_block(table, at), keep=keep)
+        return found  # type: ignore[no-any-return]
+
+    def blocks(self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead: bool = False) -> Iterator[Block]:
+        """Blocks [start, end), in order. The first is read alone, unless `ahead`; then up to READ_AHEAD_BYTES at a time.
+
+        Cost: one GET per stretch of blocks that are not cached.
+        """
+        offsets = self.index(table).offsets
+        at = start
+        while at < end:
+            found = self._blocks.peek((self._database, table.number, at))
+            if found is not None:
+                yield found
+                at += 1
+                continue
+            stop = at + 1
+            if ahead or at > start:
+                while stop < end and offsets[stop + 1] - offsets[at] <= READ_AHEAD_BYTES:
+                    stop += 1
+            if stop == at + 1:
+                yield self.block(table, at, keep=keep)
+            else:
+                yield from self._read_stretch(table, at, stop, keep=keep)
+            at = stop
+
+    def _read_stretch(self, table: TableInfo, start: int, end: int, *, keep: bool) -> Iterator[Block]:
+        offsets = self.index(table).offsets
+        base = offsets[start]
+        data = self._read(table, base, offsets[end])
+        for at in range(start, end):
+            block, weight = self._decode(table, data[offsets[at] - base : offsets[at + 1] - base], offsets[at])
+            if keep:
+                self._blocks.put((self._database, table.number, at), block, weight)
+            yield block
+
+    def payloads(self, table: TableInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Kind and payload of blocks [start, end), verified, past the cache: for compaction."""
+        offsets = self.index(table).offsets
+        seed = checksum_seed(self._database, table.name)
+        at = start
+        while at < end:
+            stop = at + 1
+            while stop < end and offsets[stop + 1] - offsets[at] <= READ_AHEAD_BYTES:
+                stop += 1
+            data = self._read(table, offsets[at], offsets[stop])
+            for each in range(at, stop):
+                low = offsets[each] - offsets[at]
+                stored = data[low : low + offsets[each + 1] - offsets[each]]
+                yield open_block(stored, seed=seed, name=table.name, offset=offsets[each])
+            at = stop
+
+    def _load_block(self, table: TableInfo, at: int) -> tuple[Block, int]:
+        offsets = self.index(table).offsets
+        return self._decode(table, self._read(table, offsets[at], offsets[at + 1]), offsets[at])
+
+    def _decode(self, table: TableInfo, data: bytes, offset: int) -> tuple[Block, int]:
+        name = table.name
+        kind, payload = open_block(data, seed=checksum_seed(self._database, name), name=name, offset=offset)
+        return decode_block(kind, payload, name=name, offset=offset)
+
+    def _read(self, table: TableInfo, start: int, end: int) -> bytes:
+        try:
+            data = self._store.get_range(table.name, start, end)
+        except ObjectMissing as error:
+            raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
+        if len(data) != end - start:
+            raise CorruptionError(
+                f"the table is cut short: {len(data)} of {end - start} bytes", object_name=table.name, offset=start
+            )
+        return data
+
+
+def decode_block(kind: int, payload: bytes, *, name: str, offset: int) -> tuple[Block, int]:
+    """A data block's content and its weight in bytes. Raises: CorruptionError."""
+    if kind == KIND_SERIES:
+        series = SeriesBlock(payload, name=name, offset=offset)
+        return series, series.weight
+    if kind == KIND_ROWS:
+        chunk = decode_rows(payload, name=name, offset=offset)
+        return chunk, row_chunk_weight(chunk)
+    raise CorruptionError(f"block kind {kind} is unknown: update the library", object_name=name, offset=offset)

@@ -1,0 +1,83 @@
+"""Both walks meet here: what a read may see. A view is replaced, never changed, so a read needs no lock.
+
+Every view that somebody still holds keeps its tables from the garbage collector of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from weakref import WeakSet
+
+from lsm.manifest.model import Manifest
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime
+
+
+class View:
+    """Memtables, newest first (the first one is still written to), and the tables below them."""
+
+    __slots__ = ("__weakref__", "manifest", "memtables")
+
+    def __init__(self, memtables: tuple[Memtable, ...], manifest: Manifest) -> None:
+        self.memtables = memtables
+        self.manifest = manifest
+
+
+class Bounds:
+    """How far into a view a read sees: batches up to `seq`, and of each series family the numbers below its bound."""
+
+    __slots__ = ("_numbers", "seq")
+
+    def __init__(self, seq: int, numbers: Mapping[bytes, int]) -> None:
+        self.seq = seq
+        self._numbers = numbers
+
+    def number(self, family: bytes, *, is_known: bool) -> int:
+        """The bound of a family; `is_known`: this process has appended to it by now. One it had not appended to when
+        the bounds were taken, but has since, shows nothing of memory."""
+        return self._numbers.get(family, 0 if is_known else 1 << 64)
+
+
+class LiveViews:
+    """The current view, and which older ones are still in use."""
+
+    def __init__(self, runtime: Runtime, view: View) -> None:
+        self._lock = runtime.lock()
+        self._held: WeakSet[View] = WeakSet((view,))
+        self.current = view
+
+    def replace(self, *, memtables: tuple[Memtable, ...] | None = None, manifest: Manifest | None = None) -> None:
+        with self._lock:
+            old = self.current
+            if manifest is not None and manifest.number < old.manifest.number:
+                manifest = None  # Two commits were published in the other order: the newer one stays.
+            view = View(
+                old.memtables if memtables is None else memtables, old.manifest if manifest is None else manifest
+            )
+            self._held.add(view)
+            self.current = view
+
+    def publish_flush(self, flushed: Memtable, manifest: Manifest) -> None:
+        """Swap a flushed memtable for the manifest that holds its tables, in one step."""
+        with self._lock:
+            old = self.current
+            newest = manifest if manifest.number > old.manifest.number else old.manifest
+            view = View(tuple(table for table in old.memtables if table is not flushed), newest)
+            self._held.add(view)
+            self.current = view
+
+    def push(self, active: Memtable) -> None:
+        """Put a new active memtable before the others."""
+        with self._lock:
+            view = View((active, *self.current.memtables), self.current.manifest)
+            self._held.add(view)
+            self.current = view
+
+    def held_tables(self) -> set[int]:
+        """Numbers of all tables some reader of this process may still open."""
+        with self._lock:
+            views = list(self._held)
+        numbers: set[int] = set()
+        for manifest in {view.manifest.number: view.manifest for view in views}.values():
+            numbers |= manifest.table_numbers()
+        return numbers

@@ -1,0 +1,166 @@
+"""The body of a log object: frames, each some consecutive batches in columns. Pure.
+
+    0   kind      u8     1 rows, 2 series
+    1   reserved  u8
+    2   family    u16    length of the family prefix (0 in a rows frame)
+    4   batches   u32    b; batch i has sequence number `seq` + i
+    8   rows      u32    n
+    12  seq       u64    of the first batch
+    20  number    u64    series frames: row i has number `number` + i; rows frames: 0
+    28  family prefix
+    ..  counts    integer column, b items: rows of each batch
+    ..  keys      string column, n items: keys, or the names of the series
+    ..  kinds     integer column, n items (rows frames only)
+    ..  values    string column, n items
+
+A batch with rows and series rows is two frames with the same sequence number. A batch never spans two objects, so that the
+object's one checksum makes it atomic. A fence object has no frames.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
+
+FRAME: Final = struct.Struct("<BBHIIQQ")
+WAL_VERSION: Final = 1
+ROWS_FRAME: Final = 1
+SERIES_FRAME: Final = 2
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """A decoded frame. `family` is empty and `kinds` filled in a rows frame, and the other way round."""
+
+    family: bytes
+    seq: int
+    number: int
+    counts: Sequence[int]
+    keys: Sequence[bytes]
+    kinds: Sequence[int]
+    values: Sequence[bytes]
+
+    @property
+    def last_seq(self) -> int:
+        return self.seq + len(self.counts) - 1
+
+
+def encode_frame(
+    family: bytes,
+    seq: int,
+    number: int,
+    counts: Sequence[int],
+    keys: Sequence[bytes],
+    kinds: Sequence[int],
+    values: Sequence[bytes],
+) -> bytes:
+    """One frame. Cost: about 0.1 µs a row."""
+    kind = SERIES_FRAME if family else ROWS_FRAME
+    parts = [FRAME.pack(kind, 0, len(family), len(counts), len(keys), seq, number), family]
+    out = parts.append
+    put_ints(counts, out)
+    put_strings(keys, out)
+    if not family:
+        put_ints(kinds, out)
+    put_strings(values, out)
+    return b"".join(parts)
+
+
+def decode_frames(body: memoryview, *, name: str, offset: int) -> Iterator[Frame]:
+    """The frames of an object's body, in order. Raises: CorruptionError."""
+    at = 0
+    with decoding(name, offset):
+        while at < len(body):
+            kind, _, family_length, batches, rows, seq, number = FRAME.unpack_from(body, at)
+            at += FRAME.size
+            family = bytes(body[at : at + family_length])
+            at += family_length
+            if kind not in (ROWS_FRAME, SERIES_FRAME) or (kind == SERIES_FRAME) != bool(family):
+                raise ValueError(f"frame kind {kind} is unknown")
+            counts, at = take_ints(body, at, batches)
+            keys, at = take_strings(body, at, rows)
+            kinds: Sequence[int] = ()
+            if kind == ROWS_FRAME:
+                kinds, at = take_ints(body, at, rows)
+            values, at = take_strings(body, at, rows)
+            if sum(counts) != rows:
+                raise ValueError(f"batches of {sum(counts)} rows in a frame of {rows}")
+            yield Frame(family, seq, number, counts, keys, kinds, values)
+
+
+class FrameBuffer:
+    """Batches on their way into the next log object. Requires: the write lock.
+
+    Series rows of consecutive batches are collected in flat columns and encoded together; a full slice is encoded at once,
+    by the appending thread, so that sealing the object is never a long step.
+    """
+
+    SLICE_ROWS = 1024
+    SLICE_BYTES = 128 << 10
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._family = b""
+        self._seq = 0
+        self._number = 0
+        self._counts: list[int] = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        self._pending_bytes = 0
+        self._encoded_bytes = 0
+        self.last_seq = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._frames or self._counts)
+
+    @property
+    def size(self) -> int:
+        return self._encoded_bytes + self._pending_bytes
+
+    def add_series(
+        self, seq: int, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
+    ) -> None:
+        counts = self._counts
+        if counts and (
+            family != self._family or first != self._number + len(self._names) or seq != self._seq + len(counts)
+        ):
+            self._encode()
+        if not counts:
+            self._family, self._seq, self._number = family, seq, first
+        counts.append(len(names))
+        self._names += names
+        self._values += values
+        self._pending_bytes += size
+        self.last_seq = seq
+        if self._pending_bytes >= self.SLICE_BYTES or len(self._names) >= self.SLICE_ROWS:
+            self._encode()
+
+    def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
+        self._encode()
+        frame = encode_frame(b"", seq, 0, [len(keys)], keys, kinds, values)
+        self._frames.append(frame)
+        self._encoded_bytes += len(frame)
+        self.last_seq = seq
+
+    def _encode(self) -> None:
+        if not self._counts:
+            return
+        frame = encode_frame(self._family, self._seq, self._number, self._counts, self._names, (), self._values)
+        self._frames.append(frame)
+        self._encoded_bytes += len(frame)
+        self._pending_bytes = 0
+        self._counts.clear()
+        self._names = []
+        self._values = []
+
+    def take(self) -> list[bytes]:
+        """The frames so far; the buffer is empty afterwards."""
+        self._encode()
+        frames, self._frames = self._frames, []
+        self._encoded_bytes = 0
+        return frames

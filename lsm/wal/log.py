@@ -1,0 +1,355 @@
+"""Write walk, after `write/writer`, before `rows/memtable`: group commit into numbered create-only objects.
+
+A batch is added to the buffer under the write lock. The first thread that waits for durability seals the buffer and uploads
+it itself; those who arrive meanwhile share the next object. Nobody waiting, a background thread does it after
+`flush_interval`, or when the buffer is full.
+
+docs/protocol.md, rules W1 to W6. Several objects may be under way at once; they become durable in order. Source: SlateDB
+writes one object after the other on a fixed tick; the pipeline here is safe because recovery fences the first gap, skips
+objects of an older epoch, and the manifest remembers the oldest epoch that counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
+from lsm.errors import ClosedError, Error, FencedError, InternalError, UnavailableError
+from lsm.object_store.contract import ObjectExists
+from lsm.object_store.names import wal_name
+from lsm.object_store.reliable import ReliableStore
+from lsm.runtime import Runtime, Task
+from lsm.wal.frames import WAL_VERSION, FrameBuffer
+
+PIPELINE_MAX: Final = 8
+"""No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
+fenced writer's late objects may still land there (rule W5)."""
+JOIN_SECONDS: Final = 0.002
+"""A waiter starts another object beside one under way only this long after that was started: most join the next one."""
+
+
+class WalObject:
+    """A sealed buffer. Its number is given when its upload starts, and kept through every retry."""
+
+    __slots__ = ("first_seq", "frames", "is_done", "last_seq", "number", "parts", "size")
+
+    def __init__(self, frames: list[bytes], first_seq: int, last_seq: int) -> None:
+        self.frames = frames
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.size = sum(map(len, frames))
+        self.number = 0
+        self.parts: list[bytes] = []
+        self.is_done = False
+
+
+class WriteAheadLog:
+    """The writer's end of the log. Methods say whether they need the write lock."""
+
+    def __init__(
+        self,
+        store: ReliableStore,
+        runtime: Runtime,
+        lock: Any,
+        *,
+        database: bytes,
+        epoch: int,
+        next_number: int,
+        durable_seq: int,
+        flush_interval: float | None,
+        object_bytes: int,
+        uploads_max: int,
+    ) -> None:
+        self._store = store.with_cause("wal")
+        self._runtime = runtime
+        self._lock = runtime.condition(lock)
+        self._work = runtime.condition(lock)
+        self._database = database
+        self._epoch = epoch
+        self._next_number = next_number
+        self._serial_until = next_number + PIPELINE_MAX
+        self._interval = flush_interval
+        self._object_bytes = object_bytes
+        self._uploads_max = min(uploads_max, PIPELINE_MAX)
+        self._buffer = FrameBuffer()
+        self._buffered_since = 0.0
+        self._first_seq = 0
+        self._sealed: deque[WalObject] = deque()
+        self._under_way: deque[WalObject] = deque()
+        self._uploading = 0
+        self._last_start = 0.0
+        self._written: deque[WalObject] = deque()
+        self._tasks: list[Task] = []
+        self._busy_tasks = 0
+        self._is_closing = False
+        self._fatal: Error | None = None
+        self._failures = 0
+        self._outage: Error | None = None
+        self.durable_seq = durable_seq
+        self.unwritten_bytes = 0
+
+    # -- adding, under the write lock ----------------------------------------------------------------------------------
+
+    def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
+        self._begin(seq)
+        self._buffer.add_rows(seq, keys, kinds, values)
+
+    def add_series(
+        self, seq: int, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
+    ) -> None:
+        self._begin(seq)
+        self._buffer.add_series(seq, family, names, first, values, size)
+
+    def end_batch(self) -> None:
+        """All rows of a batch are added. A batch never spans two objects, so only here may the buffer be sealed."""
+        if self._buffer.size >= self._object_bytes:
+            self.seal()
+
+    def _begin(self, seq: int) -> None:
+        if self._buffer.is_empty:
+            self._first_seq = seq
+            self._buffered_since = self._runtime.monotonic()
+            self._wake()
+
+    def seal(self) -> None:
+        """Close the buffer into an object of its own, to be uploaded."""
+        if not self._buffer.is_empty:
+            sealed = WalObject(self._buffer.take(), self._first_seq, self._buffer.last_seq)
+            self.unwritten_bytes += sealed.size
+            self._sealed.append(sealed)
+            self._wake()
+
+    def _wake(self) -> None:
+        if len(self._tasks) < self._uploads_max and self._busy_tasks == len(self._tasks) and not self._is_closing:
+            self._busy_tasks += 1
+            self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
+        self._work.notify()
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self._buffer.size
+
+    def raise_outage(self) -> None:
+        """Raise what stands between appends and durability. Requires: the write lock."""
+        if self._fatal is not None:
+            raise self._fatal
+        if self._outage is not None:
+            raise UnavailableError(f"the log cannot be written at present: {self._outage}") from self._outage
+
+    def objects_between(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
+        """The first and last number of the durable objects that hold batches first_seq to last_seq; None where this
+        writer wrote none of them (recovery found them). Forgets older objects. Requires: the write lock; the objects are
+        durable, and the log was cut at those batches."""
+        while self._written and self._written[0].last_seq < first_seq:
+            self._written.popleft()
+        numbers = [found.number for found in self._written if found.last_seq <= last_seq]
+        return (numbers[0], numbers[-1]) if numbers else None
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def wait_durable(self, seq: int, timeout: float | None = None) -> None:
+        """Return once batch `seq` is durable. The calling thread does the uploading if nobody else is at it.
+
+        Raises: TimeoutError, FencedError, UnavailableError, ClosedError. Requires: not holding the write lock.
+        """
+        deadline = None if timeout is None else self._runtime.monotonic() + timeout
+        with self._lock:
+            failures = self._failures
+            while self.durable_seq < seq:
+                if self._fatal is not None:
+                    raise self._fatal
+                if self._failures != failures and self._outage is not None:
+                    raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
+                upload = self._next_upload(is_awaited=True)
+                if upload is not None:
+                    self._lock.release()
+                    try:
+                        self._upload(upload)
+                    finally:
+                        self._lock.acquire()
+                    continue
+                wait = None if deadline is None else deadline - self._runtime.monotonic()
+                if self._uploading and not self._buffer.is_empty and self._uploads_max > 1:
+                    wait = JOIN_SECONDS if wait is None else min(wait, JOIN_SECONDS)
+                if deadline is not None and self._runtime.monotonic() >= deadline:
+                    raise TimeoutError(f"not durable after {timeout} s")
+                self._lock.wait(wait)
+
+    def wait_beyond(self, seq: int, timeout: float | None) -> int:
+        """Wait until something newer than batch `seq` is durable, without causing it; the newest durable batch."""
+        deadline = None if timeout is None else self._runtime.monotonic() + timeout
+        with self._lock:
+            while self.durable_seq <= seq:
+                if self._fatal is not None:
+                    raise self._fatal
+                wait = None if deadline is None else deadline - self._runtime.monotonic()
+                if wait is not None and wait <= 0:
+                    raise TimeoutError(f"nothing newer became durable within {timeout} s")
+                self._lock.wait(wait)
+            return self.durable_seq
+
+    # -- uploading ----------------------------------------------------------------------------------------------------
+
+    def _next_upload(self, *, is_awaited: bool) -> WalObject | None:
+        """Take the next object to upload, sealing the buffer if that is what is left. Requires: the write lock."""
+        is_serial = self._next_number <= self._serial_until
+        if self._uploading >= (1 if is_serial else self._uploads_max):
+            return None
+        if not self._sealed:
+            if self._buffer.is_empty:
+                return None
+            now = self._runtime.monotonic()
+            if is_awaited and self._uploading and now - self._last_start < JOIN_SECONDS:
+                return None
+            self.seal()
+        upload = self._sealed.popleft()
+        if not upload.number:
+            self._number(upload)
+            self._under_way.append(upload)
+        self._uploading += 1
+        self._last_start = self._runtime.monotonic()
+        return upload
+
+    def _number(self, upload: WalObject) -> None:
+        upload.number = self._next_number
+        self._next_number += 1
+        upload.parts = []
+
+    def _upload(self, upload: WalObject) -> None:
+        """Put one object and make what follows from it known. Requires: not holding the write lock."""
+        try:
+            self._put(upload)
+        except BaseException as error:
+            with self._lock:
+                self._uploading -= 1
+                # The same bytes go to the same number later; every other number stays behind it.
+                self._sealed.appendleft(upload)
+                self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
+                self._failures += 1
+                if isinstance(error, UnavailableError):
+                    self._outage = error
+                elif isinstance(error, Error):
+                    self.fail(error)
+                self._lock.notify_all()
+                self._work.notify()
+            raise
+        with self._lock:
+            self._uploading -= 1
+            upload.is_done = True
+            upload.frames, upload.parts = [], []
+            while self._under_way and self._under_way[0].is_done:
+                done = self._under_way.popleft()
+                self.durable_seq = done.last_seq
+                self.unwritten_bytes -= done.size
+                self._written.append(done)
+            self._outage = None
+            self._lock.notify_all()
+            if self._sealed:
+                self._work.notify()
+
+    def _put(self, upload: WalObject) -> None:
+        while True:
+            name = wal_name(upload.number)
+            if not upload.parts:
+                upload.parts = seal_envelope(
+                    name,
+                    KIND_WAL_DATA,
+                    WAL_VERSION,
+                    database=self._database,
+                    number=upload.number,
+                    epoch=self._epoch,
+                    nonce=self._runtime.random_bytes(16),
+                    body=upload.frames,
+                )
+            try:
+                self._store.put_new(name, upload.parts)
+                return
+            except ObjectExists:
+                self._check_other(upload.number)
+            with self._lock:
+                # Rule W5: a fenced writer's late object took the number; replay skips it by its epoch.
+                self._number(upload)
+
+    def _check_other(self, number: int) -> None:
+        """Somebody else's object has our number: find out whether we are fenced."""
+        name = wal_name(number)
+        found = open_envelope(
+            name,
+            self._store.get(name),
+            kinds=(KIND_WAL_DATA, KIND_WAL_FENCE),
+            versions=WAL_VERSION,
+            number=number,
+            database=self._database,
+        )
+        if found.epoch > self._epoch:
+            raise FencedError(
+                f"a newer writer (epoch {found.epoch}) took over from this one (epoch {self._epoch}): "
+                "stop using this handle"
+            )
+        if found.epoch == self._epoch or number > self._serial_until:
+            raise InternalError(f"{name} was written twice under epoch {self._epoch}; please report this")
+
+    # -- the background thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with self._lock:
+                self._serve()
+        except BaseException as error:
+            failure = InternalError(f"the log's background thread failed: {error!r}")
+            failure.__cause__ = error
+            with self._lock:
+                self.fail(failure)
+
+    def _serve(self) -> None:
+        while self._fatal is None:
+            upload = None
+            wait: float | None = None
+            if self._sealed:
+                upload = self._next_upload(is_awaited=False)
+            elif not self._buffer.is_empty and self._interval is not None:
+                wait = self._buffered_since + self._interval - self._runtime.monotonic()
+                if wait <= 0:
+                    upload, wait = self._next_upload(is_awaited=False), None
+            if upload is None:
+                if self._is_closing:
+                    return
+                self._busy_tasks -= 1
+                self._work.wait(wait)
+                self._busy_tasks += 1
+                continue
+            self._lock.release()
+            try:
+                self._upload(upload)
+            except Error:
+                self._runtime.sleep(0.1)  # It is kept in _outage or _fatal, for the next caller.
+            finally:
+                self._lock.acquire()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: Error) -> None:
+        """Refuse further work with `error` and wake everybody who waits. Requires: the write lock."""
+        if self._fatal is None:
+            self._fatal = error
+        self._lock.notify_all()
+        self._work.notify_all()
+
+    def mark_durable(self, seq: int) -> None:
+        """Batches up to `seq` are durable in tables. Requires: the write lock."""
+        if seq > self.durable_seq:
+            self.durable_seq = seq
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        """Stop the background threads. What is not durable stays so. Requires: not holding the write lock."""
+        with self._lock:
+            self._is_closing = True
+            self._work.notify_all()
+            tasks = list(self._tasks)
+        for task in tasks:
+            task.join()
+        with self._lock:
+            self.fail(ClosedError("the database is closed: open it again"))

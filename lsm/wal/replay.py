@@ -1,0 +1,87 @@
+"""Both walks: log objects back into a memtable, for recovery, for readers, and for worker processes that build tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope
+from lsm.errors import CorruptionError
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.names import WAL, number_of, wal_name
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.chunk import total_length
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime
+from lsm.wal.frames import WAL_VERSION, Frame, decode_frames
+
+PREFETCH: Final = 16
+"""Objects fetched at the same time."""
+
+
+class LogEntries(msgspec.Struct, frozen=True):
+    """One log object, read back. `frames` is empty for a fence."""
+
+    number: int
+    epoch: int
+    is_fence: bool
+    frames: Sequence[Frame]
+
+
+def list_wal(store: ReliableStore) -> list[int]:
+    """The numbers of all log objects, ascending. Cost: one LIST per 1000 objects."""
+    return sorted(number for info in store.list(WAL) if (number := number_of(info.name)) is not None)
+
+
+def read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogEntries | None:
+    """One log object, or None where there is none. Raises: CorruptionError."""
+    name = wal_name(number)
+    try:
+        data = store.get(name)
+    except ObjectMissing:
+        return None
+    kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
+    found = open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=database)
+    frames = list(decode_frames(found.body, name=name, offset=ENVELOPE.size))
+    return LogEntries(number, found.epoch, found.kind == KIND_WAL_FENCE, frames)
+
+
+def read_wal(
+    store: ReliableStore, runtime: Runtime, numbers: Sequence[int], database: bytes, *, epoch_floor: int
+) -> Iterator[LogEntries]:
+    """The objects of those numbers that count, in order, fences included.
+
+    An object of an epoch below the newest one seen so far is a fenced writer's late arrival and is left out (rule W3).
+    Raises: CorruptionError, also for a missing object. Cost: one GET each, PREFETCH at a time.
+    """
+    for start in range(0, len(numbers), PREFETCH):
+        window = numbers[start : start + PREFETCH]
+        found = runtime.map(lambda number: read_wal_object(store, number, database), window, width=PREFETCH)
+        for number, entries in zip(window, found, strict=True):
+            if entries is None:
+                raise CorruptionError("the log object is missing", object_name=wal_name(number))
+            if entries.epoch >= epoch_floor:
+                epoch_floor = entries.epoch
+                yield entries
+
+
+def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, until_seq: int | None = None) -> int:
+    """Put the batches after_seq < seq <= until_seq into the table; the newest sequence number seen.
+
+    Requires: no frame straddles either bound (the log is cut wherever a memtable is).
+    """
+    newest = after_seq
+    for frame in frames:
+        if frame.last_seq <= after_seq or (until_seq is not None and frame.seq > until_seq):
+            continue
+        size = total_length(frame.keys) + total_length(frame.values)
+        if frame.family:
+            # All batches of the frame in one step: series rows are told apart by their numbers, not by batch.
+            table.append_series(frame.seq, frame.family, frame.keys, frame.number, frame.values, size)
+            table.last_seq = frame.last_seq
+        else:
+            table.put_rows(frame.seq, frame.keys, frame.kinds, frame.values, size)
+        newest = max(newest, frame.last_seq)
+    return newest

@@ -1,0 +1,109 @@
+"""What callers write: a batch of rows and series rows, and the handle they get back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from lsm.errors import InvalidError
+from lsm.rows.chunk import DELETE, PUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY_BYTES_MAX: Final = 65_535
+VALUE_BYTES_MAX: Final = (1 << 32) - 1
+
+BytesLike = bytes | bytearray | memoryview | str
+
+
+def as_bytes(content: object, what: str) -> bytes:
+    """`content` as bytes: bytes-like objects are copied if mutable, str is UTF-8. Raises: InvalidError."""
+    if type(content) is bytes:
+        return content
+    if isinstance(content, str):
+        try:
+            return content.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidError(f"{what} {content!r} is not valid Unicode: {error.reason}") from None
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    raise InvalidError(f"{what} must be bytes, bytearray, memoryview or str, got {type(content).__name__}")
+
+
+def as_key(content: object) -> bytes:
+    """A key: 1 to 65,535 bytes. Raises: InvalidError."""
+    key = as_bytes(content, "a key")
+    if not key:
+        raise InvalidError("a key must not be empty: 1 to 65,535 bytes are allowed")
+    if len(key) > KEY_BYTES_MAX:
+        raise InvalidError(f"a key of {len(key)} bytes is too long: 1 to 65,535 bytes are allowed")
+    return key
+
+
+def as_value(content: object) -> bytes:
+    """A value of less than 4 GiB. Raises: InvalidError."""
+    value = as_bytes(content, "a value")
+    if len(value) > VALUE_BYTES_MAX:
+        raise InvalidError(f"a value of {len(value)} bytes is too long: it must be below 4 GiB")
+    return value
+
+
+class SeriesAppend:
+    """Series rows of one batch: row i is number first + i of series names[i]."""
+
+    __slots__ = ("family", "first", "names", "values")
+
+    def __init__(self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
+        self.family = family
+        self.names = names
+        self.first = first
+        self.values = values
+
+
+class WriteBatch:
+    """Operations that are applied together or not at all. A later operation on a key replaces an earlier one."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, tuple[int, bytes]] = {}
+        self.series: list[SeriesAppend] = []
+
+    def put(self, key: BytesLike, value: BytesLike) -> WriteBatch:
+        self._rows[as_key(key)] = (PUT, as_value(value))
+        return self
+
+    def delete(self, key: BytesLike) -> WriteBatch:
+        self._rows[as_key(key)] = (DELETE, b"")
+        return self
+
+    def append_series(
+        self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes]
+    ) -> WriteBatch:
+        """Rows of a series family, numbered first, first + 1, ... (see `Db.append_series`)."""
+        self.series.append(SeriesAppend(family, names, first, values))
+        return self
+
+    def __len__(self) -> int:
+        return len(self._rows) + sum(len(part.names) for part in self.series)
+
+    def columns(self) -> tuple[list[bytes], list[int], list[bytes]]:
+        """Keys, kinds and values of the rows."""
+        rows = self._rows
+        return list(rows), [kind for kind, _ in rows.values()], [value for _, value in rows.values()]
+
+
+class WriteHandle:
+    """An accepted batch. It is visible to reads; `await_durable` says when it is safe."""
+
+    __slots__ = ("_wait", "seqnum")
+
+    def __init__(self, seqnum: int, wait: Callable[[int, float | None], None]) -> None:
+        self.seqnum = seqnum
+        self._wait = wait
+
+    def await_durable(self, timeout: float | None = None) -> None:
+        """Return once the batch is durable. Raises: TimeoutError, FencedError, UnavailableError, ClosedError."""
+        self._wait(self.seqnum, timeout)
+
+    def __repr__(self) -> str:
+        return f"WriteHandle(seqnum={self.seqnum})"

@@ -1,0 +1,265 @@
+"""Write walk, after `write/writer`: frozen memtables become level-0 tables, and the manifest says so.
+
+Tables are built by an executor, several at a time; they are committed strictly in the order of their batches, and only
+when the log covers them (rule F1): otherwise a table could hold rows that a crash takes back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from typing import Any
+
+import msgspec
+
+from lsm.errors import Error, InternalError, UnavailableError
+from lsm.manifest.model import Manifest, Partition
+from lsm.manifest.store import ManifestStore
+from lsm.object_store.reliable import ReliableStore
+from lsm.placement import StoreAddress, process_runtime
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime, Task
+from lsm.table_numbers import TableNumbers
+from lsm.view import LiveViews
+from lsm.wal.log import WriteAheadLog
+from lsm.write.level0 import Built, FlushJob, Rules, flush_from_log, flush_memtable
+from lsm.write.writer import Writer
+
+TABLES_PER_FLUSH_MAX = 1 << 16
+WORKER_BYTES_MIN = 8 << 20
+"""Smaller memtables are built in a thread: starting a worker would take longer."""
+RETRY_SECONDS = 0.5
+
+
+def flush_in_worker(store: StoreAddress, wal_store: StoreAddress, job: FlushJob) -> Built:
+    """What a worker process is sent."""
+    return flush_from_log(store.open(), wal_store.open(), process_runtime(), job)
+
+
+class Flusher:
+    """One background thread that hands frozen memtables out and commits what comes back."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        lock: Any,
+        *,
+        store: ReliableStore,
+        wal: WriteAheadLog,
+        wal_enabled: bool,
+        manifests: ManifestStore,
+        views: LiveViews,
+        rules: Rules,
+        epoch: int,
+        threads: Executor,
+        workers: Executor | None,
+        addresses: tuple[StoreAddress, StoreAddress] | None,
+        parallelism: int,
+        l0_max_ssts: int,
+        snapshots: Callable[[], tuple[int, ...]],
+        numbers: TableNumbers,
+        on_commit: Callable[[Manifest], None],
+    ) -> None:
+        self._runtime = runtime
+        self._lock = runtime.condition(lock)
+        self._store = store
+        self._wal = wal
+        self._wal_enabled = wal_enabled
+        self._manifests = manifests
+        self._views = views
+        self._rules = rules
+        self._epoch = epoch
+        self._threads = threads
+        self._workers = workers
+        self._addresses = addresses
+        self._parallelism = parallelism
+        self._l0_max = l0_max_ssts
+        self._snapshots = snapshots
+        self._numbers = numbers
+        self._on_commit = on_commit
+        self._new_fences: tuple[int, ...] = ()
+        self._building: deque[tuple[Memtable, FlushJob, Future[Built]]] = deque()
+        self._is_closing = False
+        self._failures = 0
+        self._error: Error | None = None
+        self._task: Task | None = None
+        self._writer: Writer | None = None
+        self.flushed_seq = manifests.current.last_seq
+
+    def start(self, writer: Writer, new_fences: tuple[int, ...]) -> None:
+        """Begin work. `new_fences` are log objects recovery found or made that no manifest lists yet."""
+        self._writer = writer
+        self._new_fences = new_fences
+        self._task = self._runtime.spawn("lsm-flush", self._run)
+
+    def wake(self, _done: object = None) -> None:
+        """Something was frozen, built, or compacted. Requires: the write lock."""
+        self._lock.notify_all()
+
+    def wait_flushed(self, seq: int) -> None:
+        """Return once batches up to `seq` are in committed tables. Raises: what stops the flush."""
+        with self._lock:
+            failures = self._failures
+            while self.flushed_seq < seq:
+                writer = self._writer
+                if writer is not None and writer.poison is not None:
+                    raise writer.poison
+                if self._failures != failures and self._error is not None:
+                    raise self._error
+                self._lock.wait()
+
+    # -- the background thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    while not (self._is_closing or self._can_dispatch() or self._is_built()):
+                        self._lock.wait()
+                    if self._is_closing:
+                        return
+                self._step()
+        except BaseException as error:
+            failure = error if isinstance(error, Error) else InternalError(f"the flush thread failed: {error!r}")
+            if failure is not error:
+                failure.__cause__ = error
+            self._fail(failure)
+
+    def _frozen(self) -> tuple[Memtable, ...]:
+        """Frozen tables, oldest first."""
+        return self._views.current.memtables[:0:-1]
+
+    def _can_dispatch(self) -> bool:
+        waiting = self._frozen()[len(self._building) :]
+        if not waiting or len(self._building) >= self._parallelism:
+            return False
+        partitions = self._views.current.manifest.partitions
+        fullest = max((len(partition.l0) for partition in partitions), default=0)
+        return fullest + len(self._building) < self._l0_max
+
+    def _is_built(self) -> bool:
+        return bool(self._building) and self._building[0][2].done()
+
+    def _step(self) -> None:
+        try:
+            if self._can_dispatch():
+                self._dispatch(self._frozen()[len(self._building)])
+            if self._is_built():
+                table, job, future = self._building[0]
+                self._commit(table, future.result())
+                with self._lock:
+                    self._building.popleft()
+                    self._error = None
+                self._numbers.release(job.table_numbers[0])
+        except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:
+            self._pause(error)
+
+    def _pause(self, error: BaseException) -> None:
+        """What was built and not committed is built again, under new numbers; the old tables become garbage."""
+        for _, job, future in self._building:
+            future.cancel()
+            self._numbers.release(job.table_numbers[0])
+        with self._lock:
+            self._building.clear()
+            self._failures += 1
+            self._error = error if isinstance(error, Error) else UnavailableError(f"a flush failed: {error}")
+            self._lock.notify_all()
+            if isinstance(error, BrokenExecutor):
+                self._addresses = None  # A worker that dies once may always die: build from memory from now on.
+            if not self._is_closing:
+                self._lock.wait(RETRY_SECONDS)
+
+    def _dispatch(self, table: Memtable) -> None:
+        if self._wal_enabled:
+            self._wal.wait_durable(table.last_seq)
+        job = self._plan(table)
+        if self._workers is not None and self._addresses is not None and job.wal_last and table.size >= WORKER_BYTES_MIN:
+            future = self._workers.submit(flush_in_worker, *self._addresses, job)
+        else:
+            future = self._threads.submit(flush_memtable, self._store, self._runtime, table, job)
+        with self._lock:
+            self._building.append((table, job, future))
+        future.add_done_callback(self._built)
+
+    def _built(self, _future: object) -> None:
+        with self._lock:
+            self.wake()
+
+    def _plan(self, table: Memtable) -> FlushJob:
+        with self._lock:
+            if self._wal_enabled:
+                found = self._wal.objects_between(table.first_seq, table.last_seq)
+                if found is not None:
+                    if not table.wal_first:
+                        table.wal_first, table.wal_floor = found[0], self._epoch
+                    table.wal_last, table.wal_epoch = found[1], self._epoch
+        first_number = self._numbers.take(TABLES_PER_FLUSH_MAX)
+        return FlushJob(
+            rules=self._rules,
+            wal_first=table.wal_first,
+            wal_last=table.wal_last,
+            epoch_floor=table.wal_floor,
+            first_seq=table.first_seq,
+            last_seq=table.last_seq,
+            snapshots=self._snapshots(),
+            table_numbers=(first_number, first_number + TABLES_PER_FLUSH_MAX),
+        )
+
+    def _commit(self, table: Memtable, built: Built) -> None:
+        fences = self._new_fences
+
+        def edit(manifest: Manifest) -> Manifest | None:
+            return with_flush(manifest, table, built, fences)
+
+        manifest = self._manifests.update(edit)
+        self._new_fences = ()
+        self._views.publish_flush(table, manifest)
+        writer = self._writer
+        assert writer is not None
+        writer.release(table)
+        with self._lock:
+            self.flushed_seq = table.last_seq
+            if not self._wal_enabled:
+                self._wal.mark_durable(table.last_seq)
+            self._lock.notify_all()
+        self._on_commit(manifest)
+
+    def _fail(self, error: Error) -> None:
+        if self._writer is not None:
+            self._writer.fail(error)
+        with self._lock:
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        """Stop the thread. What is frozen stays in the log."""
+        with self._lock:
+            self._is_closing = True
+            self._lock.notify_all()
+        if self._task is not None:
+            self._task.join()
+
+
+def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[int, ...]) -> Manifest | None:
+    """The manifest with a memtable's tables on top of their partitions; None where it has them already. Pure.
+
+    Raises: UnavailableError: the tables' numbers were given up to the collector; build them again.
+    """
+    if manifest.last_seq >= table.last_seq:
+        return None
+    if any(info.number <= manifest.gc_horizon for _, info in built):
+        raise UnavailableError("the tables were built too long ago and may be collected: building them again")
+    changed = manifest
+    for prefix, info in built:
+        partition = changed.partition(prefix) or Partition(prefix)
+        changed = changed.with_partition(msgspec.structs.replace(partition, l0=(info, *partition.l0)))
+    return msgspec.structs.replace(
+        changed,
+        last_seq=table.last_seq,
+        replay_after=max(manifest.replay_after, table.wal_last),
+        # Rule W4: the epoch reached at that object, not this writer's: older objects behind it must still count.
+        wal_epoch_floor=max(manifest.wal_epoch_floor, table.wal_epoch),
+        fences=tuple(sorted({*manifest.fences, *fences})),
+    )
+
+

@@ -1,0 +1,131 @@
+"""Write walk, after `rows/memtable`, before `sst/builder`: a frozen memtable into level-0 tables, one or more per partition.
+
+The same steps run in a thread, from the memtable at hand, and in a worker process, from the log objects that hold the
+same batches: the log is cut where a memtable is frozen, so both see exactly the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.chunk import PrefixExtractor, RowChunk, SeriesLayout, partition_rows
+from lsm.rows.memtable import Memtable, SeriesRows
+from lsm.rows.merge import merge_rows, prune_rows
+from lsm.runtime import Runtime
+from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
+from lsm.wal.replay import apply_frames, read_wal
+
+TABLE_BYTES_MAX: Final = 88 << 20
+"""A level-0 table is closed at this size, so that it stays one conditional PUT everywhere."""
+
+Built = list[tuple[bytes, TableInfo]]
+"""Partition prefix and table, in key order."""
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What a database's tables are made by. Picklable where extractor and layout are."""
+
+    database: bytes
+    table_format: TableFormat
+    extractor: PrefixExtractor | None = None
+    layout: SeriesLayout | None = None
+
+    def prefix_of(self, key: bytes) -> bytes:
+        return self.extractor.prefix(key) if self.extractor is not None else b""
+
+
+class FlushJob(msgspec.Struct, frozen=True):
+    """Tables to be built from batches first_seq..last_seq, out of log objects wal_first..wal_last."""
+
+    rules: Rules
+    wal_first: int
+    wal_last: int
+    epoch_floor: int
+    first_seq: int
+    last_seq: int
+    snapshots: tuple[int, ...]
+    table_numbers: tuple[int, int]
+    """The tables may use the numbers from the first up to, not including, the second."""
+
+
+def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, job: FlushJob) -> Built:
+    """Read the job's log objects back, then as `flush_memtable`."""
+    table = Memtable(runtime)
+    numbers = range(job.wal_first, job.wal_last + 1)
+    wal = wal_store.with_cause("flush")
+    for entries in read_wal(wal, runtime, numbers, job.rules.database, epoch_floor=job.epoch_floor):
+        apply_frames(table, entries.frames, after_seq=job.first_seq - 1, until_seq=job.last_seq)
+    return flush_memtable(store, runtime, table, job)
+
+
+def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job: FlushJob) -> Built:
+    """Build and upload the tables of a frozen memtable. Nothing refers to them until the manifest is committed."""
+    flush_store = store.with_cause("flush")
+    next_number, limit = job.table_numbers
+    built: Built = []
+    for prefix, families, rows in _partitions(table, job.rules):
+        for builder in _build(prefix, families, rows, job, lambda: next_number, runtime):
+            info, parts = builder.finish()
+            flush_store.put_new(info.name, parts)
+            built.append((prefix, info))
+            next_number += 1
+            if next_number >= limit:
+                raise ValueError(f"a flush of {len(built)} tables is larger than planned for")
+    return built
+
+
+def _partitions(table: Memtable, rules: Rules) -> Iterator[tuple[bytes, list[SeriesRows], list[RowChunk]]]:
+    """Each partition's prefix, its series families in order, and its rows (the families' directories included)."""
+    families: dict[bytes, list[SeriesRows]] = {}
+    directories: list[RowChunk] = []
+    for family in sorted(table.series):
+        families.setdefault(rules.prefix_of(family + b"\x00"), []).append(table.series[family])
+        directory = rules.layout.directory(family) if rules.layout is not None else None
+        if directory is not None:
+            keys = [directory + name for name in table.series[family].names()]
+            directories.append(RowChunk(keys, [table.last_seq] * len(keys), [0] * len(keys), [b""] * len(keys)))
+    rows: dict[bytes, list[RowChunk]] = {}
+    sources = [table.all_rows(), *(iter([chunk]) for chunk in directories)]
+    for chunk in merge_rows(sources):
+        for prefix, start, end in partition_rows(chunk.keys, rules.prefix_of):
+            rows.setdefault(prefix, []).append(chunk.slice(start, end))
+    for prefix in sorted(families.keys() | rows.keys()):
+        yield prefix, families.get(prefix, []), rows.get(prefix, [])
+
+
+def _build(
+    prefix: bytes,
+    families: Sequence[SeriesRows],
+    rows: Sequence[RowChunk],
+    job: FlushJob,
+    number: Callable[[], int],
+    runtime: Runtime,
+) -> Iterator[TableBuilder]:
+    """Full builders, in key order. Rows and families are put in order by the family's prefix: they never interleave."""
+
+    def new_builder() -> TableBuilder:
+        return TableBuilder(job.rules.database, number(), job.rules.table_format)
+
+    builder = new_builder()
+    low: bytes | None = None
+    for series in [*families, None]:
+        high = series.family if series is not None else None
+        for chunk in rows:
+            builder.add_rows(prune_rows(chunk.clip(low, high), job.snapshots, at_bottom=False))
+            if builder.size >= TABLE_BYTES_MAX:
+                yield builder
+                builder = new_builder()
+        low = high
+        for part in series.chunks() if series is not None else ():
+            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values)
+            runtime.hand_over()
+            if builder.size >= TABLE_BYTES_MAX:
+                yield builder
+                builder = new_builder()
+    if not builder.is_empty:
+        yield builder
+

@@ -1,0 +1,172 @@
+"""Write walk, first station: open a database, or create one; fence older writers; replay the log.
+
+docs/protocol.md, rules O1 to O6. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
+gallops with HEADs; here a fence is a full object with epoch and nonce, and one LIST finds the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lsm.coding import KIND_WAL_FENCE, seal_envelope
+from lsm.errors import CorruptionError, FencedError, InvalidError
+from lsm.manifest.model import Manifest
+from lsm.manifest.store import ManifestStore
+from lsm.object_store.contract import ObjectExists
+from lsm.object_store.names import TABLES, manifest_name, wal_name
+from lsm.object_store.probe import probe_conditional_create
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime
+from lsm.wal.frames import WAL_VERSION
+from lsm.wal.replay import apply_frames, list_wal, read_wal, read_wal_object
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What must be the same at every open of a database."""
+
+    extractor_name: str
+    series_name: str
+    wal_url: str
+
+
+@dataclass(slots=True)
+class Recovered:
+    """An opened database: this process owns it under `epoch`, and `memtables` (newest first) hold its log."""
+
+    manifests: ManifestStore
+    epoch: int
+    memtables: list[Memtable]
+    last_seq: int
+    next_wal_number: int
+    fences: tuple[int, ...]
+    numbers: dict[bytes, int] = field(default_factory=dict)
+
+
+def open_database(
+    store: ReliableStore,
+    wal_store: ReliableStore,
+    runtime: Runtime,
+    identity: Identity,
+    *,
+    is_compactor: bool,
+    memtable_bytes: int,
+    probe: bool,
+) -> Recovered:
+    """Claim the database and bring its log into memory.
+
+    Cost: to open: 2 LIST, 1 + n GET, 1 GET that finds nothing, 2 PUT, 2 HEAD for n log objects, however many tables there
+    are. To create: the same, 2 LIST and 1 PUT, and the probe's 4 requests per store.
+    Raises: FencedError: another process opened it at the same time and won.
+    """
+    manifests = ManifestStore.load(store, runtime)
+    if manifests is None:
+        manifests = _create(store, wal_store, runtime, identity, probe=probe)
+    _check_identity(manifests.current, identity)
+    epoch = manifests.claim_writer(compactor=is_compactor)
+    manifest = manifests.current
+    fence = _fence(wal_store, runtime, manifest, epoch)
+    manifests.check_owner()
+    return _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
+
+
+def _create(
+    store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, identity: Identity, *, probe: bool
+) -> ManifestStore:
+    if list_wal(wal_store.with_cause("open")) or store.with_cause("open").list(TABLES):
+        raise CorruptionError(
+            f"{store.url} holds log objects or tables but no manifest: it is damaged, or half deleted",
+            object_name=manifest_name(1),
+        )
+    if probe:
+        for each in {id(store): store, id(wal_store): wal_store}.values():
+            probe_conditional_create(each)
+    manifest = Manifest(
+        number=1,
+        database=runtime.random_bytes(16),
+        extractor_name=identity.extractor_name,
+        series_name=identity.series_name,
+        wal_url=identity.wal_url,
+    )
+    return ManifestStore.create(store, runtime, manifest)
+
+
+def _check_identity(manifest: Manifest, identity: Identity) -> None:
+    for what, found, wanted in (
+        ("prefix extractor", manifest.extractor_name, identity.extractor_name),
+        ("series layout", manifest.series_name, identity.series_name),
+        ("WAL store", manifest.wal_url, identity.wal_url),
+    ):
+        if found != wanted:
+            raise InvalidError(f"the database was created with {what} {found!r}; it cannot be opened with {wanted!r}")
+
+
+def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch: int) -> int:
+    """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
+    objects have consecutive numbers, and the next one is taken (rule W2)."""
+    store = wal_store.with_cause("open")
+    taken = set(list_wal(store))
+    number = manifest.replay_after + 1
+    while number in taken:
+        number += 1
+    while True:
+        parts = seal_envelope(
+            wal_name(number),
+            KIND_WAL_FENCE,
+            WAL_VERSION,
+            database=manifest.database,
+            number=number,
+            epoch=epoch,
+            nonce=runtime.random_bytes(16),
+            body=[],
+        )
+        try:
+            store.put_new(wal_name(number), parts)
+            return number
+        except ObjectExists:
+            # The old writer got in one more object, or a newer one is opening: its fence says so.
+            found = read_wal_object(store, number, manifest.database)
+            if found is not None and found.epoch > epoch:
+                raise FencedError(f"another process opened the database at the same time (epoch {found.epoch})") from None
+            number += 1
+
+
+def _replay(
+    wal_store: ReliableStore,
+    runtime: Runtime,
+    manifests: ManifestStore,
+    epoch: int,
+    fence: int,
+    memtable_bytes: int,
+) -> Recovered:
+    manifest = manifests.current
+    tables: list[Memtable] = []
+    table = _new_table(runtime, manifest.replay_after + 1, manifest.wal_epoch_floor)
+    last_seq = manifest.last_seq
+    fences: list[int] = []
+    numbers: Sequence[int] = range(manifest.replay_after + 1, fence + 1)
+    log = read_wal(
+        wal_store.with_cause("open"), runtime, numbers, manifest.database, epoch_floor=manifest.wal_epoch_floor
+    )
+    for entries in log:
+        if entries.is_fence:
+            fences.append(entries.number)
+        last_seq = max(last_seq, apply_frames(table, entries.frames, after_seq=last_seq))
+        table.wal_last, table.wal_epoch = entries.number, entries.epoch
+        if table.size >= memtable_bytes:
+            tables.append(table)
+            table = _new_table(runtime, entries.number + 1, entries.epoch)
+    # The last one stays open for new writes; an empty one holds no log objects that a flush would have to cover.
+    tables.append(table if not table.is_empty else Memtable(runtime))
+    recovered = Recovered(manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(fences))
+    for each in tables:
+        recovered.numbers.update((family, series.next_number) for family, series in each.series.items())
+    return recovered
+
+
+def _new_table(runtime: Runtime, wal_first: int, wal_floor: int) -> Memtable:
+    table = Memtable(runtime)
+    table.wal_first, table.wal_floor = wal_first, wal_floor
+    return table

@@ -1,0 +1,208 @@
+"""Write walk, after `db`: one batch at a time gets its sequence number, goes into the log's buffer, then into memory.
+
+The order is load-bearing. A batch is in the log's buffer before it is visible, and `bounds` move only when all of its rows
+are in the memtable, so no read sees part of a batch. Everything here holds the one write lock for some microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lsm.errors import ClosedError, Error, InternalError, InvalidError, UnavailableError
+from lsm.rows.chunk import total_length
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime
+from lsm.view import Bounds, LiveViews
+from lsm.wal.log import WriteAheadLog
+from lsm.write.batch import WriteBatch
+
+
+class Writer:
+    """The single writer of a database."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        lock: Any,
+        wal: WriteAheadLog,
+        views: LiveViews,
+        *,
+        last_seq: int,
+        wal_enabled: bool,
+        memtable_bytes: int,
+        unflushed_bytes_max: int,
+        on_freeze: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._lock = lock
+        self._space = runtime.condition(lock)
+        self._wal = wal
+        self._wal_enabled = wal_enabled
+        self._views = views
+        self._active = views.current.memtables[0]
+        self._frozen_bytes = sum(table.size for table in views.current.memtables[1:])
+        self._memtable_bytes = memtable_bytes
+        self._unflushed_bytes_max = unflushed_bytes_max
+        self._on_freeze = on_freeze
+        self._numbers: dict[bytes, int] = {}
+        self._poison: Error | None = None
+        self.last_seq = last_seq
+
+    # -- what reads may see -------------------------------------------------------------------------------------------
+
+    def bounds(self) -> Bounds:
+        """Everything accepted so far."""
+        with self._lock:
+            return Bounds(self.last_seq, self._numbers.copy())
+
+    def restore_numbers(self, numbers: dict[bytes, int]) -> None:
+        """Families found in the log at recovery."""
+        self._numbers.update(numbers)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """Bytes of accepted rows that are in no table yet, by the memtables' accounting."""
+        return self._active.size + self._frozen_bytes
+
+    def append_series(
+        self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
+    ) -> int:
+        """One batch of series rows; its sequence number. `size` is the total length of names and values.
+
+        Requires: names and values are lists nobody changes afterwards; first is at least the family's next number.
+        Raises: ClosedError, FencedError, UnavailableError; then nothing of the batch was accepted.
+        """
+        with self._lock:
+            if self._poison is not None:
+                raise self._poison
+            if first < self._numbers.get(family, 0):
+                raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
+            self._wal.raise_outage()
+            seq = self.last_seq + 1
+            try:
+                if self._wal_enabled:
+                    self._wal.add_series(seq, family, names, first, values, size)
+                self._active.append_series(seq, family, names, first, values, size)
+                self._numbers[family] = first + len(names)
+                self.last_seq = seq
+                if self._wal_enabled:
+                    self._wal.end_batch()
+            except BaseException as error:
+                self._poison_with(error)
+                raise
+            if self._active.size >= self._memtable_bytes:
+                self._freeze()
+            return seq
+
+    def write(self, batch: WriteBatch) -> int:
+        """One batch; its sequence number. Raises: as `append_series`."""
+        keys, kinds, values = batch.columns()
+        sizes = [total_length(part.names) + total_length(part.values) for part in batch.series]
+        with self._lock:
+            if self._poison is not None:
+                raise self._poison
+            for part in batch.series:
+                if part.first < self._numbers.get(part.family, 0):
+                    raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
+            self._wal.raise_outage()
+            seq = self.last_seq + 1
+            try:
+                self._apply(seq, keys, kinds, values, batch, sizes)
+            except BaseException as error:
+                self._poison_with(error)
+                raise
+            if self._active.size >= self._memtable_bytes:
+                self._freeze()
+            return seq
+
+    def _apply(
+        self,
+        seq: int,
+        keys: Sequence[bytes],
+        kinds: Sequence[int],
+        values: Sequence[bytes],
+        batch: WriteBatch,
+        sizes: Sequence[int],
+    ) -> None:
+        wal, active = self._wal, self._active
+        if keys:
+            if self._wal_enabled:
+                wal.add_rows(seq, keys, kinds, values)
+            active.put_rows(seq, keys, kinds, values, total_length(keys) + total_length(values))
+        for part, size in zip(batch.series, sizes, strict=True):
+            if self._wal_enabled:
+                wal.add_series(seq, part.family, part.names, part.first, part.values, size)
+            active.append_series(seq, part.family, part.names, part.first, part.values, size)
+            self._numbers[part.family] = part.first + len(part.names)
+        self.last_seq = seq
+        if self._wal_enabled:
+            wal.end_batch()
+
+    def _poison_with(self, error: BaseException) -> None:
+        """An exception in the middle of a batch (KeyboardInterrupt, MemoryError) leaves it half applied in memory.
+        The handle refuses everything from here on; what is durable is whole."""
+        poison = InternalError(f"a write was interrupted halfway by {error!r}: close this handle and open it again")
+        poison.__cause__ = error
+        self._poison = poison
+        self._wal.fail(poison)
+
+    # -- freezing -----------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> int:
+        """Close the active memtable; the newest sequence number in frozen tables. Nothing to do on an empty one."""
+        with self._lock:
+            if not self._active.is_empty:
+                self._freeze()
+            return self.last_seq
+
+    def _freeze(self) -> None:
+        # The log is cut where the memtable is: each memtable is a whole number of log objects.
+        self._wal.seal()
+        self._frozen_bytes += self._active.size
+        self._active = Memtable(self._runtime)
+        self._views.push(self._active)
+        self._on_freeze()
+
+    def release(self, table: Memtable) -> None:
+        """A frozen table is in the manifest: its memory counts no more. Requires: not holding the lock."""
+        with self._lock:
+            self._frozen_bytes -= table.size
+            self._space.notify_all()
+
+    def wait_space(self, timeout: float | None) -> None:
+        """Wait until less than `max_unflushed_bytes` are unflushed. Raises: UnavailableError after `timeout`."""
+        deadline = None if timeout is None else self._runtime.monotonic() + timeout
+        with self._lock:
+            while self.unflushed_bytes >= self._unflushed_bytes_max:
+                if self._poison is not None:
+                    raise self._poison
+                if not self._frozen_bytes:
+                    self._freeze()
+                wait = None if deadline is None else deadline - self._runtime.monotonic()
+                if wait is not None and wait <= 0:
+                    raise UnavailableError(
+                        f"{self.unflushed_bytes} bytes are not flushed yet (max_unflushed_bytes is "
+                        f"{self._unflushed_bytes_max}) and none became free within {timeout} s"
+                    )
+                self._space.wait(wait)
+
+    @property
+    def has_space(self) -> bool:
+        return self.unflushed_bytes < self._unflushed_bytes_max
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: Error) -> None:
+        """Refuse all further work with `error`; the first cause wins. Requires: not holding the lock."""
+        with self._lock:
+            if self._poison is None or isinstance(error, ClosedError):
+                self._poison = self._poison or error
+            self._wal.fail(self._poison)
+            self._space.notify_all()
+
+    @property
+    def poison(self) -> Error | None:
+        return self._poison

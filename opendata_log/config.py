@@ -1,0 +1,375 @@
+"""Every setting of the log, as frozen values that are checked once, when they are made.
+
+Durations are given in seconds or as timedelta, and kept as float. Sizes are bytes. A mapping is accepted where a nested
+configuration is expected, so a plain dict, a file and keyword arguments all take the same way.
+
+Source: opendata log/src/config.rs at 5f5c2882, its names and defaults. Different on purpose: storage is named by a
+URL, a seal interval or limit of zero is refused, and files give durations in seconds instead of milliseconds.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lsm.errors import InvalidError
+from lsm.settings import MIB, Settings, read_settings_file
+from opendata_log.errors import InvalidInputError
+
+DURATION_MAX = timedelta.max.total_seconds()
+
+
+class ReadVisibility(Enum):
+    """What reads of a `LogDb` see: everything appended, or only what is durable."""
+
+    MEMORY = "memory"
+    REMOTE = "remote"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageConfig:
+    """Where the log is stored: an fsspec URL and what its backend needs to open it."""
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """Passed to fsspec. Kept out of the repr, as it may hold secrets."""
+    wal_url: str | None = None
+    """Another store for the write-ahead log, such as a faster one. None: with the rest."""
+    block_cache_bytes: int | None = None
+    """Memory for decoded blocks. None: the engine's setting."""
+
+    def __post_init__(self) -> None:
+        _set(self, "url", _url(self, "url"))
+        if self.wal_url is not None:
+            _set(self, "wal_url", _url(self, "wal_url"))
+        options = self.storage_options
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise _refusal(self, "storage_options", "a mapping with names as keys", type(options).__name__)
+        _set(self, "storage_options", dict(options))
+        _integer(self, "block_cache_bytes", low=0, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentConfig:
+    """When the active segment is sealed. Neither given: only by `seal_segment()`."""
+
+    seal_interval: float | None = None
+    """Seconds since the segment's first append."""
+    seal_byte_limit: int | None = None
+    """Bytes of stored keys and values of log entries. Soft: checked before a batch, counted anew after a reopen."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            seal_interval: float | timedelta | None = ...,
+            seal_byte_limit: int | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        _duration(self, "seal_interval", optional=True)
+        _integer(self, "seal_byte_limit", low=1, optional=True)
+
+    @property
+    def seal_interval_ms(self) -> int | None:
+        """The interval in whole milliseconds, at least one."""
+        return _milliseconds(self.seal_interval)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionConfig:
+    """How long a sealed segment is kept after its successor started."""
+
+    retention: float | None = None
+    """Seconds. None: for ever."""
+    check_interval: float = 60.0
+    """Seconds between two looks for expired segments."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            retention: float | timedelta | None = ...,
+            check_interval: float | timedelta = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        _duration(self, "retention", optional=True)
+        _duration(self, "check_interval")
+
+    @property
+    def retention_ms(self) -> int | None:
+        """The retention in whole milliseconds, at least one."""
+        return _milliseconds(self.retention)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogCompactionOptions:
+    """How the tables of a segment are merged."""
+
+    min_l0_per_compaction: int = 4
+    """Level-0 tables that start a compaction of the active segment."""
+    max_l0_per_compaction: int = 8
+    """Level-0 tables that one compaction takes at most."""
+    l0_only: bool = False
+    """Skip the final pass that rewrites a sealed segment into one run."""
+
+    def __post_init__(self) -> None:
+        _integer(self, "min_l0_per_compaction", low=1)
+        _integer(self, "max_l0_per_compaction", low=1)
+        _flag(self, "l0_only")
+        if self.min_l0_per_compaction > self.max_l0_per_compaction:
+            raise InvalidInputError(
+                f"LogCompactionOptions: min_l0_per_compaction ({self.min_l0_per_compaction}) must not exceed "
+                f"max_l0_per_compaction ({self.max_l0_per_compaction})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything a `LogDb` is opened with."""
+
+    storage: str | StorageConfig = "file://.data/log"
+    segmentation: SegmentConfig = field(default_factory=SegmentConfig)
+    read_visibility: ReadVisibility = ReadVisibility.MEMORY
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    compaction: LogCompactionOptions = field(default_factory=LogCompactionOptions)
+    sst_block_size: int | None = None
+    """Bytes of keys and values in a block before compression. None: the engine's setting."""
+    engine: Settings | None = None
+
+    def __post_init__(self) -> None:
+        _storage(self)
+        _nested(self, "segmentation", SegmentConfig)
+        _nested(self, "retention", RetentionConfig)
+        _nested(self, "compaction", LogCompactionOptions)
+        _visibility(self)
+        _integer(self, "sst_block_size", low=64, high=16 * MIB, optional=True)
+        _engine(self)
+        kept, sealed = self.retention.retention, self.segmentation.seal_interval
+        if kept is not None and (sealed is None or kept < sealed):
+            raise InvalidInputError(
+                f"Config: retention.retention ({kept} s) needs a segmentation.seal_interval that is no longer, "
+                f"got {sealed!r}: only sealed segments expire"
+            )
+
+    @property
+    def storage_config(self) -> StorageConfig:
+        """`storage` in its long form."""
+        return self.storage if isinstance(self.storage, StorageConfig) else StorageConfig(url=self.storage)
+
+    def with_overrides(self, **overrides: Any) -> Config:
+        """This configuration with some fields replaced. Raises: InvalidInputError for a name it does not have."""
+        _check_names(Config, overrides)
+        return replace(self, **overrides)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """A configuration from plain names and values, mappings for the nested ones."""
+        return _from_mapping(cls, values)
+
+    @classmethod
+    def from_file(cls, path: str | PurePath) -> Config:
+        """A configuration from a TOML or JSON file (YAML where PyYAML is installed)."""
+        return _from_mapping(cls, _read(path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReaderConfig:
+    """Everything a `LogDbReader` is opened with."""
+
+    storage: str | StorageConfig = "file://.data/log"
+    refresh_interval: float = 1.0
+    """Seconds between two looks for new data."""
+    block_cache_bytes: int | None = None
+    """Memory for decoded blocks. None: the storage's, then the engine's setting."""
+    engine: Settings | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            storage: str | StorageConfig = ...,
+            refresh_interval: float | timedelta = ...,
+            block_cache_bytes: int | None = ...,
+            engine: Settings | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        _storage(self)
+        _duration(self, "refresh_interval")
+        _integer(self, "block_cache_bytes", low=0, optional=True)
+        _engine(self)
+
+    @property
+    def storage_config(self) -> StorageConfig:
+        """`storage` in its long form, with this reader's cache size where one is given."""
+        found = self.storage if isinstance(self.storage, StorageConfig) else StorageConfig(url=self.storage)
+        if self.block_cache_bytes is None:
+            return found
+        return replace(found, block_cache_bytes=self.block_cache_bytes)
+
+    def with_overrides(self, **overrides: Any) -> ReaderConfig:
+        """This configuration with some fields replaced. Raises: InvalidInputError for a name it does not have."""
+        _check_names(ReaderConfig, overrides)
+        return replace(self, **overrides)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReaderConfig:
+        """A configuration from plain names and values, mappings for the nested ones."""
+        return _from_mapping(cls, values)
+
+    @classmethod
+    def from_file(cls, path: str | PurePath) -> ReaderConfig:
+        """A configuration from a TOML or JSON file (YAML where PyYAML is installed)."""
+        return _from_mapping(cls, _read(path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanOptions:
+    """How a scan reads."""
+
+    limit: int | None = None
+    """Entries to yield at most. None: all."""
+    read_ahead_bytes: int = 1 * MIB
+    """Bytes fetched ahead of what was asked for."""
+    cache_blocks: bool = True
+    """Keep what was read in the block cache. Off for a large scan that nobody repeats."""
+
+    def __post_init__(self) -> None:
+        _integer(self, "limit", low=0, optional=True)
+        _integer(self, "read_ahead_bytes", low=0)
+        _flag(self, "cache_blocks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountOptions:
+    """How a count is made."""
+
+    approximate: bool = False
+    """Read indexes only, not the blocks in which the range starts and ends."""
+
+    def __post_init__(self) -> None:
+        _flag(self, "approximate")
+
+
+# -- checks: each leaves the field in its stored form or raises InvalidInputError --------------------------------------
+
+C = TypeVar("C")
+_set = object.__setattr__
+
+
+def _refusal(owner: Any, name: str, allowed: str, got: object) -> InvalidInputError:
+    return InvalidInputError(f"{type(owner).__name__}: {name} must be {allowed}, got {got}")
+
+
+def _integer(owner: Any, name: str, *, low: int, high: int | None = None, optional: bool = False) -> None:
+    value = getattr(owner, name)
+    if value is None and optional:
+        return
+    limits = f"at least {low}" if high is None else f"from {low} to {high}"
+    allowed = f"an integer, {limits}" + (", or None" if optional else "")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise _refusal(owner, name, allowed, repr(value)) from None
+    if isinstance(value, bool) or number < low or (high is not None and number > high):
+        raise _refusal(owner, name, allowed, repr(value))
+    _set(owner, name, number)
+
+
+def _flag(owner: Any, name: str) -> None:
+    value = getattr(owner, name)
+    if type(value) is not bool:
+        raise _refusal(owner, name, "True or False", repr(value))
+
+
+def _duration(owner: Any, name: str, *, optional: bool = False) -> None:
+    value = getattr(owner, name)
+    if value is None and optional:
+        return
+    allowed = "seconds above zero or a timedelta" + (", or None" if optional else "")
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise _refusal(owner, name, allowed, repr(value))
+    if not 0 < seconds <= DURATION_MAX:
+        raise _refusal(owner, name, allowed, repr(value))
+    _set(owner, name, float(seconds))
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))
+
+
+def _url(owner: Any, name: str) -> str:
+    value = getattr(owner, name)
+    text = str(value) if isinstance(value, PurePath) else value
+    if not isinstance(text, str) or not text:
+        raise _refusal(owner, name, "an fsspec URL or a path", repr(value))
+    return text
+
+
+def _storage(owner: Any) -> None:
+    if isinstance(owner.storage, Mapping):
+        _set(owner, "storage", _from_mapping(StorageConfig, owner.storage))
+    elif not isinstance(owner.storage, StorageConfig):
+        _set(owner, "storage", _url(owner, "storage"))
+
+
+def _nested(owner: Any, name: str, kind: type[Any]) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, Mapping):
+        _set(owner, name, _from_mapping(kind, value))
+    elif not isinstance(value, kind):
+        raise _refusal(owner, name, f"a {kind.__name__} or a mapping", repr(value))
+
+
+def _visibility(owner: Any) -> None:
+    try:
+        _set(owner, "read_visibility", ReadVisibility(owner.read_visibility))
+    except ValueError:
+        names = " or ".join(repr(level.value) for level in ReadVisibility)
+        raise _refusal(owner, "read_visibility", names, repr(owner.read_visibility)) from None
+
+
+def _engine(owner: Any) -> None:
+    value = owner.engine
+    if isinstance(value, Mapping):
+        try:
+            _set(owner, "engine", Settings.from_dict(value))
+        except InvalidError as error:
+            raise InvalidInputError(f"{type(owner).__name__}: engine: {error}") from error
+    elif value is not None and not isinstance(value, Settings):
+        raise _refusal(owner, "engine", "an lsm.Settings, a mapping or None", repr(value))
+
+
+def _check_names(kind: type[Any], values: Mapping[str, Any]) -> None:
+    known = sorted(one.name for one in fields(kind))
+    for name in values:
+        if name not in known:
+            raise InvalidInputError(f"{kind.__name__}: unknown name {name!r}; known names are {known}")
+
+
+def _from_mapping(kind: type[C], values: Mapping[str, Any]) -> C:
+    if not isinstance(values, Mapping):
+        raise InvalidInputError(f"{kind.__name__} must be made from a mapping, got {type(values).__name__}")
+    _check_names(kind, values)
+    try:
+        return kind(**values)
+    except TypeError as error:  # A required name is missing.
+        raise InvalidInputError(f"{kind.__name__}: {error}") from error
+
+
+def _read(path: str | PurePath) -> dict[str, Any]:
+    try:
+        return read_settings_file(str(path))
+    except InvalidError as error:
+        raise InvalidInputError(str(error)) from error

@@ -1,0 +1,184 @@
+"""Every error the log raises, and what the caller does next.
+
+    Error
+    |-- StorageError               the store failed or did not answer in time: try again later
+    |   |-- FencedError            a newer writer owns the log: stop, only a fresh open can write again
+    |   `-- SnapshotExpired        garbage collection overtook a slow reader: start the read again
+    |-- EncodingError              bytes could not be encoded or decoded
+    |   `-- CorruptionError        stored bytes do not decode: do not retry; names object and offset
+    |-- InvalidInputError          the call or the configuration is wrong: fix the program (also a ValueError)
+    |-- InternalError              a bug in this library: report it
+    |-- ClosedError                this handle is closed: open the log again
+    `-- AppendError                an append was not accepted; `.records` holds the batch where a retry makes sense
+        |-- QueueFullError         too much is unflushed: back off, then append `.records` again
+        |-- AppendTimeoutError     no space before the deadline: likewise (also a TimeoutError)
+        |-- ShutdownError          the log was closed (also a ClosedError)
+        |-- AppendInternalError    (also an InternalError)
+        |-- AppendInvalidInputError (also an InvalidInputError)
+        `-- AppendStorageError     the store failed (also a StorageError)
+            |-- AppendFencedError  a newer writer owns the log (also a FencedError)
+            `-- AppendCorruptionError (also a CorruptionError)
+
+`retryable` is a property of the class; an AppendStorageError that carries its batch was certainly not applied and is
+retryable as an instance. Causes are chained by whoever raises: `raise translate(error) from error`.
+
+Source: opendata log/src/error.rs at 5f5c2882; there, converting an append error loses its kind, here `except` finds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsm import errors as engine
+
+
+class Error(Exception):
+    """Root of everything the log raises on purpose."""
+
+    retryable: bool = False
+
+
+class StorageError(Error):
+    """The object store failed or did not answer before the deadline. Try again later.
+
+    `outcome_unknown` is true when a write was sent and may still have been applied.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str = "", *, outcome_unknown: bool = False, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.outcome_unknown = outcome_unknown
+
+
+class FencedError(StorageError):
+    """Another writer took over the log. Step down; only a fresh open can write again."""
+
+    retryable = False
+
+
+class SnapshotExpired(StorageError):
+    """What this reader was reading is gone: garbage collection overtook it. Start the read again."""
+
+
+class EncodingError(Error):
+    """Bytes could not be encoded or decoded."""
+
+
+class CorruptionError(EncodingError):
+    """Stored bytes are damaged, missing or of an unknown format. Names the object and the offset."""
+
+    def __init__(self, message: str = "", *, object_name: str = "", offset: int = 0) -> None:
+        super().__init__(_place(object_name, offset) + message)
+        self.object_name = object_name
+        self.offset = offset
+
+
+class InvalidInputError(Error, ValueError):
+    """The call or the configuration cannot be carried out as given. Nothing was changed."""
+
+
+class InternalError(Error):
+    """An invariant of the library does not hold. This is a bug; please report it."""
+
+
+class ClosedError(Error):
+    """The handle is closed. Open the log again."""
+
+
+class AppendError(Error):
+    """An append was not accepted. `records` is the untouched batch where a retry makes sense, else None."""
+
+    def __init__(self, message: str = "", records: list[Any] | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.records = records
+
+
+class QueueFullError(AppendError):
+    """Unflushed bytes reached the limit. Nothing was written: back off and append `records` again."""
+
+    retryable = True
+
+
+class AppendTimeoutError(AppendError, TimeoutError):
+    """No space appeared before the deadline. Nothing was written: append `records` again."""
+
+    retryable = True
+
+
+class ShutdownError(AppendError, ClosedError):
+    """The log was closed before the append. Open it again."""
+
+
+class AppendInternalError(AppendError, InternalError):
+    """An append met a bug in this library."""
+
+
+class AppendInvalidInputError(AppendError, InvalidInputError):
+    """The storage engine refused the batch as given. Nothing was written."""
+
+
+class AppendStorageError(AppendError, StorageError):
+    """The store failed under an append. With `records` nothing was written; without, the outcome may be unknown."""
+
+    retryable = False
+
+    def __init__(self, message: str = "", records: list[Any] | None = None, **details: Any) -> None:
+        super().__init__(message, records, **details)
+        if records is not None:
+            self.retryable = True
+
+
+class AppendFencedError(AppendStorageError, FencedError):
+    """Another writer took over the log, so the append was refused."""
+
+
+class AppendCorruptionError(AppendStorageError, CorruptionError):
+    """Stored bytes that the append depends on are damaged."""
+
+
+def translate(error: engine.Error) -> Error:
+    """The log's error for an engine's. The caller chains the cause: `raise translate(error) from error`."""
+    message = str(error)
+    match error:
+        case engine.CorruptionError():
+            return CorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
+        case engine.FencedError():
+            return FencedError(message)
+        case engine.ClosedError():
+            return ClosedError(message)
+        case engine.UnavailableError():
+            return StorageError(message, outcome_unknown=error.outcome_unknown)
+        case engine.InvalidError():
+            return InvalidInputError(message)
+        case _:
+            # A TransactionError belongs here too: the log runs no transactions, so one that escapes is our bug.
+            return InternalError(message)
+
+
+def translate_append(error: engine.Error, records: list[Any] | None) -> AppendError:
+    """The append error for an engine's. It keeps `records` only if the batch was certainly not applied."""
+    message = str(error)
+    match error:
+        case engine.CorruptionError():
+            return AppendCorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
+        case engine.FencedError():
+            return AppendFencedError(message)
+        case engine.ClosedError():
+            return ShutdownError(message)
+        case engine.UnavailableError():
+            unknown = error.outcome_unknown
+            return AppendStorageError(message, None if unknown else records, outcome_unknown=unknown)
+        case engine.InvalidError():
+            return AppendInvalidInputError(message)
+        case _:
+            return AppendInternalError(message)
+
+
+def _place(object_name: str, offset: int) -> str:
+    return f"{object_name} at byte {offset}: " if object_name else ""
+
+
+def _unplaced(error: engine.CorruptionError) -> str:
+    """The engine's message without the place it starts with, which ours puts back."""
+    return str(error).removeprefix(_place(error.object_name, error.offset))

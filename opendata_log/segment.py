@@ -1,0 +1,199 @@
+"""Segments, decided purely: which ones cover a range, when the active one is sealed, which ones retire.
+
+A segment covers sequences from its `start_seq` up to the next segment's; the last one is active and open-ended.
+Invariants (`SegmentTable.check`): ids and start sequences strictly increase, start times never decrease.
+
+A table is a value: the writer publishes a new one when a segment is added or retired, and a reader that holds the old
+one is not disturbed.
+
+Source: opendata log/src/segment.rs and tick_retention of writer.rs at 5f5c2882. Different on purpose: a new segment's
+start time is never before its predecessor's, and time sealing does not depend on the wall clock alone. There, one roll
+while the clock reads 1970 makes a fresh segment expire, and a clock set back stops sealing.
+"""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from opendata_log.config import RetentionConfig, SegmentConfig
+from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
+from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta
+from opendata_log.record import Segment, SegmentId, Sequence
+
+
+class SegmentTable:
+    """The user segments that are alive, oldest first."""
+
+    __slots__ = ("_segments", "_starts")
+
+    def __init__(self, segments: Iterable[Segment] = ()) -> None:
+        self._segments = tuple(segments)
+        self._starts = [segment.start_seq for segment in self._segments]
+        self.check()
+
+    @classmethod
+    def load(cls, rows: Iterable[tuple[SegmentId, SegmentMeta]]) -> SegmentTable:
+        """The table of stored metadata rows, in key order. Raises: CorruptionError if they contradict each other."""
+        return cls(Segment(segment_id, meta.start_seq, meta.start_time_ms) for segment_id, meta in rows)
+
+    def check(self) -> None:
+        """Raise CorruptionError unless the invariants of the module docstring hold."""
+        for older, newer in pairwise(self._segments):
+            if older.id >= newer.id or older.start_seq >= newer.start_seq or older.start_time_ms > newer.start_time_ms:
+                raise CorruptionError(f"{newer} cannot follow {older}", object_name="segment metadata", offset=0)
+        if self._segments and self._segments[0].id < FIRST_SEGMENT_ID:
+            raise CorruptionError(f"{self._segments[0]} is no user segment", object_name="segment metadata", offset=0)
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments)
+
+    def __eq__(self, other: object) -> bool:
+        return self._segments == other._segments if isinstance(other, SegmentTable) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._segments)
+
+    def __repr__(self) -> str:
+        return f"SegmentTable({list(self._segments)})"
+
+    @property
+    def oldest(self) -> Segment | None:
+        """The first segment that retention has not taken."""
+        return self._segments[0] if self._segments else None
+
+    @property
+    def latest(self) -> Segment | None:
+        """The active segment."""
+        return self._segments[-1] if self._segments else None
+
+    @property
+    def sealed_frontier(self) -> Sequence:
+        """Every record below lives in a sealed segment, so whoever holds this table has all of them."""
+        return self._starts[-1] if self._starts else 0
+
+    def segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
+        """The segments that overlap [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
+        low, high = self._overlap(*check_range(start, end))
+        return list(self._segments[low:high])
+
+    def for_range(
+        self, start: Sequence = 0, end: Sequence | None = None
+    ) -> list[tuple[Segment, Sequence, Sequence | None]]:
+        """The parts of [start, end) by segment: `(segment, first, end)`, absolute sequences.
+
+        Shape: oldest first, each part within its segment; only the last part's end can be None, for an open end.
+        """
+        start, end = check_range(start, end)
+        low, high = self._overlap(start, end)
+        parts: list[tuple[Segment, Sequence, Sequence | None]] = []
+        for index in range(low, high):
+            segment = self._segments[index]
+            stop = self._starts[index + 1] if index + 1 < len(self._starts) else None
+            if stop is None or (end is not None and end < stop):
+                stop = end
+            parts.append((segment, max(start, segment.start_seq), stop))
+        return parts
+
+    def between(self, start: SegmentId | None = None, end: SegmentId | None = None) -> list[Segment]:
+        """The segments with ids in [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
+        low, high = check_range(0 if start is None else start, end, "segment")
+        return [one for one in self._segments if low <= one.id and (high is None or one.id < high)]
+
+    def get(self, segment_id: SegmentId) -> Segment | None:
+        """The segment with this id, None if it is not alive."""
+        index = bisect_left(self._segments, segment_id, key=_id_of)
+        found = self._segments[index] if index < len(self._segments) else None
+        return found if found is not None and found.id == segment_id else None
+
+    def adding(self, segment: Segment) -> SegmentTable:
+        """The table with a new active segment at the end."""
+        return SegmentTable((*self._segments, segment))
+
+    def dropping_through(self, segment_id: SegmentId) -> SegmentTable:
+        """The table without the segments up to and including `segment_id`."""
+        return SegmentTable(segment for segment in self._segments if segment.id > segment_id)
+
+    def _overlap(self, start: Sequence, end: Sequence | None) -> tuple[int, int]:
+        if end is not None and start >= end:
+            return 0, 0
+        low = max(bisect_right(self._starts, start) - 1, 0)
+        return low, len(self._starts) if end is None else bisect_left(self._starts, end)
+
+
+class SealPolicy:
+    """When the active segment is sealed: the first of two limits that is reached, checked before a batch."""
+
+    __slots__ = ("byte_limit", "interval_ms")
+
+    def __init__(self, config: SegmentConfig) -> None:
+        self.interval_ms = config.seal_interval_ms
+        self.byte_limit = config.seal_byte_limit
+
+    def is_due(self, active: Segment | None, *, now_ms: int, active_bytes: int, held_ms: int = 0) -> bool:
+        """Whether the next batch starts a new segment: none is there yet, or the active one reached a limit.
+
+        `active_bytes` are the stored keys and values of log entries since the segment began or the log was opened.
+        `held_ms` is how long this handle has had the segment active by the monotonic clock: it seals even while the
+        wall clock stands still or was set back.
+        """
+        if active is None:
+            return True
+        if self.byte_limit is not None and active_bytes >= self.byte_limit:
+            return True
+        interval = self.interval_ms
+        return interval is not None and (now_ms - active.start_time_ms >= interval or held_ms >= interval)
+
+
+def successor(latest: Segment | None, *, start_seq: Sequence, now_ms: int) -> Segment:
+    """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's."""
+    if latest is None:
+        return Segment(FIRST_SEGMENT_ID, start_seq, now_ms)
+    if latest.id >= SEGMENT_ID_MAX:
+        raise InternalError(f"segment ids are used up: the last one is {latest.id}")
+    if start_seq <= latest.start_seq:
+        raise InternalError(f"a segment cannot start at {start_seq}, its predecessor starts at {latest.start_seq}")
+    return Segment(latest.id + 1, start_seq, max(now_ms, latest.start_time_ms))
+
+
+def expired(segments: Iterable[Segment], *, now_ms: int, retention: RetentionConfig) -> list[SegmentId]:
+    """The ids of the segments that retention takes: whole ones, from the oldest, never the active one.
+
+    A segment ended when its successor started; it goes when that is more than `retention` ago.
+    """
+    retention_ms = retention.retention_ms
+    if retention_ms is None:
+        return []
+    ids: list[SegmentId] = []
+    for segment, following in pairwise(segments):
+        if following.start_time_ms >= now_ms - retention_ms:
+            break  # Invariant: nothing newer goes before something older, whatever the times say.
+        ids.append(segment.id)
+    return ids
+
+
+def check_range(start: object, end: object, what: str = "sequence") -> tuple[int, int | None]:
+    """Bounds as given to a read, as integers that a u64 holds. Raises: InvalidInputError if negative or no integer."""
+    first = _bound(start, f"start {what}")
+    return first, None if end is None else _bound(end, f"end {what}")
+
+
+def _bound(value: object, what: str) -> int:
+    if type(value) is not int:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise InvalidInputError(f"{what} must be an integer, got {value!r}") from None
+    if value < 0:
+        raise InvalidInputError(f"{what} must not be negative, got {value}")
+    return min(value, SEQUENCE_MAX)
+
+
+_id_of = operator.attrgetter("id")

@@ -1,6 +1,6 @@
 """Where background work runs: an executor of worker processes, and the jobs as functions a worker can be sent.
 
-Workers are started as `python -m lsm.placement` and fed pickles through a pipe. That does not import the user's main
+Workers are started as `python -m lsm.worker` and fed pickles through a pipe. That does not import the user's main
 module, as multiprocessing's spawn would, and it ends with the pipe: a worker never outlives the process that started it.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,7 +74,7 @@ class _Worker:
         root = str(Path(__file__).parent.parent)
         path = [root, *(entry for entry in sys.path if entry)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lsm.placement"],
+            [sys.executable, "-m", "lsm.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
@@ -199,11 +198,3 @@ def can_pickle(thing: object) -> bool:
         return False
     return b"__main__" not in data
 
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; the pipe's end stops this process.
-    from lsm import placement  # The module the pickles refer to, not its twin named __main__.
-
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Whatever prints must not get between the messages.
-    placement.serve(sys.stdin.buffer, channel)

@@ -6,7 +6,8 @@ Every key starts with the same seven bytes; the first six route it to its segmen
     0       1     subsystem     0x03
     1       1     version       0x01
     2       4     segment_id    u32 big-endian; 0 is the system segment, user segments count from 1
-    6       1     record_type   0x10 log entry, 0x20 sequence block, 0x30 segment metadata, 0x40 listing entry
+    6       1     record_type   0x10 log entry, 0x20 sequence block, 0x30 segment metadata, 0x40 listing entry,
+                                0x50 seal mark
 
 What follows depends on the record type:
 
@@ -14,6 +15,7 @@ What follows depends on the record type:
     sequence block    | nothing |                                           in segment 0
     segment metadata  | described_segment_id u32 BE |                       in segment 0
     listing entry     | user key as it is |                                 in the segment it belongs to
+    seal mark         | nothing |                                           in segment 0
 
 The engine composes the tail of a log entry itself: it knows a log entry's seven bytes as a *family*, in which each user
 key names a *series* of numbered rows (`LogSeries`). It escapes 0x00 as 01 01 and 0x01 as 01 02, which keeps byte order;
@@ -23,6 +25,7 @@ Values: a log entry's is the user's, a listing entry's is empty, and
 
     sequence block    | base u64 BE | size u64 BE |    sequences [base, base + size) may be in use
     segment metadata  | start_seq u64 BE | start_time_ms i64 BE |
+    seal mark         | segment_id u32 BE |    this segment was sealed by hand: the next append starts another
 
 Golden bytes: tests/formats/log_keys_v1.txt.
 
@@ -56,6 +59,7 @@ class RecordType(IntEnum):
     SEQ_BLOCK = 0x20
     SEGMENT_META = 0x30
     LISTING_ENTRY = 0x40
+    SEAL_MARK = 0x50
 
 
 ROUTING_PREFIX_BYTES = 6
@@ -85,6 +89,9 @@ def listing_prefix(segment_id: SegmentId) -> bytes:
 SEQ_BLOCK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEQ_BLOCK)
 """Where the newest sequence block is stored."""
 
+SEAL_MARK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEAL_MARK)
+"""Where the segment that was last sealed by hand is stored."""
+
 SEGMENT_META_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEGMENT_META)
 """What every segment metadata key starts with; they sort by the segment they describe."""
 
@@ -108,9 +115,20 @@ def parse_segment_meta_key(key: bytes) -> SegmentId:
     return segment_id
 
 
+def encode_seal_mark(segment_id: SegmentId) -> bytes:
+    return segment_id.to_bytes(4, "big")
+
+
+def decode_seal_mark(value: bytes) -> SegmentId:
+    """Raises: CorruptionError."""
+    if len(value) != 4:
+        raise CorruptionError(f"a seal mark of {len(value)} bytes, not 4", object_name="seal mark", offset=0)
+    return int.from_bytes(value, "big")
+
+
 @dataclass(frozen=True, slots=True)
 class SeqBlock:
-    """Sequences [base, base + size) may have been given out; the next block starts at `end`."""
+    """Sequences [base, base + size) may have been given out; the next block starts at `end`. Empty after a clean close."""
 
     base: Sequence
     size: int
@@ -131,7 +149,7 @@ class SeqBlock:
         if len(value) != _SEQ_BLOCK.size:
             raise _wrong_length(row, value, _SEQ_BLOCK)
         block = cls(*_SEQ_BLOCK.unpack(value))
-        if block.size == 0 or block.end > SEQUENCE_MAX:
+        if block.end > SEQUENCE_MAX:
             raise CorruptionError(f"impossible block of {block.size} from {block.base}", object_name=row, offset=8)
         return block
 

@@ -1,0 +1,90 @@
+"""A keyed log database in Python whose only infrastructure is an object store.
+
+Each key is its own ordered log; a new one is just a new key. One global sequence orders everything.
+"""
+
+from opendata_log.config import (
+    Config,
+    CountOptions,
+    LogCompactionOptions,
+    ReaderConfig,
+    ReadVisibility,
+    RetentionConfig,
+    ScanOptions,
+    SegmentConfig,
+    StorageConfig,
+)
+from opendata_log.errors import (
+    AppendError,
+    AppendStorageError,
+    AppendTimeoutError,
+    ClosedError,
+    CorruptionError,
+    EncodingError,
+    Error,
+    FencedError,
+    InternalError,
+    InvalidInputError,
+    QueueFullError,
+    ShutdownError,
+    SnapshotExpired,
+    StorageError,
+)
+from opendata_log.log_db import LogDb, LogDbBuilder
+from opendata_log.log_read import LogRead
+from opendata_log.record import (
+    AppendOutput,
+    AppendResult,
+    LogEntry,
+    LogKey,
+    Record,
+    Result,
+    Segment,
+    SegmentId,
+    Sequence,
+)
+from opendata_log.scan import LogIterator, LogKeyIterator
+from opendata_log.watch import DurableWatch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AppendError",
+    "AppendOutput",
+    "AppendResult",
+    "AppendStorageError",
+    "AppendTimeoutError",
+    "ClosedError",
+    "Config",
+    "CorruptionError",
+    "CountOptions",
+    "DurableWatch",
+    "EncodingError",
+    "Error",
+    "FencedError",
+    "InternalError",
+    "InvalidInputError",
+    "LogCompactionOptions",
+    "LogDb",
+    "LogDbBuilder",
+    "LogEntry",
+    "LogIterator",
+    "LogKey",
+    "LogKeyIterator",
+    "LogRead",
+    "QueueFullError",
+    "ReadVisibility",
+    "ReaderConfig",
+    "Record",
+    "Result",
+    "RetentionConfig",
+    "ScanOptions",
+    "Segment",
+    "SegmentConfig",
+    "SegmentId",
+    "Sequence",
+    "ShutdownError",
+    "SnapshotExpired",
+    "StorageConfig",
+    "StorageError",
+]

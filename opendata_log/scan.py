@@ -1,0 +1,199 @@
+"""Read walk, after `log_read`, before `lsm`: iterators of entries and keys.
+
+Entries are made a block at a time, and a `for` loop over them runs in C. Where it stands is read off the iterator of the
+current block, so that `next_sequence` costs nothing per entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from itertools import chain, groupby, islice, repeat
+from typing import Any, Protocol
+
+import lsm
+from opendata_log.errors import Error, InvalidInputError, translate
+from opendata_log.keys import entry_family
+from opendata_log.record import LogEntry, LogKey, Segment, Sequence
+
+Part = tuple[Segment, Sequence, Sequence]
+"""A segment and the absolute sequences [first, end) of it to read."""
+
+
+class SeriesReads(Protocol):
+    """What reads need of the engine: `lsm.Db` and `lsm.DbReader` both give it."""
+
+    def scan_series(
+        self, family: bytes, name: bytes, low: int = ..., high: int = ..., *, cache_blocks: bool = ...
+    ) -> Iterator[Any]: ...
+
+    def count_series(
+        self, family: bytes, name: bytes, low: int = ..., high: int = ..., *, approximate: bool = ...
+    ) -> int: ...
+
+    def series_names(self, family: bytes, *, below: int | None = ...) -> Iterator[Any]: ...
+
+
+class LogIterator:
+    """Entries of one key in sequence order, as of the moment of the call. Not for use by several threads at once.
+
+    A context manager; closing it, or reaching the end, lets go of the tables it keeps from being collected.
+    """
+
+    def __init__(
+        self,
+        engine: SeriesReads,
+        key: bytes,
+        parts: Iterable[Part],
+        *,
+        start: Sequence,
+        frontier: Sequence,
+        limit: int | None,
+        cache_blocks: bool,
+    ) -> None:
+        self._engine = engine
+        self._key = key
+        self._parts = parts
+        self._start = start
+        self._frontier = frontier
+        self._cache_blocks = cache_blocks
+        self._limit = limit
+        self._block: list[LogEntry] = []
+        self._position: Any = iter(self._block)
+        self._passed = start
+        self._is_drained = False
+        self._error: Error | None = None
+        self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks())
+
+    def _blocks(self) -> Iterator[Iterator[LogEntry]]:
+        """One iterator per block. Invariant: when the next block is asked for, the last one was yielded to its end."""
+        left = self._limit
+        try:
+            for entries in self._read():
+                if left is not None:
+                    if len(entries) > left:
+                        entries = entries[:left]
+                    left -= len(entries)
+                if entries:
+                    self._block = entries
+                    self._position = iter(entries)
+                    yield self._position
+                    self._passed = entries[-1].sequence + 1
+                if left == 0:
+                    return
+            self._is_drained = True
+        except lsm.Error as error:
+            self._error = translate(error)
+            raise self._error from error
+        finally:
+            self._block = []
+            self._position = iter(())
+
+    def _read(self) -> Iterator[list[LogEntry]]:
+        if self._limit == 0:
+            return
+        for segment, first, end in self._parts:
+            base = segment.start_seq
+            blocks = self._engine.scan_series(
+                entry_family(segment.id), self._key, first - base, end - base, cache_blocks=self._cache_blocks
+            )
+            for numbers, values in blocks:
+                sequences = map(base.__add__, numbers) if base else numbers
+                yield list(map(LogEntry, repeat(self._key), sequences, values))
+
+    @property
+    def next_sequence(self) -> Sequence:
+        """Where to go on: `scan(key, next_sequence)` omits nothing this scan has not yielded.
+
+        The last yielded sequence + 1, or `start` before the first; after a full drain at least the frontier this scan
+        saw, also for a key that has nothing there.
+        """
+        block = self._block
+        if block:
+            yielded = len(block) - self._position.__length_hint__()
+            if yielded:
+                return block[yielded - 1].sequence + 1
+        return max(self._passed, self._frontier) if self._is_drained else self._passed
+
+    def __iter__(self) -> Iterator[LogEntry]:
+        return self._entries if self._error is None else self
+
+    def __next__(self) -> LogEntry:
+        if self._error is not None:
+            raise self._error
+        return next(self._entries)
+
+    def fetchmany(self, count: int) -> list[LogEntry]:
+        """Up to `count` entries; an empty list at the end."""
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
+        if self._error is not None:
+            raise self._error
+        return list(islice(self._entries, count))
+
+    def fetchall(self) -> list[LogEntry]:
+        """All remaining entries."""
+        if self._error is not None:
+            raise self._error
+        return list(self._entries)
+
+    def close(self) -> None:
+        """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
+        self._passed = self.next_sequence
+        self._is_drained = False
+        self._block = []
+        self._entries = iter(())
+        self._parts = ()
+
+    def __enter__(self) -> LogIterator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LogKeyIterator:
+    """Distinct keys in lexicographic order. A context manager."""
+
+    def __init__(self, names: Callable[[], list[Iterator[Iterable[bytes]]]]) -> None:
+        self._error: Error | None = None
+        self._keys = self._read(names)
+
+    def _read(self, names: Callable[[], list[Iterator[Iterable[bytes]]]]) -> Iterator[LogKey]:
+        try:
+            streams = [chain.from_iterable(stream) for stream in names()]
+            if len(streams) == 1:
+                yield from map(LogKey, streams[0])
+            else:
+                yield from (LogKey(key) for key, _ in groupby(merge(*streams)))
+        except lsm.Error as error:
+            self._error = translate(error)
+            raise self._error from error
+
+    def __iter__(self) -> LogKeyIterator:
+        return self
+
+    def __next__(self) -> LogKey:
+        if self._error is not None:
+            raise self._error
+        return next(self._keys)
+
+    def fetchmany(self, count: int) -> list[LogKey]:
+        """Up to `count` keys; an empty list at the end."""
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
+        return list(islice(self, count))
+
+    def fetchall(self) -> list[LogKey]:
+        """All remaining keys."""
+        return list(self)
+
+    def close(self) -> None:
+        """Yield nothing more. Idempotent."""
+        self._keys = iter(())
+
+    def __enter__(self) -> LogKeyIterator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,55 @@
+"""The durable watermark as something to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import lsm
+from opendata_log.errors import ClosedError, translate
+from opendata_log.record import Sequence
+
+
+class DurableWatch:
+    """Sees the watermark advance. Any number of them, from any thread; waiting causes no request."""
+
+    def __init__(
+        self, value: Callable[[], Sequence], wait_beyond: Callable[[int, float | None], int], db: lsm.Db, clock: lsm.Runtime
+    ) -> None:
+        self._value = value
+        self._wait_beyond = wait_beyond
+        self._db = db
+        self._clock = clock
+
+    @property
+    def value(self) -> Sequence:
+        """The watermark now: every record with a lower sequence is durable."""
+        return self._value()
+
+    def wait(self, beyond: Sequence, timeout: float | None = None) -> Sequence:
+        """The watermark, once it is greater than `beyond`.
+
+        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; StorageError.
+        """
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        while True:
+            seen = self._db.durable_seq
+            value = self._value()
+            if value > beyond:
+                return value
+            left = None if deadline is None else max(0.0, deadline - self._clock.monotonic())
+            try:
+                self._wait_beyond(seen, left)
+            except TimeoutError:
+                raise TimeoutError(f"the durable sequence did not pass {beyond} within {timeout} s") from None
+            except lsm.Error as error:
+                raise translate(error) from error
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Yield the watermark each time it has advanced; end when the log is closed."""
+        seen = self.value
+        while True:
+            try:
+                seen = self.wait(seen)
+            except ClosedError:
+                return
+            yield seen

@@ -1,0 +1,151 @@
+"""Write walk, after `log_db`: a batch gets its sequences and its segment, and goes to the engine as columns.
+
+One lock orders everything: sequences, segments and the engine's batches are in the same order. It is held for some
+microseconds, except when the block of sequences runs out or a segment begins.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+
+import lsm
+from opendata_log.config import SegmentConfig
+from opendata_log.keys import (
+    SEAL_MARK_KEY,
+    SEGMENT_META_PREFIX,
+    SEQUENCE_MAX,
+    SegmentMeta,
+    decode_seal_mark,
+    encode_seal_mark,
+    entry_family,
+    parse_segment_meta_key,
+    segment_meta_key,
+)
+from opendata_log.record import Segment, SegmentId, Sequence
+from opendata_log.segment import SealPolicy, SegmentTable, successor
+from opendata_log.sequence import Sequences
+
+MARKS_MAX = 8192
+"""Batches remembered for the durable watermark before the durable ones among them are forgotten."""
+
+
+class LogWriter:
+    """The writing half of an open log."""
+
+    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._lock = threading.Lock()
+        self._policy = SealPolicy(config)
+        self._may_seal_by_itself = config.seal_interval is not None or config.seal_byte_limit is not None
+        self._sequences = Sequences(db)
+        self._active_bytes = 0
+        self._active_since = runtime.monotonic()
+        self._family = b""
+        self._base = 0
+        self.segments = self._load_segments()
+        self._sealed_by_hand = self._load_seal_mark()
+        self._adopt(self.segments.latest)
+        self.next_sequence: Sequence = self._sequences.next
+        """Everything below is accepted and visible."""
+        # Which sequences became durable with which batch of the engine: parallel and ascending.
+        self._mark_seqs: list[int] = []
+        self._mark_ends: list[Sequence] = []
+        self._durable: Sequence = self._sequences.next
+
+    def _load_segments(self) -> SegmentTable:
+        rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
+        return SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+
+    def _load_seal_mark(self) -> SegmentId:
+        value = self._db.get(SEAL_MARK_KEY)
+        return decode_seal_mark(value) if value is not None else 0
+
+    def _adopt(self, segment: Segment | None) -> None:
+        if segment is not None:
+            self._family = entry_family(segment.id)
+            self._base = segment.start_seq
+
+    # -- appending ----------------------------------------------------------------------------------------------------
+
+    def append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
+        """The sequence of the batch's first record. Raises: lsm.Error; nothing was accepted then."""
+        count = len(keys)
+        with self._lock:
+            first = self._sequences.ensure(count)
+            if self._needs_segment():
+                seq = self._append_in_new_segment(first, keys, values)
+            else:
+                seq = self._db.append_series(self._family, keys, first - self._base, values, size)
+            end = first + count
+            self._sequences.next = end
+            self._active_bytes += size
+            self._mark_seqs.append(seq)
+            self._mark_ends.append(end)
+            self.next_sequence = end
+            if len(self._mark_seqs) > MARKS_MAX:
+                self._advance_durable()
+        return first
+
+    def _needs_segment(self) -> bool:
+        if not self._family:
+            return True
+        if self._sealed_by_hand:
+            latest = self.segments.latest
+            return latest is not None and latest.id == self._sealed_by_hand
+        if not self._may_seal_by_itself:
+            return False
+        return self._policy.is_due(
+            self.segments.latest,
+            now_ms=self._runtime.now_ms(),
+            active_bytes=self._active_bytes,
+            held_ms=int(1000 * (self._runtime.monotonic() - self._active_since)),
+        )
+
+    def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:
+        """The segment's metadata and its first batch, atomically."""
+        segment = successor(self.segments.latest, start_seq=first, now_ms=self._runtime.now_ms())
+        meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
+        batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
+        batch.append_series(entry_family(segment.id), keys, 0, values)
+        seq = self._db.write(batch).seqnum
+        self.segments = self.segments.adding(segment)
+        self._adopt(segment)
+        self._active_bytes = 0
+        self._active_since = self._runtime.monotonic()
+        self._sealed_by_hand = 0
+        return seq
+
+    def seal(self) -> SegmentId:
+        """Seal the active segment: the next append starts another, also after a reopen. Its id; 0 where nothing was ever
+        appended. Sealing what is sealed changes nothing."""
+        with self._lock:
+            latest = self.segments.latest
+            if latest is None:
+                return 0
+            if self._sealed_by_hand != latest.id:
+                self._db.put(SEAL_MARK_KEY, encode_seal_mark(latest.id))
+                self._sealed_by_hand = latest.id
+            return latest.id
+
+    # -- durability ---------------------------------------------------------------------------------------------------
+
+    @property
+    def durable_sequence(self) -> Sequence:
+        """Every record below is durable."""
+        with self._lock:
+            return self._advance_durable()
+
+    def _advance_durable(self) -> Sequence:
+        known = bisect_right(self._mark_seqs, self._db.durable_seq)
+        if known:
+            self._durable = self._mark_ends[known - 1]
+            del self._mark_seqs[:known], self._mark_ends[:known]
+        return self._durable
+
+    def finish(self) -> None:
+        """Give unused sequences back before a clean close. Raises: lsm.Error."""
+        with self._lock:
+            if self._sequences.next < SEQUENCE_MAX:
+                self._sequences.give_back()

@@ -1,15 +1,15 @@
 """An LSM storage engine on object stores, in Python: SlateDB's semantics behind fsspec.
 
-    >>> import lsm
-    >>> with lsm.Db.open("memory://") as db:
-    ...     handle = db.put(b"user:1", b"Alice")
-    ...     db.get(b"user:1"), handle.seqnum
-    (b'Alice', 1)
+>>> import lsm
+>>> with lsm.Db.open("memory://") as db:
+...     handle = db.put(b"user:1", b"Alice")
+...     db.get(b"user:1"), handle.seqnum
+(b'Alice', 1)
 """
 
-from lsm.assembly import Components
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
+from lsm.components import Components
 from lsm.db import Db, DurabilityLevel, FlushType, Snapshot
 from lsm.errors import (
     ClosedError,
@@ -28,6 +28,7 @@ from lsm.metrics import PartitionStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
 from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
+from lsm.read.reader import DbReader
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings, read_settings_file
@@ -46,6 +47,7 @@ __all__ = [
     "Components",
     "CorruptionError",
     "Db",
+    "DbReader",
     "DurabilityLevel",
     "Error",
     "FencedError",

@@ -2,135 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any
 
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.leveled import LeveledScheduler
-from lsm.compaction.plan import CompactionScheduler
+from lsm.components import Components, Stores, table_format, table_reader
 from lsm.errors import Error
 from lsm.gc import GarbageCollector
 from lsm.manifest.model import Manifest
-from lsm.object_store.contract import ObjectStore
-from lsm.object_store.open import open_store
-from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, WorkerProcesses, can_pickle
-from lsm.rows.chunk import PrefixExtractor, SeriesLayout
-from lsm.runtime import Clock, Runtime
+from lsm.rules import Rules
+from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.snapshots import OpenSnapshots
-from lsm.sst.builder import TableFormat
-from lsm.sst.cache import Cache
-from lsm.sst.table import TableReader
 from lsm.table_numbers import TableNumbers
 from lsm.view import LiveViews, View
 from lsm.wal.log import WriteAheadLog
 from lsm.write.flush import Flusher
-from lsm.write.level0 import Rules
 from lsm.write.recovery import Identity, Recovered, open_database
 from lsm.write.writer import Writer
-
-
-@dataclass(kw_only=True)
-class Components:
-    """What a caller can replace. Everything has a default."""
-
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
-    file_system: Any = None
-    """An fsspec file system to use instead of the one the URL names."""
-    object_store: ObjectStore | None = None
-    """An object store to use as it is."""
-    wal_url: str | None = None
-    wal_storage_options: Mapping[str, Any] = field(default_factory=dict)
-    wal_object_store: ObjectStore | None = None
-    prefix_extractor: PrefixExtractor | None = None
-    series_layout: SeriesLayout | None = None
-    scheduler: CompactionScheduler | None = None
-    block_cache: Cache | None = None
-    clock: Clock | None = None
-    runtime: Runtime | None = None
-
-
-class Stores:
-    """The opened stores of one handle."""
-
-    def __init__(self, url: str, settings: Settings, parts: Components, runtime: Runtime) -> None:
-        self._settings = settings
-        self.main = self._reliable(
-            parts.object_store
-            or open_store(
-                url,
-                parts.storage_options,
-                fs=parts.file_system,
-                assume_single_writer=settings.assume_single_writer,
-                request_timeout=settings.request_timeout,
-            ),
-            runtime,
-        )
-        self.wal = self.main
-        self.wal_url = ""
-        if parts.wal_object_store is not None:
-            self.wal = self._reliable(parts.wal_object_store, runtime)
-            self.wal_url = parts.wal_object_store.url
-        elif parts.wal_url is not None:
-            options = parts.wal_storage_options or parts.storage_options
-            wal = open_store(parts.wal_url, options, request_timeout=settings.request_timeout)
-            self.wal = self._reliable(wal, runtime)
-            self.wal_url = wal.url
-
-    def _reliable(self, store: ObjectStore, runtime: Runtime) -> ReliableStore:
-        settings = self._settings
-        return ReliableStore(
-            store, runtime, op_timeout=settings.op_timeout, request_timeout=settings.request_timeout
-        )
-
-    def address(self, store: ReliableStore) -> StoreAddress | None:
-        """How a worker process reaches the store; None where it cannot."""
-        spec = store.spec()
-        if spec is None or not can_pickle((spec.url, dict(spec.storage_options))):
-            return None
-        settings = self._settings
-        return StoreAddress(
-            spec,
-            op_timeout=settings.op_timeout,
-            request_timeout=settings.request_timeout,
-            single_writer=settings.assume_single_writer,
-        )
-
-    def close(self) -> None:
-        self.main.close()
-        if self.wal is not self.main:
-            self.wal.close()
-
-
-def table_format(settings: Settings) -> TableFormat:
-    return TableFormat(
-        block_bytes=settings.sst_block_size,
-        compression=settings.compression,
-        compression_level=settings.compression_level,
-        filter_bits_per_key=settings.filter_bits_per_key,
-        min_filter_keys=settings.min_filter_keys,
-    )
-
-
-def table_reader(
-    store: ReliableStore, database: bytes, runtime: Runtime, settings: Settings, cache: Cache | None
-) -> TableReader:
-    """The caches: an eighth of the budget for indexes and filters, the rest for blocks."""
-    budget = settings.block_cache_bytes
-    blocks = cache if cache is not None else Cache(budget - budget // 8, runtime)
-    meta = cache if cache is not None else Cache(budget // 8, runtime)
-    return TableReader(store, database, runtime, blocks=blocks, meta=meta)
 
 
 class Engine:
     """The running parts behind a `Db`."""
 
-    def __init__(
-        self, url: str, settings: Settings, parts: Components, on_failure: Callable[[Error], None]
-    ) -> None:
+    def __init__(self, url: str, settings: Settings, parts: Components, on_failure: Callable[[Error], None]) -> None:
         self.settings = settings
         self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self.stores = Stores(url, settings, parts, self.runtime)
@@ -197,6 +94,7 @@ class Engine:
             memtable_bytes=settings.l0_sst_size_bytes,
             unflushed_bytes_max=settings.max_unflushed_bytes,
             on_freeze=lambda: self.flusher.wake(),
+            on_growth=lambda: self.flusher.warm_up(),
         )
         self.writer.restore_numbers(recovered.numbers)
 
@@ -206,6 +104,8 @@ class Engine:
         wal_address = self.stores.address(self.stores.wal)
         if not can_pickle(self.rules):
             address = None
+        # One core is the writer's own; more workers than others are left would only get in each other's way.
+        slots = min(settings.l0_flush_parallelism, max(1, self.runtime.cores - 1))
         self.flusher = Flusher(
             self.runtime,
             self.lock,
@@ -217,9 +117,10 @@ class Engine:
             rules=self.rules,
             epoch=self.epoch,
             threads=self._executor(self.runtime.executor("lsm-build", settings.l0_flush_parallelism)),
-            workers=self._workers(settings.flush_placement, address, settings.l0_flush_parallelism),
+            workers=self._workers(settings.flush_placement, address, slots),
             addresses=(address, wal_address) if address is not None and wal_address is not None else None,
             parallelism=settings.l0_flush_parallelism,
+            slots=slots,
             l0_max_ssts=settings.l0_max_ssts,
             snapshots=self.snapshots.held,
             numbers=self.numbers,

@@ -47,13 +47,16 @@ KIND_MANIFEST: Final = 1
 KIND_WAL_DATA: Final = 2
 KIND_WAL_FENCE: Final = 3
 
+COUNT_MAX: Final = 1 << 26
+"""No column has more items; a forged count must not allocate without bound."""
+
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A decoded object: who wrote it, under which epoch, and its body."""
+    """A verified object: who wrote it, under which epoch; its body is data[ENVELOPE.size:end]."""
 
     kind: int
     version: int
@@ -61,7 +64,8 @@ class Envelope:
     number: int
     epoch: int
     nonce: bytes
-    body: memoryview
+    data: bytes
+    end: int
 
 
 def seal_envelope(
@@ -106,8 +110,7 @@ def open_envelope(
         raise refuse(f"belongs to database {owner.hex()}, not {database.hex()}", 8)
     if found_number != number:
         raise refuse(f"says it is number {found_number}", 24)
-    body = view[ENVELOPE.size : ENVELOPE.size + length]
-    return Envelope(kind, version, owner, found_number, epoch, nonce, body)
+    return Envelope(kind, version, owner, found_number, epoch, nonce, data, ENVELOPE.size + length)
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
     if not values:
         return
     high = max(values)
-    if high == values[0] and min(values) == high:
+    if high == values[0] and values[-1] == high and min(values) == high:
         out(b"\x00" + U64.pack(high))
         return
     width = 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
@@ -141,7 +144,7 @@ def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
     out(items.tobytes())
 
 
-def take_ints(data: memoryview, at: int, count: int) -> tuple[Sequence[int], int]:
+def take_ints(data: bytes, at: int, count: int) -> tuple[Sequence[int], int]:
     """The integer column of `count` items at offset `at`, and the offset after it."""
     if not count:
         return (), at
@@ -149,11 +152,13 @@ def take_ints(data: memoryview, at: int, count: int) -> tuple[Sequence[int], int
     at += 1
     if width == 0:
         (value,) = U64.unpack_from(data, at)
+        if count > COUNT_MAX:
+            raise ValueError(f"a column of {count} items")
         return [value] * count, at + 8
     end = at + width * count
     if end > len(data) or width not in _TYPECODES:
         raise ValueError(f"integer column of {count} items of {width} bytes at {at} exceeds {len(data)} bytes")
-    items = array(_TYPECODES[width], bytes(data[at:end]))
+    items = array(_TYPECODES[width], data[at:end])
     if _BIG_ENDIAN:
         items.byteswap()
     return items, end
@@ -165,23 +170,23 @@ def put_strings(values: Sequence[bytes], out: Callable[[bytes], object]) -> None
     out(b"".join(values))
 
 
-def take_strings(data: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
+def take_strings(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
     """The string column of `count` items at offset `at`, and the offset after it."""
     lengths, at = take_ints(data, at, count)
-    total = sum(lengths)
-    if at + total > len(data):
-        raise ValueError(f"string column at {at} needs {total} bytes, {len(data) - at} are there")
-    return cut(bytes(data[at : at + total]), lengths), at + total
+    end = at + sum(lengths)
+    if end > len(data):
+        raise ValueError(f"string column at {at} needs {end - at} bytes, {len(data) - at} are there")
+    return cut(data, at, lengths), end
 
 
-def cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
-    """`data` cut into consecutive pieces of the given lengths."""
+def cut(data: bytes, at: int, lengths: Sequence[int]) -> list[bytes]:
+    """Consecutive pieces of `data` from offset `at` on, of the given lengths."""
     if not lengths:
         return []
     width = lengths[0]
-    if lengths.count(width) == len(lengths):
+    if type(lengths) is list and lengths.count(width) == len(lengths):
         if not width:
             return [b""] * len(lengths)
-        return [data[at : at + width] for at in range(0, width * len(lengths), width)]
-    ends = list(accumulate(lengths))
-    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return [data[start : start + width] for start in range(at, at + width * len(lengths), width)]
+    ends = list(accumulate(lengths, initial=at))
+    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]

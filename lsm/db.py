@@ -12,20 +12,21 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lsm.assembly import Components, Engine
+from lsm.assembly import Engine
+from lsm.components import Components
 from lsm.errors import ClosedError, Error, FencedError, InvalidError
 from lsm.gc import Garbage
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
 from lsm.read import lookup
-from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
+from lsm.read.iterator import IterationOrder, KeyValue, RowIterator, range_under
 from lsm.read.scan import scan as scan_rows
 from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
-from lsm.rows.chunk import prefix_end
+from lsm.rows.content import BytesLike, as_bytes, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
-from lsm.write.batch import BytesLike, WriteBatch, WriteHandle, as_bytes, as_key
+from lsm.write.batch import WriteBatch, WriteHandle
 
 NUMBER_MAX = (1 << 64) - 1
 
@@ -109,9 +110,7 @@ class Db:
             handle.await_durable()
         return handle
 
-    def append_series(
-        self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int
-    ) -> int:
+    def append_series(self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int) -> int:
         """Append one row to each of `names` (repeats are fine), numbered first, first + 1, ...; the batch's seqnum.
 
         The fast path of a log: columns in, no object per row. Requires: lists of bytes nobody changes afterwards, of one
@@ -196,9 +195,7 @@ class Db:
         view = engine.views.current
         return lookup.get(view, self._bounds(durability), as_key(key), engine.tables, engine.rules.layout)
 
-    def get_key_value(
-        self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY
-    ) -> KeyValue | None:
+    def get_key_value(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> KeyValue | None:
         """As `get`, with the key."""
         value = self.get(key, durability=durability)
         return None if value is None else KeyValue(as_key(key), value)
@@ -417,6 +414,7 @@ class Db:
 
     def _flush_all(self) -> None:
         with contextlib.suppress(FencedError):
+            self._engine.flusher.drain()
             if self._engine.settings.wal_enabled:
                 self._flush(FlushType.WAL)
             self._flush(FlushType.MEMTABLE)
@@ -498,16 +496,6 @@ class Snapshot:
         self.close()
 
 
-def range_under(
-    prefix: BytesLike, start: BytesLike | None, end: BytesLike | None
-) -> tuple[bytes, bytes | None]:
-    """The range of keys that begin with `prefix` and go on with [start, end)."""
-    head = as_bytes(prefix, "prefix")
-    low = head + (b"" if start is None else as_bytes(start, "start"))
-    high = prefix_end(head) if end is None else head + as_bytes(end, "end")
-    return low, high
-
-
 _open_handles: weakref.WeakSet[Db] = weakref.WeakSet()
 
 
@@ -520,4 +508,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-

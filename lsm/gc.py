@@ -93,7 +93,9 @@ class GarbageCollector:
             number = number_of(info.name)
             # Rule W6: a fence stays for ever, or the writer it stopped could write its number after all.
             if number is not None and number < manifest.replay_after and number not in manifest.fences:
-                yield Garbage(info.name, info.size, f"all its rows are in tables (replay starts after {manifest.replay_after})")
+                yield Garbage(
+                    info.name, info.size, f"all its rows are in tables (replay starts after {manifest.replay_after})"
+                )
 
     def _dead_manifests(self, objects: list[ObjectInfo], age: float, manifest: Manifest) -> Iterator[Garbage]:
         old = {info.name for info in self._old_enough(objects, age)}

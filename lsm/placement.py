@@ -25,6 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LENGTH: Final = 8
+_MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+"""For glibc: a worker keeps what it freed for the next job, instead of faulting every page in again."""
 
 
 class WorkerProcesses(Executor):
@@ -77,7 +79,7 @@ class _Worker:
             [sys.executable, "-m", "lsm.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env={**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -197,4 +199,3 @@ def can_pickle(thing: object) -> bool:
     except Exception:  # pickle raises whatever the object's own reduction raises.
         return False
     return b"__main__" not in data
-

@@ -40,6 +40,7 @@ class Runtime:
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
         self.pid = os.getpid()
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     # -- time -----------------------------------------------------------------------------------------------------
 

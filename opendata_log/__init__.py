@@ -32,6 +32,7 @@ from opendata_log.errors import (
 )
 from opendata_log.log_db import LogDb, LogDbBuilder
 from opendata_log.log_read import LogRead
+from opendata_log.reader import LogDbReader
 from opendata_log.record import (
     AppendOutput,
     AppendResult,
@@ -67,6 +68,7 @@ __all__ = [
     "LogCompactionOptions",
     "LogDb",
     "LogDbBuilder",
+    "LogDbReader",
     "LogEntry",
     "LogIterator",
     "LogKey",

@@ -53,9 +53,7 @@ class LogScheduler:
                 return []
             return [_merge(segment, segment.l0, runs, target=runs[-1].level if runs else TOP_LEVEL)]
         if len(segment.l0) >= self._l0_min:
-            return [
-                _merge(segment, segment.l0[-self._l0_max :], (), target=runs[0].level - 1 if runs else TOP_LEVEL)
-            ]
+            return [_merge(segment, segment.l0[-self._l0_max :], (), target=runs[0].level - 1 if runs else TOP_LEVEL)]
         newest = runs[:RUNS_PER_MERGE]
         if not self._l0_only and len(newest) == RUNS_PER_MERGE and len({_tier(run.size) for run in newest}) == 1:
             return [_merge(segment, (), newest, target=newest[-1].level)]

@@ -155,7 +155,9 @@ class LogDb(Reads):
     def subscribe_durable(self) -> DurableWatch:
         """The durable watermark to wait for."""
         self._check_open()
-        return DurableWatch(lambda: self._writer.durable_sequence, self._db.wait_durable_beyond, self._db, self._runtime)
+        return DurableWatch(
+            lambda: self._writer.durable_sequence, self._db.wait_durable_beyond, self._db, self._runtime
+        )
 
     def seal_segment(self) -> SegmentId:
         """Seal the active segment and return its id; the successor appears with the next append, also after a reopen.
@@ -279,5 +281,3 @@ def engine_settings(config: Config) -> lsm.Settings:
         return replace(settings, **changes) if changes else settings
     except lsm.InvalidError as error:
         raise InvalidInputError(str(error)) from error
-
-

@@ -104,9 +104,7 @@ class Reads:
         except lsm.Error as error:
             raise translate(error) from error
 
-    def list_keys(
-        self, start_segment: SegmentId | None = None, end_segment: SegmentId | None = None
-    ) -> LogKeyIterator:
+    def list_keys(self, start_segment: SegmentId | None = None, end_segment: SegmentId | None = None) -> LogKeyIterator:
         """Distinct keys of the segments with start_segment <= id < end_segment, in lexicographic order.
 
         Cost: the segments' listings, not their data.

@@ -13,7 +13,11 @@ class DurableWatch:
     """Sees the watermark advance. Any number of them, from any thread; waiting causes no request."""
 
     def __init__(
-        self, value: Callable[[], Sequence], wait_beyond: Callable[[int, float | None], int], db: lsm.Db, clock: lsm.Runtime
+        self,
+        value: Callable[[], Sequence],
+        wait_beyond: Callable[[int, float | None], int],
+        db: lsm.Db,
+        clock: lsm.Runtime,
     ) -> None:
         self._value = value
         self._wait_beyond = wait_beyond

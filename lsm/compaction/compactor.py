@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from typing import Any
 
 from lsm.compaction.job import CompactionJob, compact, compact_in_worker
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
@@ -13,10 +12,10 @@ from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress
+from lsm.rules import Rules
 from lsm.runtime import Runtime, Task
 from lsm.sst.builder import TableInfo
 from lsm.table_numbers import TableNumbers
-from lsm.write.level0 import Rules
 
 RETRY_SECONDS = 0.5
 WORKER_BYTES_MIN = 8 << 20

@@ -14,12 +14,12 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
 from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end
 from lsm.rows.merge import merge_rows, prune_rows
+from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import KIND_SERIES, SeriesBlock
 from lsm.sst.builder import TableBuilder, TableInfo
 from lsm.sst.cache import Cache
 from lsm.sst.table import TableReader, decode_block
-from lsm.write.level0 import Rules
 
 META_BYTES: Final = 64 << 20
 
@@ -110,17 +110,13 @@ def _families(tables: TableReader, job: CompactionJob) -> list[bytes]:
     return sorted(found)
 
 
-def _merged_rows(
-    tables: TableReader, job: CompactionJob, low: bytes | None, high: bytes | None
-) -> Iterator[RowChunk]:
+def _merged_rows(tables: TableReader, job: CompactionJob, low: bytes | None, high: bytes | None) -> Iterator[RowChunk]:
     sources = [_rows(tables, group, low, high) for group in job.sources.groups]
     for chunk in merge_rows(sources):
         yield prune_rows(chunk, job.snapshots, at_bottom=job.sources.is_bottom)
 
 
-def _rows(
-    tables: TableReader, group: Sequence[TableInfo], low: bytes | None, high: bytes | None
-) -> Iterator[RowChunk]:
+def _rows(tables: TableReader, group: Sequence[TableInfo], low: bytes | None, high: bytes | None) -> Iterator[RowChunk]:
     for block in _blocks(tables, group, low, high):
         if isinstance(block, RowChunk):
             rows = block.clip(low, high)

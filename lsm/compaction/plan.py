@@ -96,9 +96,7 @@ def _touches(tables: Iterable[TableInfo], low: bytes, high: bytes) -> bool:
     return any(table.first_key <= high and table.last_key >= low for table in tables)
 
 
-def with_compaction(
-    manifest: Manifest, spec: CompactionSpec, outputs: Sequence[TableInfo], *, moved: bool
-) -> Manifest:
+def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[TableInfo], *, moved: bool) -> Manifest:
     """The manifest with the sources replaced by the outputs. Raises: InvalidError: the sources are gone or changed."""
     check_spec(manifest, spec)
     if not moved and any(table.number <= manifest.gc_horizon for table in outputs):
@@ -107,15 +105,13 @@ def with_compaction(
     partition = manifest.partition(spec.prefix)
     assert partition is not None
     gone = spec.numbers
-    runs = {
-        run.level: [table for table in run.tables if table.number not in gone] for run in partition.runs
-    }
+    runs = {run.level: [table for table in run.tables if table.number not in gone] for run in partition.runs}
     runs.setdefault(spec.target, []).extend(outputs)
     return manifest.with_partition(
-        Partition(
-            spec.prefix,
-            tuple(table for table in partition.l0 if table.number not in gone),
-            tuple(
+        msgspec.structs.replace(
+            partition,
+            l0=tuple(table for table in partition.l0 if table.number not in gone),
+            runs=tuple(
                 Run(level, tuple(sorted(tables, key=lambda table: table.first_key)))
                 for level, tables in sorted(runs.items())
                 if tables
@@ -128,5 +124,3 @@ def is_move(sources: Sources) -> bool:
     """Whether the sources are disjoint, so that relinking them is enough."""
     tables = sorted(sources.tables, key=lambda table: table.first_key)
     return all(one.last_key < two.first_key for one, two in zip(tables, tables[1:], strict=False))
-
-

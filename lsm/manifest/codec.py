@@ -2,7 +2,7 @@
 
     body = zstd(msgpack([number, database, writer_epoch, compactor_epoch, replay_after, wal_epoch_floor, last_seq,
                          gc_horizon, fences, extractor_name, series_name, wal_url, partitions]))
-    partition = [prefix, level-0 tables, runs]      run = [level, tables]
+    partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end]
 
 New fields are added at the end of an array with a default, which older versions of this library ignore and newer ones
@@ -48,7 +48,9 @@ def decode_manifest(data: bytes, *, number: int, database: bytes | None) -> Mani
         name, data, kinds=(KIND_MANIFEST,), versions=MANIFEST_VERSION, number=number, database=database
     )
     try:
-        body = zstandard.ZstdDecompressor().decompress(envelope.body, max_output_size=_BODY_BYTES_MAX)
+        body = zstandard.ZstdDecompressor().decompress(
+            data[ENVELOPE.size : envelope.end], max_output_size=_BODY_BYTES_MAX
+        )
         manifest = _decoder.decode(body)
     except (zstandard.ZstdError, msgspec.MsgspecError, MemoryError) as error:
         raise CorruptionError(f"does not decode: {error}", object_name=name, offset=ENVELOPE.size) from error

@@ -34,11 +34,15 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Partition(msgspec.Struct, frozen=True, array_like=True):
-    """One LSM tree: level 0 (tables that may overlap, newest first) above runs (newest first)."""
+    """One LSM tree: level 0 (tables that may overlap, newest first) above runs (newest first).
+
+    `series_ends`: for each series family flushed so far, one more than its greatest number.
+    """
 
     prefix: bytes
     l0: tuple[TableInfo, ...] = ()
     runs: tuple[Run, ...] = ()
+    series_ends: tuple[tuple[bytes, int], ...] = ()
 
     def tables(self) -> Iterator[TableInfo]:
         return chain(self.l0, chain.from_iterable(run.tables for run in self.runs))
@@ -97,6 +101,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         new = (changed,) if changed.l0 or changed.runs else ()
         partitions = (*self.partitions[:at], *new, *self.partitions[at + found :])
         return msgspec.structs.replace(self, partitions=partitions)
+
+    def series_ends(self) -> dict[bytes, int]:
+        """One more than the greatest flushed number of every series family."""
+        return dict(chain.from_iterable(partition.series_ends for partition in self.partitions))
 
     def table_numbers(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}

@@ -55,7 +55,9 @@ class ManifestStore:
         except ObjectExists:
             found = cls.load(store, runtime)
             if found is None:
-                raise InternalError("the first manifest exists but cannot be listed: the store is inconsistent") from None
+                raise InternalError(
+                    "the first manifest exists but cannot be listed: the store is inconsistent"
+                ) from None
             return found
         return cls(store, runtime, manifest)
 

@@ -1,8 +1,8 @@
 """Where every object of a database lives. Names of one kind sort by age; no name is ever used twice.
 
-    manifest/00000000000000000007.manifest     version 7 of the manifest
-    wal/00000000000000000042.wal               log object 42: data or a fence
-    sst/00000000012884901889.sst               a table; its id is epoch << 32 | counter
+manifest/00000000000000000007.manifest     version 7 of the manifest
+wal/00000000000000000042.wal               log object 42: data or a fence
+sst/00000000012884901889.sst               a table; its id is epoch << 32 | counter
 """
 
 from __future__ import annotations

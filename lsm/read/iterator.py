@@ -8,7 +8,8 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from lsm.errors import Error, InvalidError
-from lsm.rows.chunk import RowChunk
+from lsm.rows.chunk import RowChunk, prefix_end
+from lsm.rows.content import BytesLike, as_bytes
 
 
 class KeyValue(NamedTuple):
@@ -106,3 +107,11 @@ class RowIterator:
 
 def _nothing(_low: bytes | None) -> Iterator[RowChunk]:
     return iter(())
+
+
+def range_under(prefix: BytesLike, start: BytesLike | None, end: BytesLike | None) -> tuple[bytes, bytes | None]:
+    """The range of keys that begin with `prefix` and go on with [start, end)."""
+    head = as_bytes(prefix, "prefix")
+    low = head + (b"" if start is None else as_bytes(start, "start"))
+    high = prefix_end(head) if end is None else head + as_bytes(end, "end")
+    return low, high

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from lsm.errors import CorruptionError
 from lsm.manifest.model import Manifest
+from lsm.read.scan import table_sources
 from lsm.rows.chunk import RowChunk, prefix_end, series_prefix
 from lsm.rows.merge import merge_rows, newest_rows
-from lsm.read.scan import table_sources
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.table import TableReader
@@ -22,7 +22,15 @@ NumbersAndValues = tuple[Sequence[int], list[bytes]]
 
 
 def scan_series(
-    view: View, bounds: Bounds, family: bytes, name: bytes, low: int, high: int, tables: TableReader, *, keep: bool = True
+    view: View,
+    bounds: Bounds,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    keep: bool = True,
 ) -> Iterator[NumbersAndValues]:
     """Numbers and values of the rows with low <= number < high, ascending, block by block.
 
@@ -83,7 +91,15 @@ def _after(prefix: bytes, high: int) -> bytes | None:
 
 
 def count_series(
-    view: View, bounds: Bounds, family: bytes, name: bytes, low: int, high: int, tables: TableReader, *, approximate: bool
+    view: View,
+    bounds: Bounds,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    approximate: bool,
 ) -> int:
     """How many rows `scan_series` yields. Cost: indexes, and per table the blocks at both ends of the range;
     `approximate` leaves the blocks alone and takes half of their rows."""

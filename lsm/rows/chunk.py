@@ -158,9 +158,7 @@ def prefix_end(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
-def partition_rows(
-    keys: Sequence[bytes], prefix_of: Callable[[bytes], bytes] | None
-) -> list[tuple[bytes, int, int]]:
+def partition_rows(keys: Sequence[bytes], prefix_of: Callable[[bytes], bytes] | None) -> list[tuple[bytes, int, int]]:
     """Consecutive stretches (prefix, start, end) of sorted `keys` that share a partition. Cost: O(partitions log n)."""
     if prefix_of is None:
         return [(b"", 0, len(keys))] if keys else []

@@ -202,9 +202,7 @@ class Memtable:
             version = version[3]
         return version
 
-    def scan(
-        self, low: bytes | None, high: bytes | None, seq: int, *, descending: bool = False
-    ) -> Iterator[RowChunk]:
+    def scan(self, low: bytes | None, high: bytes | None, seq: int, *, descending: bool = False) -> Iterator[RowChunk]:
         """The newest version <= `seq` of each key in [low, high), tombstones included, in chunks.
 
         Chunks follow each other in the asked direction; inside a chunk keys always ascend.

@@ -45,9 +45,7 @@ def merge_rows(sources: Sequence[Iterator[RowChunk]], *, descending: bool = Fals
             else:
                 split = bisect_right(head.keys, bound)
                 part, rest = head.slice(0, split), head.slice(split, len(head))
-            if split and len(part):
-                taken.append(part)
-            elif len(part):
+            if (split and len(part)) or len(part):
                 taken.append(part)
             heads[at] = rest if len(rest) else next(streams[at], None)
         yield _interleave(taken)

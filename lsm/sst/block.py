@@ -135,14 +135,13 @@ def open_block(data: bytes, *, seed: int, name: str, offset: int) -> tuple[int, 
 def decode_rows(payload: bytes, *, name: str, offset: int) -> RowChunk:
     """The rows of a rows block. Raises: CorruptionError."""
     with decoding(name, offset):
-        data = memoryview(payload)
-        count, skip = ROWS_HEAD.unpack_from(data)
+        count, skip = ROWS_HEAD.unpack_from(payload)
         at = ROWS_HEAD.size + skip
         shared = payload[ROWS_HEAD.size : at]
-        suffixes, at = take_strings(data, at, count)
-        seqs, at = take_ints(data, at, count)
-        kinds, at = take_ints(data, at, count)
-        values, at = take_strings(data, at, count)
+        suffixes, at = take_strings(payload, at, count)
+        seqs, at = take_ints(payload, at, count)
+        kinds, at = take_ints(payload, at, count)
+        values, at = take_strings(payload, at, count)
         if at != len(payload):
             raise ValueError(f"{len(payload) - at} bytes are left over")
         return RowChunk([shared + suffix for suffix in suffixes] if skip else suffixes, seqs, kinds, values)
@@ -158,15 +157,14 @@ class SeriesBlock:
 
     def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
         with decoding(name, offset):
-            data = memoryview(payload)
-            groups, rows, family_length = SERIES_HEAD.unpack_from(data)
+            groups, rows, family_length = SERIES_HEAD.unpack_from(payload)
             at = SERIES_HEAD.size + family_length
             self.family = payload[SERIES_HEAD.size : at]
-            self.names, at = take_strings(data, at, groups)
-            self.counts, at = take_ints(data, at, groups)
+            self.names, at = take_strings(payload, at, groups)
+            self.counts, at = take_ints(payload, at, groups)
             self.starts = list(accumulate(self.counts, initial=0))
-            self.numbers, at = take_ints(data, at, rows)
-            lengths, at = take_ints(data, at, rows)
+            self.numbers, at = take_ints(payload, at, rows)
+            lengths, at = take_ints(payload, at, rows)
             self.payload = payload
             self._first_value = at
             self._constant = lengths[0] if rows and type(lengths) is list else -1
@@ -215,5 +213,3 @@ class SeriesBlock:
 def row_chunk_weight(chunk: RowChunk) -> int:
     """Bytes a decoded rows block occupies, about."""
     return 150 * len(chunk.keys) + sum(map(len, chunk.keys)) + sum(map(len, chunk.values))
-
-

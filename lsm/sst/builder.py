@@ -171,7 +171,9 @@ class TableBuilder:
         filter_offset = self.size
         items = self._filter_items
         if len(items) >= self._format.min_filter_keys:
-            self._append(self._sealer.seal(build_filter(items, self._format.filter_bits_per_key), KIND_FILTER, self.size))
+            self._append(
+                self._sealer.seal(build_filter(items, self._format.filter_bits_per_key), KIND_FILTER, self.size)
+            )
         index_offset = self.size
         index = encode_index(self._keys, self._kinds, self._sizes, self._rows)
         self._append(self._sealer.seal(index, KIND_INDEX, self.size))

@@ -42,12 +42,11 @@ class Index:
 
     def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
         with decoding(name, offset):
-            data = memoryview(payload)
-            (count,) = _COUNT.unpack_from(data)
-            self.keys, at = take_strings(data, _COUNT.size, count)
-            self.kinds, at = take_ints(data, at, count)
-            sizes, at = take_ints(data, at, count)
-            rows, at = take_ints(data, at, count)
+            (count,) = _COUNT.unpack_from(payload)
+            self.keys, at = take_strings(payload, _COUNT.size, count)
+            self.kinds, at = take_ints(payload, at, count)
+            sizes, at = take_ints(payload, at, count)
+            rows, at = take_ints(payload, at, count)
             self.offsets = list(accumulate(sizes, initial=0))
             self.rows_before = list(accumulate(rows, initial=0))
             if not count or at != len(payload):

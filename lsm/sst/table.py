@@ -25,9 +25,7 @@ Block = RowChunk | SeriesBlock
 class TableReader:
     """Reads the tables of one database. Thread-safe; holds no open files."""
 
-    def __init__(
-        self, store: ReliableStore, database: bytes, runtime: Runtime, *, blocks: Cache, meta: Cache
-    ) -> None:
+    def __init__(self, store: ReliableStore, database: bytes, runtime: Runtime, *, blocks: Cache, meta: Cache) -> None:
         self._store = store.with_cause("read")
         self._database = database
         self._runtime = runtime
@@ -96,7 +94,9 @@ class TableReader:
             found = self._blocks.get(key, lambda: self._load_block(table, at), keep=keep)
         return found  # type: ignore[no-any-return]
 
-    def blocks(self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead: bool = False) -> Iterator[Block]:
+    def blocks(
+        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead: bool = False
+    ) -> Iterator[Block]:
         """Blocks [start, end), in order. The first is read alone, unless `ahead`; then up to READ_AHEAD_BYTES at a time.
 
         Cost: one GET per stretch of blocks that are not cached.

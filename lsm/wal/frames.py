@@ -70,23 +70,22 @@ def encode_frame(
     return b"".join(parts)
 
 
-def decode_frames(body: memoryview, *, name: str, offset: int) -> Iterator[Frame]:
-    """The frames of an object's body, in order. Raises: CorruptionError."""
-    at = 0
-    with decoding(name, offset):
-        while at < len(body):
-            kind, _, family_length, batches, rows, seq, number = FRAME.unpack_from(body, at)
+def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Frame]:
+    """The frames in data[at:end], in order. Raises: CorruptionError."""
+    with decoding(name, at):
+        while at < end:
+            kind, _, family_length, batches, rows, seq, number = FRAME.unpack_from(data, at)
             at += FRAME.size
-            family = bytes(body[at : at + family_length])
+            family = data[at : at + family_length]
             at += family_length
             if kind not in (ROWS_FRAME, SERIES_FRAME) or (kind == SERIES_FRAME) != bool(family):
                 raise ValueError(f"frame kind {kind} is unknown")
-            counts, at = take_ints(body, at, batches)
-            keys, at = take_strings(body, at, rows)
+            counts, at = take_ints(data, at, batches)
+            keys, at = take_strings(data, at, rows)
             kinds: Sequence[int] = ()
             if kind == ROWS_FRAME:
-                kinds, at = take_ints(body, at, rows)
-            values, at = take_strings(body, at, rows)
+                kinds, at = take_ints(data, at, rows)
+            values, at = take_strings(data, at, rows)
             if sum(counts) != rows:
                 raise ValueError(f"batches of {sum(counts)} rows in a frame of {rows}")
             yield Frame(family, seq, number, counts, keys, kinds, values)

@@ -44,7 +44,7 @@ def read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogEn
         return None
     kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
     found = open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=database)
-    frames = list(decode_frames(found.body, name=name, offset=ENVELOPE.size))
+    frames = list(decode_frames(data, ENVELOPE.size, found.end, name=name))
     return LogEntries(number, found.epoch, found.kind == KIND_WAL_FENCE, frames)
 
 

@@ -19,11 +19,12 @@ from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
 from lsm.rows.memtable import Memtable
+from lsm.rules import Rules
 from lsm.runtime import Runtime, Task
 from lsm.table_numbers import TableNumbers
 from lsm.view import LiveViews
 from lsm.wal.log import WriteAheadLog
-from lsm.write.level0 import Built, FlushJob, Rules, flush_from_log, flush_memtable
+from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
 from lsm.write.writer import Writer
 
 TABLES_PER_FLUSH_MAX = 1 << 16
@@ -56,6 +57,7 @@ class Flusher:
         workers: Executor | None,
         addresses: tuple[StoreAddress, StoreAddress] | None,
         parallelism: int,
+        slots: int,
         l0_max_ssts: int,
         snapshots: Callable[[], tuple[int, ...]],
         numbers: TableNumbers,
@@ -74,12 +76,14 @@ class Flusher:
         self._workers = workers
         self._addresses = addresses
         self._parallelism = parallelism
+        self._slots = slots
         self._l0_max = l0_max_ssts
         self._snapshots = snapshots
         self._numbers = numbers
         self._on_commit = on_commit
         self._new_fences: tuple[int, ...] = ()
         self._building: deque[tuple[Memtable, FlushJob, Future[Built]]] = deque()
+        self._is_draining = False
         self._is_closing = False
         self._failures = 0
         self._error: Error | None = None
@@ -132,7 +136,7 @@ class Flusher:
 
     def _can_dispatch(self) -> bool:
         waiting = self._frozen()[len(self._building) :]
-        if not waiting or len(self._building) >= self._parallelism:
+        if not waiting or len(self._building) >= (self._parallelism if self._is_draining else self._slots):
             return False
         partitions = self._views.current.manifest.partitions
         fullest = max((len(partition.l0) for partition in partitions), default=0)
@@ -174,13 +178,30 @@ class Flusher:
         if self._wal_enabled:
             self._wal.wait_durable(table.last_seq)
         job = self._plan(table)
-        if self._workers is not None and self._addresses is not None and job.wal_last and table.size >= WORKER_BYTES_MIN:
-            future = self._workers.submit(flush_in_worker, *self._addresses, job)
+        is_large = self._workers is not None and self._addresses is not None and table.size >= WORKER_BYTES_MIN
+        if is_large and job.wal_last and len(self._building) < self._slots:
+            future = self._submit_to_worker(job)
         else:
             future = self._threads.submit(flush_memtable, self._store, self._runtime, table, job)
         with self._lock:
             self._building.append((table, job, future))
         future.add_done_callback(self._built)
+
+    def _submit_to_worker(self, job: FlushJob) -> Future[Built]:
+        assert self._workers is not None
+        assert self._addresses is not None
+        return self._workers.submit(flush_in_worker, *self._addresses, job)
+
+    def warm_up(self) -> None:
+        """A large memtable is on its way: have a worker running by then."""
+        if self._workers is not None and self._addresses is not None:
+            self._workers.submit(int)
+
+    def drain(self) -> None:
+        """Nobody appends any more: the writer's own core may build tables, too."""
+        with self._lock:
+            self._is_draining = True
+            self._lock.notify_all()
 
     def _built(self, _future: object) -> None:
         with self._lock:
@@ -252,7 +273,11 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
     changed = manifest
     for prefix, info in built:
         partition = changed.partition(prefix) or Partition(prefix)
-        changed = changed.with_partition(msgspec.structs.replace(partition, l0=(info, *partition.l0)))
+        ends = dict(partition.series_ends)
+        ends.update((family, rows.next_number) for family, rows in table.series.items() if family.startswith(prefix))
+        changed = changed.with_partition(
+            msgspec.structs.replace(partition, l0=(info, *partition.l0), series_ends=tuple(sorted(ends.items())))
+        )
     return msgspec.structs.replace(
         changed,
         last_seq=table.last_seq,
@@ -261,5 +286,3 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
         wal_epoch_floor=max(manifest.wal_epoch_floor, table.wal_epoch),
         fences=tuple(sorted({*manifest.fences, *fences})),
     )
-
-

@@ -12,11 +12,12 @@ from typing import Final
 import msgspec
 
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import PrefixExtractor, RowChunk, SeriesLayout, partition_rows
+from lsm.rows.chunk import RowChunk, partition_rows
 from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, prune_rows
+from lsm.rules import Rules
 from lsm.runtime import Runtime
-from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
+from lsm.sst.builder import TableBuilder, TableInfo
 from lsm.wal.replay import apply_frames, read_wal
 
 TABLE_BYTES_MAX: Final = 88 << 20
@@ -24,18 +25,6 @@ TABLE_BYTES_MAX: Final = 88 << 20
 
 Built = list[tuple[bytes, TableInfo]]
 """Partition prefix and table, in key order."""
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """What a database's tables are made by. Picklable where extractor and layout are."""
-
-    database: bytes
-    table_format: TableFormat
-    extractor: PrefixExtractor | None = None
-    layout: SeriesLayout | None = None
-
-    def prefix_of(self, key: bytes) -> bytes:
-        return self.extractor.prefix(key) if self.extractor is not None else b""
 
 
 class FlushJob(msgspec.Struct, frozen=True):
@@ -128,4 +117,3 @@ def _build(
                 builder = new_builder()
     if not builder.is_empty:
         yield builder
-

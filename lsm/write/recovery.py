@@ -129,7 +129,9 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
             # The old writer got in one more object, or a newer one is opening: its fence says so.
             found = read_wal_object(store, number, manifest.database)
             if found is not None and found.epoch > epoch:
-                raise FencedError(f"another process opened the database at the same time (epoch {found.epoch})") from None
+                raise FencedError(
+                    f"another process opened the database at the same time (epoch {found.epoch})"
+                ) from None
             number += 1
 
 
@@ -160,7 +162,7 @@ def _replay(
             table = _new_table(runtime, entries.number + 1, entries.epoch)
     # The last one stays open for new writes; an empty one holds no log objects that a flush would have to cover.
     tables.append(table if not table.is_empty else Memtable(runtime))
-    recovered = Recovered(manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(fences))
+    recovered = Recovered(manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(fences), manifest.series_ends())
     for each in tables:
         recovered.numbers.update((family, series.next_number) for family, series in each.series.items())
     return recovered

@@ -33,6 +33,7 @@ class Writer:
         memtable_bytes: int,
         unflushed_bytes_max: int,
         on_freeze: Callable[[], None],
+        on_growth: Callable[[], None],
     ) -> None:
         self._runtime = runtime
         self._lock = lock
@@ -45,6 +46,9 @@ class Writer:
         self._memtable_bytes = memtable_bytes
         self._unflushed_bytes_max = unflushed_bytes_max
         self._on_freeze = on_freeze
+        self._on_growth = on_growth
+        # The size at which something is to be done: get a worker ready, later freeze.
+        self._next_step = memtable_bytes // 4
         self._numbers: dict[bytes, int] = {}
         self._poison: Error | None = None
         self.last_seq = last_seq
@@ -93,8 +97,8 @@ class Writer:
             except BaseException as error:
                 self._poison_with(error)
                 raise
-            if self._active.size >= self._memtable_bytes:
-                self._freeze()
+            if self._active.size >= self._next_step:
+                self._step()
             return seq
 
     def write(self, batch: WriteBatch) -> int:
@@ -114,8 +118,8 @@ class Writer:
             except BaseException as error:
                 self._poison_with(error)
                 raise
-            if self._active.size >= self._memtable_bytes:
-                self._freeze()
+            if self._active.size >= self._next_step:
+                self._step()
             return seq
 
     def _apply(
@@ -157,6 +161,13 @@ class Writer:
             if not self._active.is_empty:
                 self._freeze()
             return self.last_seq
+
+    def _step(self) -> None:
+        if self._active.size >= self._memtable_bytes:
+            self._freeze()
+        else:
+            self._next_step = self._memtable_bytes
+            self._on_growth()
 
     def _freeze(self) -> None:
         # The log is cut where the memtable is: each memtable is a whole number of log objects.

@@ -1,0 +1,91 @@
+"""Read walk: a log that another process may be writing, followed and read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lsm
+from opendata_log.config import ReaderConfig
+from opendata_log.errors import ClosedError, InvalidInputError, translate
+from opendata_log.keys import (
+    SEGMENT_META_PREFIX,
+    LogPartitions,
+    LogSeries,
+    SegmentMeta,
+    entry_family,
+    parse_segment_meta_key,
+)
+from opendata_log.log_read import Reads
+from opendata_log.record import Sequence
+from opendata_log.scan import SeriesReads
+from opendata_log.segment import SegmentTable
+
+
+class LogDbReader(Reads):
+    """Read-only; any number beside one writer. Shows only what is durable. Thread-safe; a context manager."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        self._config = config
+        storage = config.storage_config
+        self._is_closed = False
+        try:
+            self._db = lsm.DbReader.open(
+                storage.url,
+                config.engine,
+                refresh_interval=config.refresh_interval,
+                storage_options=storage.storage_options,
+                wal_url=storage.wal_url,
+                prefix_extractor=LogPartitions(),
+                series_layout=LogSeries(),
+            )
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    @classmethod
+    def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
+        """Open the log `config` names; `overrides` replace its fields.
+
+        Raises: StorageError where nobody has written a log; InvalidInputError, CorruptionError.
+        """
+        if config is not None and not isinstance(config, ReaderConfig):
+            raise InvalidInputError(f"config must be a ReaderConfig, got {type(config).__name__}")
+        return cls((config if config is not None else ReaderConfig()).with_overrides(**overrides))
+
+    def refresh(self) -> None:
+        """See everything that is durable now, without waiting for `refresh_interval`. Raises: StorageError."""
+        self._engine_for_reads()
+        try:
+            self._db.refresh()
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    def _engine_for_reads(self) -> SeriesReads:
+        if self._is_closed:
+            raise ClosedError("the reader is closed: open it again")
+        return self._db
+
+    def _visible(self) -> tuple[SegmentTable, Sequence]:
+        try:
+            rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
+            table = SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+        except lsm.Error as error:
+            raise translate(error) from error
+        latest = table.latest
+        if latest is None:
+            return table, 0
+        return table, latest.start_seq + self._db.series_end(entry_family(latest.id))
+
+    def close(self) -> None:
+        """Stop following. Idempotent."""
+        self._is_closed = True
+        self._db.close()
+
+    def __enter__(self) -> LogDbReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open"
+        return f"<LogDbReader {self._config.storage_config.url}, {state}>"

@@ -31,7 +31,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from crc32c import crc32c
@@ -132,10 +132,11 @@ def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
     """Append the integer column of `values` to the parts collected by `out`. Empty columns take no bytes."""
     if not values:
         return
-    high = max(values)
-    if high == values[0] and values[-1] == high and min(values) == high:
-        out(b"\x00" + U64.pack(high))
+    first = values[0]
+    if first == values[-1] and values.count(first) == len(values):
+        out(b"\x00" + U64.pack(first))
         return
+    high = max(values)
     width = 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
     items = array(_TYPECODES[width], values)
     if _BIG_ENDIAN:
@@ -189,4 +190,4 @@ def cut(data: bytes, at: int, lengths: Sequence[int]) -> list[bytes]:
             return [b""] * len(lengths)
         return [data[start : start + width] for start in range(at, at + width * len(lengths), width)]
     ends = list(accumulate(lengths, initial=at))
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(ends)]

@@ -17,11 +17,11 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lsm.errors import InvalidError
-from lsm.settings import MIB, Settings, read_settings_file
+from lsm import InvalidError, Settings, read_settings_file
 from opendata_log.errors import InvalidInputError
 
 DURATION_MAX = timedelta.max.total_seconds()
+MIB = 1 << 20
 
 
 class ReadVisibility(Enum):

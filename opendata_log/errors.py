@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsm import errors as engine
+import lsm
 
 
 class Error(Exception):
@@ -137,39 +137,39 @@ class AppendCorruptionError(AppendStorageError, CorruptionError):
     """Stored bytes that the append depends on are damaged."""
 
 
-def translate(error: engine.Error) -> Error:
+def translate(error: lsm.Error) -> Error:
     """The log's error for an engine's. The caller chains the cause: `raise translate(error) from error`."""
     message = str(error)
     match error:
-        case engine.CorruptionError():
+        case lsm.CorruptionError():
             return CorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
-        case engine.FencedError():
+        case lsm.FencedError():
             return FencedError(message)
-        case engine.ClosedError():
+        case lsm.ClosedError():
             return ClosedError(message)
-        case engine.UnavailableError():
+        case lsm.UnavailableError():
             return StorageError(message, outcome_unknown=error.outcome_unknown)
-        case engine.InvalidError():
+        case lsm.InvalidError():
             return InvalidInputError(message)
         case _:
             # A TransactionError belongs here too: the log runs no transactions, so one that escapes is our bug.
             return InternalError(message)
 
 
-def translate_append(error: engine.Error, records: list[Any] | None) -> AppendError:
+def translate_append(error: lsm.Error, records: list[Any] | None) -> AppendError:
     """The append error for an engine's. It keeps `records` only if the batch was certainly not applied."""
     message = str(error)
     match error:
-        case engine.CorruptionError():
+        case lsm.CorruptionError():
             return AppendCorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
-        case engine.FencedError():
+        case lsm.FencedError():
             return AppendFencedError(message)
-        case engine.ClosedError():
+        case lsm.ClosedError():
             return ShutdownError(message)
-        case engine.UnavailableError():
+        case lsm.UnavailableError():
             unknown = error.outcome_unknown
             return AppendStorageError(message, None if unknown else records, outcome_unknown=unknown)
-        case engine.InvalidError():
+        case lsm.InvalidError():
             return AppendInvalidInputError(message)
         case _:
             return AppendInternalError(message)
@@ -179,6 +179,6 @@ def _place(object_name: str, offset: int) -> str:
     return f"{object_name} at byte {offset}: " if object_name else ""
 
 
-def _unplaced(error: engine.CorruptionError) -> str:
+def _unplaced(error: lsm.CorruptionError) -> str:
     """The engine's message without the place it starts with, which ours puts back."""
     return str(error).removeprefix(_place(error.object_name, error.offset))

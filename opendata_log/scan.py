@@ -112,7 +112,8 @@ class LogIterator:
         if block:
             yielded = len(block) - self._position.__length_hint__()
             if yielded:
-                return block[yielded - 1].sequence + 1
+                last: Sequence = block[yielded - 1].sequence
+                return last + 1
         return max(self._passed, self._frontier) if self._is_drained else self._passed
 
     def __iter__(self) -> Iterator[LogEntry]:

@@ -1,8 +1,8 @@
 """Write walk, after `record`, before `lsm`: sequences are handed out of blocks that are durable already.
 
-A block is a row in the system segment. It is written ahead, while half of the last one is left, so that an append hardly
-ever waits for one; it is durable before any number of it is returned (rule R9 of the reliability notes: otherwise a crash could give a number that
-somebody has seen to other content). After a crash the log goes on behind the last block; after a clean close, without a gap.
+A block is a row in the system segment. It is written ahead, while half of the last one is left, so that an append
+hardly ever waits for one; it is durable before any number of it is returned, or a crash could give a number that somebody
+has seen to other content. After a crash the log goes on behind the last block; after a clean close, without a gap.
 
 Source: opendata common/src/sequence.rs, which writes a block together with its first records, and can lose both.
 """

@@ -6,7 +6,6 @@ microseconds, except when the block of sequences runs out or a segment begins.
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 
 import lsm
@@ -36,7 +35,7 @@ class LogWriter:
     def __init__(self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig) -> None:
         self._db = db
         self._runtime = runtime
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._policy = SealPolicy(config)
         self._may_seal_by_itself = config.seal_interval is not None or config.seal_byte_limit is not None
         self._sequences = Sequences(db)

@@ -7,6 +7,7 @@ an older level-0 table and lose it. Here the engine refuses such a proposal befo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
@@ -123,4 +124,4 @@ def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[
 def is_move(sources: Sources) -> bool:
     """Whether the sources are disjoint, so that relinking them is enough."""
     tables = sorted(sources.tables, key=lambda table: table.first_key)
-    return all(one.last_key < two.first_key for one, two in zip(tables, tables[1:], strict=False))
+    return all(one.last_key < two.first_key for one, two in pairwise(tables))

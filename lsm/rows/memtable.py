@@ -116,23 +116,23 @@ class SeriesRows:
         return self._sorted
 
     def chunks(self) -> Iterator[SeriesChunk]:
-        """All rows in order, some 16 slices at a time. Requires: no more appends."""
+        """All rows in order, some 4 slices at a time. Requires: no more appends."""
         names = self.names()
         groups = self._groups
         sizes = list(map(len, map(groups.__getitem__, names)))
         ends = list(accumulate(sizes))
         start = 0
         while start < len(names):
-            if sizes[start] > 32 * SLICE_ROWS:
+            if sizes[start] > 8 * SLICE_ROWS:
                 group = groups[names[start]]
-                for at in range(0, len(group), 32 * SLICE_ROWS):
-                    piece = group[at : at + 32 * SLICE_ROWS]
+                for at in range(0, len(group), 8 * SLICE_ROWS):
+                    piece = group[at : at + 8 * SLICE_ROWS]
                     yield SeriesChunk(self.family, names[start : start + 1], [len(piece) >> 1], piece[::2], piece[1::2])
                 start += 1
                 continue
-            target = (ends[start - 1] if start else 0) + 32 * SLICE_ROWS
+            target = (ends[start - 1] if start else 0) + 8 * SLICE_ROWS
             end = max(start + 1, bisect_left(ends, target, start))
-            while end - start > 1 and sizes[end - 1] > 32 * SLICE_ROWS:
+            while end - start > 1 and sizes[end - 1] > 8 * SLICE_ROWS:
                 end -= 1
             part = names[start:end]
             flat = list(chain.from_iterable(map(groups.__getitem__, part)))

@@ -34,11 +34,10 @@ A series row carries no sequence number of the engine: it is written once, so th
 
 from __future__ import annotations
 
-import os
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 import zstandard
@@ -56,6 +55,7 @@ SERIES_HEAD: Final = struct.Struct("<IIH")
 
 KIND_ROWS: Final = 1
 KIND_SERIES: Final = 2
+SAMPLE_BYTES: Final = 2048
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
 
 
@@ -64,11 +64,17 @@ def checksum_seed(database: bytes, name: str) -> int:
     return crc32c(name.encode(), crc32c(database))
 
 
+def _shared_length(first: bytes, last: bytes) -> int:
+    """How many bytes two keys, and all keys between them, have in common at the start."""
+    limit = min(len(first), len(last), 0xFFFF)
+    return next((at for at in range(limit) if first[at] != last[at]), limit)
+
+
 def encode_rows(chunk: RowChunk) -> bytes:
     """The payload of a rows block."""
     keys = chunk.keys
-    shared = os.path.commonprefix([keys[0], keys[-1]])[:0xFFFF]
-    skip = len(shared)
+    skip = _shared_length(keys[0], keys[-1])
+    shared = keys[0][:skip]
     parts: list[bytes] = [ROWS_HEAD.pack(len(keys), skip), shared]
     out = parts.append
     put_strings([key[skip:] for key in keys] if skip else keys, out)
@@ -98,10 +104,17 @@ class BlockSealer:
         self._seed = seed
         self._compress = zstandard.ZstdCompressor(level=level).compress if compression == "zstd" else None
 
+    def _is_compressible(self, payload: bytes) -> bool:
+        """Judged by a sample from the middle, where the values are: random or compressed values are not tried whole."""
+        if len(payload) < 4 * SAMPLE_BYTES or self._compress is None:
+            return True
+        middle = len(payload) >> 1
+        return len(self._compress(payload[middle : middle + SAMPLE_BYTES])) < SAMPLE_BYTES - (SAMPLE_BYTES >> 4)
+
     def seal(self, payload: bytes, kind: int, offset: int) -> bytes:
         codec = 0
         stored = payload
-        if self._compress is not None:
+        if self._compress is not None and self._is_compressible(payload):
             packed = self._compress(payload)
             if len(packed) < len(payload) - (len(payload) >> 4):
                 codec, stored = 1, packed
@@ -168,7 +181,7 @@ class SeriesBlock:
             self.payload = payload
             self._first_value = at
             self._constant = lengths[0] if rows and type(lengths) is list else -1
-            self._ends = () if self._constant >= 0 else list(accumulate(lengths, initial=at))
+            self._ends: list[int] = [] if self._constant >= 0 else list(accumulate(lengths, initial=at))
             end = at + self._constant * rows if self._constant >= 0 else self._ends[-1]
             if end != len(payload) or self.starts[-1] != rows or not rows:
                 raise ValueError(f"columns of {rows} rows do not add up to {len(payload)} bytes")
@@ -190,7 +203,7 @@ class SeriesBlock:
         if width == 0:
             return [b""] * (end - start)
         ends = self._ends[start : end + 1]
-        return [payload[low:high] for low, high in zip(ends, ends[1:], strict=False)]
+        return [payload[low:high] for low, high in pairwise(ends)]
 
     def find(self, name: bytes, low: int, high: int) -> tuple[int, int]:
         """The positions [start, end) of the series' rows with low <= number < high."""

@@ -6,7 +6,7 @@ same batches: the log is cut where a memtable is frozen, so both see exactly the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -54,16 +54,14 @@ def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runt
 def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job: FlushJob) -> Built:
     """Build and upload the tables of a frozen memtable. Nothing refers to them until the manifest is committed."""
     flush_store = store.with_cause("flush")
-    next_number, limit = job.table_numbers
+    first_number, limit = job.table_numbers
+    numbers = iter(range(first_number, limit))
     built: Built = []
     for prefix, families, rows in _partitions(table, job.rules):
-        for builder in _build(prefix, families, rows, job, lambda: next_number, runtime):
+        for builder in _build(prefix, families, rows, job, numbers, runtime):
             info, parts = builder.finish()
             flush_store.put_new(info.name, parts)
             built.append((prefix, info))
-            next_number += 1
-            if next_number >= limit:
-                raise ValueError(f"a flush of {len(built)} tables is larger than planned for")
     return built
 
 
@@ -91,13 +89,13 @@ def _build(
     families: Sequence[SeriesRows],
     rows: Sequence[RowChunk],
     job: FlushJob,
-    number: Callable[[], int],
+    numbers: Iterator[int],
     runtime: Runtime,
 ) -> Iterator[TableBuilder]:
     """Full builders, in key order. Rows and families are put in order by the family's prefix: they never interleave."""
 
     def new_builder() -> TableBuilder:
-        return TableBuilder(job.rules.database, number(), job.rules.table_format)
+        return TableBuilder(job.rules.database, next(numbers), job.rules.table_format)
 
     builder = new_builder()
     low: bytes | None = None

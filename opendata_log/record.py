@@ -65,6 +65,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def __iter__(self) -> Iterator[bytes]:
         return iter((self.key, self.value))
 
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, position: int) -> bytes:
+        return (self.key, self.value)[position]
+
 
 class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """A record as it is read, with the sequence it got when it was appended."""
@@ -75,6 +81,12 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.key, self.sequence, self.value))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, position: int) -> Any:
+        return (self.key, self.sequence, self.value)[position]
 
 
 class AppendOutput(msgspec.Struct, frozen=True, gc=False):

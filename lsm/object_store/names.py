@@ -2,7 +2,7 @@
 
 manifest/00000000000000000007.manifest     version 7 of the manifest
 wal/00000000000000000042.wal               log object 42: data or a fence
-sst/00000000012884901889.sst               a table; its id is epoch << 32 | counter
+sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ fenced writer's late objects may still land there (rule W5)."""
 JOIN_SECONDS: Final = 0.002
 """A waiter starts another object beside one under way only this long after that was started: most join the next one."""
 
+GATHER_SECONDS_MAX: Final = 0.001
+GATHER_SHARE: Final = 0.5
+"""How long a first waiter waits for the other members of the last group: at most this share of an upload."""
+
 
 class WalObject:
     """A sealed buffer. Its number is given when its upload starts, and kept through every retry."""
@@ -80,6 +84,10 @@ class WriteAheadLog:
         self._under_way: deque[WalObject] = deque()
         self._uploading = 0
         self._last_start = 0.0
+        self._awaited: list[int] = []
+        self._is_timed = False
+        self._last_group = 0
+        self._gather_until = 0.0
         self._written: deque[WalObject] = deque()
         self._tasks: list[Task] = []
         self._busy_tasks = 0
@@ -156,26 +164,50 @@ class WriteAheadLog:
         """
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._lock:
-            failures = self._failures
-            while self.durable_seq < seq:
-                if self._fatal is not None:
-                    raise self._fatal
-                if self._failures != failures and self._outage is not None:
-                    raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
-                upload = self._next_upload(is_awaited=True)
-                if upload is not None:
-                    self._lock.release()
-                    try:
-                        self._upload(upload)
-                    finally:
-                        self._lock.acquire()
-                    continue
-                wait = None if deadline is None else deadline - self._runtime.monotonic()
-                if self._uploading and not self._buffer.is_empty and self._uploads_max > 1:
-                    wait = JOIN_SECONDS if wait is None else min(wait, JOIN_SECONDS)
-                if deadline is not None and self._runtime.monotonic() >= deadline:
-                    raise TimeoutError(f"not durable after {timeout} s")
-                self._lock.wait(wait)
+            self._awaited.append(seq)
+            try:
+                self._await(seq, deadline)
+            except TimeoutError:
+                raise TimeoutError(f"not durable after {timeout} s") from None
+            finally:
+                self._awaited.remove(seq)
+                if self.durable_seq < seq:
+                    self._lock.notify_all()  # It may have been the one who minds the clock: somebody else takes over.
+
+    def _waiters(self) -> int:
+        """Threads whose batch is not durable yet."""
+        durable = self.durable_seq
+        return sum(seq > durable for seq in self._awaited)
+
+    def _await(self, seq: int, deadline: float | None) -> None:
+        failures = self._failures
+        while self.durable_seq < seq:
+            if self._fatal is not None:
+                raise self._fatal
+            if self._failures != failures and self._outage is not None:
+                raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
+            upload = self._next_upload(is_awaited=True)
+            if upload is not None:
+                self._lock.release()
+                try:
+                    self._upload(upload)
+                finally:
+                    self._lock.acquire()
+                continue
+            now = self._runtime.monotonic()
+            if deadline is not None and now >= deadline:
+                raise TimeoutError
+            waits = [] if deadline is None else [deadline - now]
+            is_timing = not self._is_timed
+            if is_timing:
+                # One waiter minds the clock for all: when to stop gathering, when to start another object beside one.
+                waits.append(JOIN_SECONDS if self._uploading else max(0.0, self._gather_until - now))
+                self._is_timed = True
+            try:
+                self._lock.wait(min(waits, default=None))
+            finally:
+                if is_timing:
+                    self._is_timed = False
 
     def wait_beyond(self, seq: int, timeout: float | None) -> int:
         """Wait until something newer than batch `seq` is durable, without causing it; the newest durable batch."""
@@ -202,6 +234,8 @@ class WriteAheadLog:
                 return None
             now = self._runtime.monotonic()
             if is_awaited and self._uploading and now - self._last_start < JOIN_SECONDS:
+                return None
+            if is_awaited and now < self._gather_until and self._waiters() < self._last_group:
                 return None
             self.seal()
         upload = self._sealed.popleft()
@@ -245,6 +279,10 @@ class WriteAheadLog:
                 self.unwritten_bytes -= done.size
                 self._written.append(done)
             self._outage = None
+            # Those who waited for this object are about to append again: the next one waits for them, a moment.
+            now = self._runtime.monotonic()
+            self._last_group = len(self._awaited)
+            self._gather_until = now + min(GATHER_SECONDS_MAX, GATHER_SHARE * (now - self._last_start))
             self._lock.notify_all()
             if self._sealed:
                 self._work.notify()

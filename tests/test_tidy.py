@@ -1,0 +1,294 @@
+"""The house rules, executed: import order, the two seams, sizes, names, versions.
+
+The order of the modules and the two walks are read from docs/architecture.md, so prose and code cannot part.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import lsm
+import opendata_log
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+FILE_LINES_MAX = 450
+FILE_LINES_HARD_MAX = 600
+FUNCTION_LINES_MAX = 60
+LONG_FILES = {"lsm/db.py"}
+"""Files above FILE_LINES_MAX. This set only shrinks."""
+
+BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|misc)(_|$)")
+CLOCKS_CHANCE_THREADS = {"threading", "_thread", "time", "random", "uuid", "secrets", "asyncio", "multiprocessing"}
+SEAMS = {"lsm/runtime.py", "lsm/placement.py", "lsm/object_store/memory.py", "lsm/object_store/fsspec_store.py"}
+"""The runtime itself, the owner of worker processes, and the stores, whose backends have threads of their own."""
+ONLY_BUILT_BY_SEAMS = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
+IMPURE = CLOCKS_CHANCE_THREADS | {"subprocess", "socket", "fsspec", "s3fs", "tempfile", "shutil"}
+
+
+def block(name: str) -> list[str]:
+    """The lines of a fenced block of docs/architecture.md."""
+    found = re.search(rf"^```{name}\n(.*?)^```", ARCHITECTURE, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/architecture.md has no block ```{name}"
+    return found.group(1).splitlines()
+
+
+def stated_order() -> list[str]:
+    """The modules of the block `order`, as paths: `sst/block  bloom` is sst/block.py, then sst/bloom.py."""
+    package, order = "", []
+    for line in block("order"):
+        if not line.startswith(" "):
+            package = line.strip()
+            continue
+        folder = ""
+        for word in re.split(r" {3,}", line.strip())[0].split():
+            folder, _, stem = word.rpartition("/") if "/" in word else (folder, "", word)
+            order.append(_path(package, folder, stem))
+    return order
+
+
+def _path(package: str, folder: str, stem: str) -> str:
+    inside = f"{package}/{folder}/{stem}.py" if folder else f"{package}/{stem}.py"
+    # A name after a foldered one is in the same folder, unless the package itself has it.
+    return inside if (ROOT / inside).exists() else f"{package}/{stem}.py"
+
+
+def walk(name: str) -> list[str]:
+    return [f"{line.split()[0]}.py" for line in block(name)]
+
+
+@cache
+def sources(package: str) -> tuple[str, ...]:
+    return tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")))
+
+
+@cache
+def tree(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text("utf-8"))
+
+
+ENGINE, LOG = sources("lsm"), tuple(path for path in sources("opendata_log") if "/bench/" not in path)
+BENCH = tuple(path for path in sources("opendata_log") if "/bench/" in path)
+CODE = (*ENGINE, *LOG, *BENCH)
+MODULES = [path for path in (*ENGINE, *LOG) if not path.endswith("__init__.py")]
+"""The modules that the order names. Packages' `__init__` only re-export; the benchmark is a program on top."""
+
+
+def imports(path: str) -> Iterator[tuple[str, str | None, int]]:
+    """(module, imported name or None, line) of every import, TYPE_CHECKING ones and those in functions included."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the whole name"
+            yield from ((node.module or "", alias.name, node.lineno) for alias in node.names)
+
+
+def file_of(module: str, name: str | None) -> str | None:
+    """The file an import of ours names: `from lsm.read import lookup` is lsm/read/lookup.py."""
+    stem = module.replace(".", "/")
+    for candidate in (f"{stem}/{name}.py", f"{stem}.py", f"{stem}/__init__.py"):
+        if (ROOT / candidate).exists():
+            return candidate
+    return None
+
+
+@cache
+def imported_files(path: str) -> frozenset[str]:
+    ours = {file_of(module, name) for module, name, _ in imports(path) if module.split(".")[0] in ("lsm", "opendata_log")}
+    return frozenset(found for found in ours if found is not None)
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_stated_order_names_every_module_once() -> None:
+    order = stated_order()
+
+    assert len(order) == len(set(order)), sorted(path for path in order if order.count(path) > 1)
+    assert set(order) == set(MODULES), f"docs/architecture.md, block `order`: {sorted(set(order) ^ set(MODULES))}"
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_imports_point_up_the_order(path: str) -> None:
+    order = {module: place for place, module in enumerate(stated_order())}
+
+    for found in imported_files(path):
+        if found.endswith("__init__.py"):
+            assert path.startswith("opendata_log/"), f"{path} imports the package {found}; import the module"
+            assert found == "lsm/__init__.py", f"{path} imports {found}"
+        else:
+            assert order[found] < order[path], f"{path} imports {found}, which stands below it in docs/architecture.md"
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_our_own_modules_are_imported_at_module_level(path: str) -> None:
+    inside = {
+        node.lineno
+        for function in ast.walk(tree(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+
+    late = [(module, line) for module, _, line in imports(path) if line in inside]
+    assert not [entry for entry in late if entry[0].split(".")[0] in ("lsm", "opendata_log")], f"{path}: {late}"
+
+
+def test_writes_and_reads_do_not_know_each_other() -> None:
+    for path in ENGINE:
+        for one, other in (("lsm/write/", "lsm/read/"), ("lsm/read/", "lsm/write/")):
+            if path.startswith(one):
+                strays = [found for found in imported_files(path) if found.startswith(other)]
+                assert not strays, f"{path} imports {strays}"
+
+
+@pytest.mark.parametrize("path", [*LOG, *BENCH])
+def test_the_log_uses_only_what_the_engine_exports(path: str) -> None:
+    for module, name, line in imports(path):
+        if module.split(".")[0] == "lsm":
+            assert module == "lsm", f"{path}:{line}: {module} is the engine's own; use `lsm.{name}`"
+            assert name is None or name in lsm.__all__, f"{path}:{line}: lsm.{name} is not in lsm.__all__"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lsm":
+            assert node.attr in lsm.__all__, f"{path}:{node.lineno}: lsm.{node.attr} is not in lsm.__all__"
+
+
+@pytest.mark.parametrize("path", BENCH)
+def test_the_benchmark_uses_the_log_as_its_users_do(path: str) -> None:
+    for module, name, line in imports(path):
+        if module == "opendata_log":
+            assert name in opendata_log.__all__, f"{path}:{line}: {name}"
+        elif module.split(".")[0] == "opendata_log":
+            assert module.startswith("opendata_log.bench."), f"{path}:{line}: {module}"
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_no_module_imports_what_another_keeps_to_itself(path: str) -> None:
+    for module, name, line in imports(path):
+        if module.split(".")[0] in ("lsm", "opendata_log"):
+            assert name is None or not name.startswith("_"), f"{path}:{line}: {module}.{name}"
+
+
+# -- walks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["write-walk", "read-walk"])
+def test_every_station_of_a_walk_is_linked_to_one_before_it(name: str) -> None:
+    stations = walk(name)
+
+    for place, station in enumerate(stations):
+        assert (ROOT / station).exists(), f"{station} of the {name} is no file"
+        if place:
+            assert any(_linked(station, earlier) for earlier in stations[:place]), f"{station} hangs in the air"
+
+
+def _linked(one: str, other: str) -> bool:
+    if {one.split("/")[0], other.split("/")[0]} == {"lsm", "opendata_log"}:
+        log, engine = sorted((one, other), reverse=True)
+        # What the log uses of the engine it takes from the package, whose handle is db.py.
+        return engine == "lsm/db.py" and "lsm/__init__.py" in imported_files(log)
+    return other in imported_files(one) or one in imported_files(other)
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_neighbours_that_a_docstring_names_exist(path: str) -> None:
+    words = ast.get_docstring(tree(path)) or ""
+    assert words, f"{path} has no docstring"
+
+    for first in re.findall(r"^(?:Write walk|Read walk|Both walks)[^:]*:", words, re.MULTILINE):
+        for neighbour in re.findall(r"`([a-z0-9_/]+)`", first):
+            places = [f"{root}{neighbour}{end}" for root in ("lsm/", "opendata_log/", "") for end in (".py", "/__init__.py")]
+            assert any((ROOT / place).exists() for place in places), f"{path}: its neighbour `{neighbour}` does not exist"
+
+
+# -- seams ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [path for path in (*ENGINE, *LOG) if path not in SEAMS])
+def test_time_chance_and_threads_come_in_by_one_door(path: str) -> None:
+    for module, name, line in imports(path):
+        assert module.split(".")[0] not in CLOCKS_CHANCE_THREADS, f"{path}:{line}: {module}; ask the Runtime instead"
+        assert name not in ONLY_BUILT_BY_SEAMS, f"{path}:{line}: {name}; use Runtime.executor instead"
+        assert not (module == "os" and name == "urandom"), f"{path}:{line}: use Runtime.random_bytes instead"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            spelled = f"{node.value.id}.{node.attr}"
+            assert spelled not in ("os.urandom", "datetime.now", "datetime.utcnow"), f"{path}:{node.lineno}: {spelled}"
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_modules_that_call_themselves_pure_are(path: str) -> None:
+    head = (ast.get_docstring(tree(path)) or "").split("\n\n")[0]
+    if not head.endswith("Pure."):
+        return
+
+    for module, _, line in imports(path):
+        assert module.split(".")[0] not in IMPURE, f"{path}:{line}: {module}"
+    reached = {found for found in imported_files(path) if "/object_store/" in found} - {"lsm/object_store/names.py"}
+    assert not reached, f"{path} is pure and imports {reached}"
+
+
+# -- names and sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_names_say_what_a_file_is_about(path: str) -> None:
+    for part in Path(path).with_suffix("").parts:
+        assert not BANNED_NAMES.search(part), f"{path}: {part!r} is a role, not a subject"
+
+
+def test_long_files_are_few_and_get_fewer() -> None:
+    others = [path for package in ("tests", "benchmarks") for path in sources(package)]
+    lengths = {path: len((ROOT / path).read_text("utf-8").splitlines()) for path in (*CODE, *others)}
+
+    too_long = {path: count for path, count in lengths.items() if count > FILE_LINES_MAX and path not in LONG_FILES}
+    assert not too_long, f"split by subject: {too_long}"
+    assert not {path for path in LONG_FILES if lengths[path] > FILE_LINES_HARD_MAX}
+    done = {path for path in LONG_FILES if lengths[path] <= FILE_LINES_MAX}
+    assert not done, f"short enough now, take them out of LONG_FILES: {done}"
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_functions_fit_on_a_page(path: str) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            first = node.body[0]
+            if ast.get_docstring(node) is not None:
+                length -= (first.end_lineno or first.lineno) - first.lineno + 1
+            assert length <= FUNCTION_LINES_MAX, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("package", [lsm, opendata_log], ids=["lsm", "opendata_log"])
+def test_exported_names_exist(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+
+    assert [name for name in names if not hasattr(package, name)] == []
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", [path for path in (*ENGINE, *LOG) if path.endswith("__init__.py")])
+def test_packages_only_re_export(path: str) -> None:
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            pytest.fail(f"{path}:{node.lineno}: {node.name} belongs in a module")
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    top = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+
+    assert top, "CHANGELOG.md has no version"
+    assert project["version"] == lsm.__version__ == opendata_log.__version__ == top.group(1)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.measurements import STEPS, Figures, Task
+from benchmarks.stores import load
 from benchmarks.workloads import Workload
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> int:
     description, result = arguments
     fields = json.loads(description)
     task = Task(**{**fields, "workload": Workload(**fields["workload"])})
+    load(task.store)  # Importing an engine is not part of any figure.
     Path(result).write_text(json.dumps(STEPS[task.step](task)))
     return 0
 

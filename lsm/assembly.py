@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 from lsm.compaction.compactor import Compactor
@@ -27,12 +26,11 @@ from lsm.write.writer import Writer
 class Engine:
     """The running parts behind a `Db`."""
 
-    def __init__(self, url: str, settings: Settings, parts: Components, on_failure: Callable[[Error], None]) -> None:
+    def __init__(self, url: str, settings: Settings, parts: Components) -> None:
         self.settings = settings
         self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self.stores = Stores(url, settings, parts, self.runtime)
         self._executors: list[Executor] = []
-        self._on_failure = on_failure
         self.snapshots = OpenSnapshots(self.runtime)
         try:
             self._open(parts)
@@ -142,7 +140,7 @@ class Engine:
                 snapshots=self.snapshots.held,
                 numbers=self.numbers,
                 on_commit=self._committed,
-                on_failure=self._on_failure,
+                on_failure=self.fail,
             )
         self.collector = GarbageCollector(
             self.runtime,
@@ -162,6 +160,12 @@ class Engine:
         if placement == "thread" or address is None:
             return None
         return self._executor(WorkerProcesses(count))
+
+    def fail(self, error: Error) -> None:
+        """A background thread gave up: refuse further work, and wake whoever waits for a flush."""
+        self.writer.fail(error)
+        with self.lock:
+            self.flusher.wake()
 
     def _committed(self, manifest: Manifest) -> None:
         """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""

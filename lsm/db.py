@@ -14,7 +14,7 @@ from typing import Any
 
 from lsm.assembly import Engine
 from lsm.components import Components
-from lsm.errors import ClosedError, Error, FencedError, InvalidError
+from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError
 from lsm.gc import Garbage
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
@@ -51,7 +51,7 @@ class Db:
     def __init__(self, url: str, settings: Settings, parts: Components) -> None:
         self._url = url
         self._closed: Error | None = None
-        self._engine = Engine(url, settings, parts, self._fail)
+        self._engine = Engine(url, settings, parts)
         self._close_lock = self._engine.runtime.lock()
         self._is_shut = False
         self._ticks = self._engine.runtime.condition()
@@ -341,6 +341,11 @@ class Db:
                 self._fail(error)
             except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.
                 continue
+            except BaseException as error:
+                failure = InternalError(f"the collector's thread failed: {error!r}")
+                failure.__cause__ = error
+                self._fail(failure)
+                return
 
     def status(self) -> Status:
         """State and counters of this handle."""
@@ -385,7 +390,7 @@ class Db:
             raise poison
 
     def _fail(self, error: Error) -> None:
-        self._engine.writer.fail(error)
+        self._engine.fail(error)
 
     def close(self) -> None:
         """Flush everything to tables and stop. Idempotent; after it every call raises ClosedError.
@@ -397,6 +402,7 @@ class Db:
             if self._is_shut:
                 return
             self._is_shut = True
+            self._engine.writer.stop(ClosedError("the database is being closed: open it again"))
             failure = self._engine.writer.poison
             try:
                 if failure is None:

@@ -28,7 +28,13 @@ LONG_FILES = {"lsm/db.py"}
 
 BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|misc)(_|$)")
 CLOCKS_CHANCE_THREADS = {"threading", "_thread", "time", "random", "uuid", "secrets", "asyncio", "multiprocessing"}
-SEAMS = {"lsm/runtime.py", "lsm/placement.py", "lsm/object_store/memory.py", "lsm/object_store/fsspec_store.py"}
+SEAMS = {
+    "lsm/runtime.py",
+    "lsm/placement.py",
+    "lsm/object_store/memory.py",
+    "lsm/object_store/local.py",
+    "lsm/object_store/fsspec_store.py",
+}
 """The runtime itself, the owner of worker processes, and the stores, whose backends have threads of their own."""
 ONLY_BUILT_BY_SEAMS = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
 IMPURE = CLOCKS_CHANCE_THREADS | {"subprocess", "socket", "fsspec", "s3fs", "tempfile", "shutil"}
@@ -103,7 +109,9 @@ def file_of(module: str, name: str | None) -> str | None:
 
 @cache
 def imported_files(path: str) -> frozenset[str]:
-    ours = {file_of(module, name) for module, name, _ in imports(path) if module.split(".")[0] in ("lsm", "opendata_log")}
+    ours = {
+        file_of(module, name) for module, name, _ in imports(path) if module.split(".")[0] in ("lsm", "opendata_log")
+    }
     return frozenset(found for found in ours if found is not None)
 
 
@@ -206,8 +214,12 @@ def test_neighbours_that_a_docstring_names_exist(path: str) -> None:
 
     for first in re.findall(r"^(?:Write walk|Read walk|Both walks)[^:]*:", words, re.MULTILINE):
         for neighbour in re.findall(r"`([a-z0-9_/]+)`", first):
-            places = [f"{root}{neighbour}{end}" for root in ("lsm/", "opendata_log/", "") for end in (".py", "/__init__.py")]
-            assert any((ROOT / place).exists() for place in places), f"{path}: its neighbour `{neighbour}` does not exist"
+            places = [
+                f"{root}{neighbour}{end}" for root in ("lsm/", "opendata_log/", "") for end in (".py", "/__init__.py")
+            ]
+            assert any((ROOT / place).exists() for place in places), (
+                f"{path}: its neighbour `{neighbour}` does not exist"
+            )
 
 
 # -- seams ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Any
 
 from benchmarks.stores.contract import Batch, Entries, Store
 
@@ -36,16 +37,20 @@ def missing(name: str) -> str | None:
     return None
 
 
+def load(name: str) -> Any:
+    """The adapter of the named store, with its engine imported."""
+    module, cls, _ = _ADAPTERS[name]
+    return getattr(importlib.import_module(module), cls)
+
+
 def open_store(name: str, path: str, *, durable: bool = False, options: dict[str, object] | None = None) -> Store:
     """Open or create the named store under the directory `path`.
 
     `durable`: the workload calls `flush` often and expects power-loss safety where the engine offers it.
     `options`: adapter-specific settings; only ours takes any (the fields of `lsm.Settings`).
     """
-    module, cls, _ = _ADAPTERS[name]
-    adapter = getattr(importlib.import_module(module), cls)
-    store: Store = adapter(path, durable=durable, **(options or {}))
+    store: Store = load(name)(path, durable=durable, **(options or {}))
     return store
 
 
-__all__ = ["Batch", "Entries", "NAMES", "PEERS", "Store", "missing", "open_store"]
+__all__ = ["NAMES", "PEERS", "Batch", "Entries", "Store", "load", "missing", "open_store"]

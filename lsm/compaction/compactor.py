@@ -60,6 +60,7 @@ class Compactor:
         self._on_failure = on_failure
         self._running: list[tuple[CompactionSpec, CompactionJob, Future[list[TableInfo]]]] = []
         self._is_due = True
+        self._is_stepping = False
         self._is_closing = False
         self._task: Task | None = None
         self.committed = 0
@@ -77,13 +78,13 @@ class Compactor:
     def is_idle(self) -> bool:
         """No job runs and the scheduler wants none."""
         with self._changed:
-            return not (self._running or self._is_due)
+            return not (self._running or self._is_due or self._is_stepping)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until the tree is as the scheduler wants it. False after `timeout`."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._changed:
-            while (self._running or self._is_due) and not self._is_closing:
+            while (self._running or self._is_due or self._is_stepping) and not self._is_closing:
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     return False
@@ -99,8 +100,10 @@ class Compactor:
                     if self._is_closing:
                         return
                     self._is_due = False
+                    self._is_stepping = True
                 self._step()
                 with self._changed:
+                    self._is_stepping = False
                     self._changed.notify_all()
         except BaseException as error:
             failure = error if isinstance(error, Error) else InternalError(f"the compaction thread failed: {error!r}")
@@ -126,7 +129,10 @@ class Compactor:
         for spec in self._proposals():
             if len(self._running) >= self._jobs_max:
                 break
-            self._start(spec)
+            try:
+                self._start(spec)
+            except UnavailableError as error:  # A move commits at once.
+                self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
         """The outputs are garbage now; whatever still needs doing is proposed anew."""

@@ -17,8 +17,9 @@ from lsm.rows.merge import merge_rows, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import KIND_SERIES, SeriesBlock
-from lsm.sst.builder import TableBuilder, TableInfo
+from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Cache
+from lsm.sst.rolling import RollingTables
 from lsm.sst.table import TableReader, decode_block
 
 META_BYTES: Final = 64 << 20
@@ -44,7 +45,15 @@ def compact(store: ReliableStore, runtime: Runtime, job: CompactionJob) -> list[
     damaged; nothing is dropped then."""
     cache = Cache(META_BYTES, runtime)
     tables = TableReader(store, job.rules.database, runtime, blocks=cache, meta=cache).for_cause("compaction")
-    output = _Output(store.with_cause("compaction"), job)
+    outputs: list[TableInfo] = []
+    compaction_store = store.with_cause("compaction")
+
+    def put(info: TableInfo, parts: list[bytes]) -> None:
+        compaction_store.put_new(info.name, parts)
+        outputs.append(info)
+
+    numbers = iter(range(*job.table_numbers))
+    output = RollingTables(job.rules.database, numbers, job.rules.table_format, table_bytes=job.table_bytes, put=put)
     low: bytes | None = None
     for family in [*_families(tables, job), None]:
         for rows in _merged_rows(tables, job, low, family):
@@ -56,44 +65,7 @@ def compact(store: ReliableStore, runtime: Runtime, job: CompactionJob) -> list[
                 output.add_series(chunk)
                 runtime.hand_over()
     output.finish()
-    return output.tables
-
-
-class _Output:
-    """Rolls from one table to the next at `table_bytes`."""
-
-    def __init__(self, store: ReliableStore, job: CompactionJob) -> None:
-        self._store = store
-        self._job = job
-        self._next_number, self._limit = job.table_numbers
-        self._builder = self._new_builder()
-        self.tables: list[TableInfo] = []
-
-    def _new_builder(self) -> TableBuilder:
-        number = self._next_number
-        self._next_number += 1
-        if number >= self._limit:
-            raise ValueError("a compaction has more outputs than planned for")
-        return TableBuilder(self._job.rules.database, number, self._job.rules.table_format)
-
-    def add_rows(self, chunk: RowChunk) -> None:
-        self._builder.add_rows(chunk)
-        self._roll()
-
-    def add_series(self, chunk: SeriesChunk) -> None:
-        self._builder.add_series(chunk.family, chunk.names, chunk.counts, chunk.numbers, chunk.values)
-        self._roll()
-
-    def _roll(self) -> None:
-        if self._builder.size >= self._job.table_bytes:
-            self.finish()
-            self._builder = self._new_builder()
-
-    def finish(self) -> None:
-        if not self._builder.is_empty:
-            info, parts = self._builder.finish()
-            self._store.put_new(info.name, parts)
-            self.tables.append(info)
+    return outputs
 
 
 def _families(tables: TableReader, job: CompactionJob) -> list[bytes]:

@@ -70,9 +70,9 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
     if sum(map(len, in_runs)) != len(spec.tables):
         raise InvalidError(f"tables {spec.tables} are not all in runs of partition {spec.prefix!r}")
     chosen = [*l0, *(table for tables in in_runs for table in tables)]
+    _check_runs(partition, spec, l0, in_runs)
     low = min(table.first_key for table in chosen)
     high = max(table.last_key for table in chosen)
-    _check_runs(partition, spec, in_runs, low, high)
     below = [run for run in partition.runs if run.level > spec.target]
     is_bottom = not any(_touches(run.tables, low, high) for run in below)
     groups = [*((table,) for table in l0), *(tables for tables in in_runs if tables)]
@@ -80,17 +80,25 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
 
 
 def _check_runs(
-    partition: Partition, spec: CompactionSpec, in_runs: Sequence[tuple[TableInfo, ...]], low: bytes, high: bytes
+    partition: Partition, spec: CompactionSpec, l0: Sequence[TableInfo], in_runs: Sequence[tuple[TableInfo, ...]]
 ) -> None:
+    moved = list(l0)
     for run, tables in zip(partition.runs, in_runs, strict=True):
         if run.level > spec.target:
             if tables:
                 raise InvalidError(f"source level {run.level} is below the target level {spec.target}")
             continue
-        # Rule C2: rows may not be moved past others of the same keys; the range is that of everything moved.
+        if run.level == spec.target:
+            moved += tables
+        # Rule C2: rows may not be moved past others of the same keys, and outputs may not overlap their new neighbours;
+        # the range is that of everything that gets to this level from above, and at the target of all sources.
         left_out = [table for table in run.tables if table.number not in spec.tables]
-        if _touches(left_out, low, high):
+        if moved and _touches(
+            left_out, min(table.first_key for table in moved), max(table.last_key for table in moved)
+        ):
             raise InvalidError(f"level {run.level} has tables in the range of the sources that are not sources")
+        if run.level < spec.target:
+            moved += tables
 
 
 def _touches(tables: Iterable[TableInfo], low: bytes, high: bytes) -> bool:

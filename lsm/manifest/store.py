@@ -145,8 +145,9 @@ class ManifestStore:
                 data = self._store.get(manifest_name(newest.number + 1))
             except ObjectMissing:
                 try:
-                    # Old versions go in ascending order: while this one exists, the missing one was never there.
-                    self._store.head(manifest_name(newest.number))
+                    # Old versions go in ascending order: while the one we knew exists, no later one was ever deleted, so
+                    # the missing one was never there, and none of those found is a stalled process's second creation.
+                    self._store.head(manifest_name(self.current.number))
                 except ObjectMissing:
                     break
                 return newest

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CREATE_BYTES_MAX = 99 << 20
-"""No object is larger: above it s3fs switches to multipart uploads, whose conditions some servers ignore."""
+"""No object in a remote store is larger: above it s3fs switches to multipart uploads, whose conditions some servers ignore."""
 
 
 class ObjectExists(Exception):
@@ -64,6 +64,12 @@ class ObjectStore(ABC):
 
     url: str
     """For messages and status; never contains credentials."""
+
+    is_near: bool = False
+    """Requests take less time than handing them to another thread: reading in parallel would not pay."""
+
+    object_bytes_max: int = CREATE_BYTES_MAX
+    """No larger object can be created."""
 
     @abstractmethod
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import (
-    CREATE_BYTES_MAX,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -34,7 +33,7 @@ from lsm.object_store.contract import (
     StoreFault,
     StoreSpec,
 )
-from lsm.object_store.faults import RequestRefused, oversize
+from lsm.object_store.faults import RequestRefused
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -94,6 +93,9 @@ class _Directory:
 class LocalStore(ObjectStore):
     """Files under `root`, which is made absolute here and created by the first put. Timeouts do not apply."""
 
+    is_near = True
+    object_bytes_max = 1 << 40
+
     def __init__(self, root: str | os.PathLike[str], *, use_tmpfile: bool = True) -> None:
         """Raises: InvalidError where the root or one of its parents is a file."""
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
@@ -105,8 +107,6 @@ class LocalStore(ObjectStore):
 
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
         size = sum(map(len, parts))
-        if size > CREATE_BYTES_MAX:
-            raise oversize(name, size)
         path = self._stem + name
         folder = path[: path.rindex("/")]
         for _ in range(_CREATE_ATTEMPTS):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from lsm.object_store.contract import CREATE_BYTES_MAX, ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
-from lsm.object_store.faults import oversize
+from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
 
 _shared: dict[str, MemoryStore] = {}
 _shared_lock = threading.Lock()
@@ -21,6 +20,9 @@ class MemoryStore(ObjectStore):
 
     Cost: put, get, head and delete O(1); list sorts the names under the prefix (0.2 s at 100,000 objects).
     """
+
+    is_near = True
+    object_bytes_max = 1 << 40
 
     def __init__(self, url: str = "memory://", *, now_ms: Callable[[], int] | None = None) -> None:
         """`now_ms` dates the objects; without it they have no age."""
@@ -44,8 +46,6 @@ class MemoryStore(ObjectStore):
 
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
         body = b"".join(parts)
-        if len(body) > CREATE_BYTES_MAX:
-            raise oversize(name, len(body))
         with self._lock:
             if name in self._objects:
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")

@@ -10,8 +10,7 @@ Adapters report what their backend said. Here is decided what it means:
 
 Every request is counted under its kind and the cause the caller gave, so that tests can hold budgets.
 
-Source: the resolution loop of reference/probes/casput.py; SlateDB retries in its RetryingObjectStore, where a retried
-create reads an attribute back instead of the bytes.
+Source: SlateDB retries in its RetryingObjectStore, where a retried create reads an attribute back instead of the bytes.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ class _Following:
         manifest = self._manifests.refresh()
         if manifest.replay_after != self._manifest.replay_after:
             self._rebase(manifest)
+        self._seq = max(self._seq, manifest.last_seq)  # Without a log, tables are all there is to see.
         self._manifest = manifest
         while True:
             entries = read_wal_object(self._store, self._next, manifest.database)

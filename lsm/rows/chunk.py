@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Final, Protocol
 
 PUT: Final = 0
@@ -103,6 +104,16 @@ class SeriesChunk:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def rows(self, start: int, end: int) -> SeriesChunk:
+        """Rows [start, end), with the groups they are in."""
+        bounds = list(accumulate(self.counts, initial=0))
+        first = bisect_right(bounds, start) - 1
+        last = bisect_left(bounds, end)
+        counts = list(self.counts[first:last])
+        counts[-1] -= bounds[last] - end
+        counts[0] -= start - bounds[first]
+        return SeriesChunk(self.family, self.names[first:last], counts, self.numbers[start:end], self.values[start:end])
 
 
 def terminated(name: bytes) -> bytes:

@@ -12,10 +12,11 @@ from lsm.runtime import Runtime
 class _Load:
     """Somebody is loading this item: wait for them."""
 
-    __slots__ = ("error", "is_done", "value")
+    __slots__ = ("error", "is_done", "is_interrupted", "value")
 
     def __init__(self) -> None:
         self.is_done = False
+        self.is_interrupted = False
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -59,6 +60,8 @@ class Cache:
                     break
                 while not pending.is_done:
                     self._changed.wait()
+                if pending.is_interrupted:
+                    continue
                 if pending.error is None:
                     return pending.value
                 raise pending.error
@@ -68,17 +71,16 @@ class Cache:
             pending.value, weight = load()
         except BaseException as error:
             # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
-            self._finish(key, pending, error if isinstance(error, Exception) else None, drop=True)
+            pending.is_interrupted = not isinstance(error, Exception)
+            self._finish(key, pending, error)
             raise
-        self._finish(key, pending, None, drop=False)
+        self._finish(key, pending, None)
         if keep:
             self.put(key, pending.value, weight)
         return pending.value
 
-    def _finish(self, key: Hashable, pending: _Load, error: Exception | None, *, drop: bool) -> None:
+    def _finish(self, key: Hashable, pending: _Load, error: BaseException | None) -> None:
         with self._changed:
-            if drop and error is None:
-                error = RuntimeError("the thread that was loading this was interrupted: try again")
             pending.error = error
             pending.is_done = True
             del self._loads[key]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
-from lsm.errors import ClosedError, Error, FencedError, InternalError, UnavailableError
-from lsm.object_store.contract import ObjectExists
+from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError, UnavailableError
+from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime, Task
@@ -26,6 +26,8 @@ from lsm.wal.frames import WAL_VERSION, FrameBuffer
 PIPELINE_MAX: Final = 8
 """No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
 fenced writer's late objects may still land there (rule W5)."""
+ROOMY_BYTES: Final = 1 << 20
+"""A batch up to this size fits wherever the buffer stands."""
 JOIN_SECONDS: Final = 0.002
 """A waiter starts another object beside one under way only this long after that was started: most join the next one."""
 
@@ -91,6 +93,7 @@ class WriteAheadLog:
         self._written: deque[WalObject] = deque()
         self._tasks: list[Task] = []
         self._busy_tasks = 0
+        self._is_late = False
         self._is_closing = False
         self._fatal: Error | None = None
         self._failures = 0
@@ -99,6 +102,19 @@ class WriteAheadLog:
         self.unwritten_bytes = 0
 
     # -- adding, under the write lock ----------------------------------------------------------------------------------
+
+    def make_room(self, size: int) -> None:
+        """A batch of `size` bytes follows: it must fit into the object it goes to.
+
+        Raises: InvalidError where no object of the store can hold it.
+        """
+        if size <= ROOMY_BYTES:
+            return
+        limit = self._store.store.object_bytes_max * 2 // 3
+        if size > limit:
+            raise InvalidError(f"a batch of {size} bytes is too large for {self._store.url}: at most {limit} fit")
+        if self._buffer.size + size > limit:
+            self.seal()
 
     def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
         self._begin(seq)
@@ -134,6 +150,11 @@ class WriteAheadLog:
             self._busy_tasks += 1
             self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
         self._work.notify()
+
+    @property
+    def fatal(self) -> Error | None:
+        """Why nothing more will ever become durable."""
+        return self._fatal
 
     @property
     def buffered_bytes(self) -> int:
@@ -229,6 +250,9 @@ class WriteAheadLog:
         is_serial = self._next_number <= self._serial_until
         if self._uploading >= (1 if is_serial else self._uploads_max):
             return None
+        is_retry = bool(self._sealed and self._sealed[0].number)
+        if len(self._under_way) >= PIPELINE_MAX and not is_retry:
+            return None  # Rule W5: however slow one upload is, none starts more than PIPELINE_MAX numbers ahead of it.
         if not self._sealed:
             if self._buffer.is_empty:
                 return None
@@ -284,7 +308,8 @@ class WriteAheadLog:
             self._last_group = len(self._awaited)
             self._gather_until = now + min(GATHER_SECONDS_MAX, GATHER_SHARE * (now - self._last_start))
             self._lock.notify_all()
-            if self._sealed:
+            if self._sealed or self._is_late:
+                self._is_late = False
                 self._work.notify()
 
     def _put(self, upload: WalObject) -> None:
@@ -313,9 +338,13 @@ class WriteAheadLog:
     def _check_other(self, number: int) -> None:
         """Somebody else's object has our number: find out whether we are fenced."""
         name = wal_name(number)
+        try:
+            data = self._store.get(name)
+        except ObjectMissing:
+            raise FencedError(f"{name} was written and collected by a newer writer: stop using this handle") from None
         found = open_envelope(
             name,
-            self._store.get(name),
+            data,
             kinds=(KIND_WAL_DATA, KIND_WAL_FENCE),
             versions=WAL_VERSION,
             number=number,
@@ -351,6 +380,7 @@ class WriteAheadLog:
                 wait = self._buffered_since + self._interval - self._runtime.monotonic()
                 if wait <= 0:
                     upload, wait = self._next_upload(is_awaited=False), None
+                    self._is_late = upload is None  # Whoever finishes an upload makes room, and says so.
             if upload is None:
                 if self._is_closing:
                     return

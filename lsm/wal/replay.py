@@ -56,9 +56,10 @@ def read_wal(
     An object of an epoch below the newest one seen so far is a fenced writer's late arrival and is left out (rule W3).
     Raises: CorruptionError, also for a missing object. Cost: one GET each, PREFETCH at a time.
     """
-    for start in range(0, len(numbers), PREFETCH):
-        window = numbers[start : start + PREFETCH]
-        found = runtime.map(lambda number: read_wal_object(store, number, database), window, width=PREFETCH)
+    width = 1 if store.store.is_near else PREFETCH
+    for start in range(0, len(numbers), width):
+        window = numbers[start : start + width]
+        found = runtime.map(lambda number: read_wal_object(store, number, database), window, width=width)
         for number, entries in zip(window, found, strict=True):
             if entries is None:
                 raise CorruptionError("the log object is missing", object_name=wal_name(number))

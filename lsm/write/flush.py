@@ -138,6 +138,8 @@ class Flusher:
         waiting = self._frozen()[len(self._building) :]
         if not waiting or len(self._building) >= (self._parallelism if self._is_draining else self._slots):
             return False
+        if self._is_draining:
+            return True  # Closing does not wait for a compaction.
         partitions = self._views.current.manifest.partitions
         fullest = max((len(partition.l0) for partition in partitions), default=0)
         return fullest + len(self._building) < self._l0_max

@@ -7,7 +7,6 @@ same batches: the log is cut where a memtable is frozen, so both see exactly the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import msgspec
 
@@ -17,11 +16,9 @@ from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
-from lsm.sst.builder import TableBuilder, TableInfo
+from lsm.sst.builder import TableInfo
+from lsm.sst.rolling import TABLE_BYTES_MAX, RollingTables
 from lsm.wal.replay import apply_frames, read_wal
-
-TABLE_BYTES_MAX: Final = 88 << 20
-"""A level-0 table is closed at this size, so that it stays one conditional PUT everywhere."""
 
 Built = list[tuple[bytes, TableInfo]]
 """Partition prefix and table, in key order."""
@@ -54,14 +51,18 @@ def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runt
 def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job: FlushJob) -> Built:
     """Build and upload the tables of a frozen memtable. Nothing refers to them until the manifest is committed."""
     flush_store = store.with_cause("flush")
-    first_number, limit = job.table_numbers
-    numbers = iter(range(first_number, limit))
+    numbers = iter(range(*job.table_numbers))
     built: Built = []
     for prefix, families, rows in _partitions(table, job.rules):
-        for builder in _build(prefix, families, rows, job, numbers, runtime):
-            info, parts = builder.finish()
+
+        def put(info: TableInfo, parts: list[bytes], prefix: bytes = prefix) -> None:
             flush_store.put_new(info.name, parts)
             built.append((prefix, info))
+
+        tables = RollingTables(
+            job.rules.database, numbers, job.rules.table_format, table_bytes=TABLE_BYTES_MAX, put=put
+        )
+        _fill(tables, families, rows, job.snapshots, runtime)
     return built
 
 
@@ -84,34 +85,21 @@ def _partitions(table: Memtable, rules: Rules) -> Iterator[tuple[bytes, list[Ser
         yield prefix, families.get(prefix, []), rows.get(prefix, [])
 
 
-def _build(
-    prefix: bytes,
+def _fill(
+    tables: RollingTables,
     families: Sequence[SeriesRows],
     rows: Sequence[RowChunk],
-    job: FlushJob,
-    numbers: Iterator[int],
+    snapshots: Sequence[int],
     runtime: Runtime,
-) -> Iterator[TableBuilder]:
-    """Full builders, in key order. Rows and families are put in order by the family's prefix: they never interleave."""
-
-    def new_builder() -> TableBuilder:
-        return TableBuilder(job.rules.database, next(numbers), job.rules.table_format)
-
-    builder = new_builder()
+) -> None:
+    """Rows and families in the order of their keys: a family's rows and other rows never interleave."""
     low: bytes | None = None
     for series in [*families, None]:
         high = series.family if series is not None else None
         for chunk in rows:
-            builder.add_rows(prune_rows(chunk.clip(low, high), job.snapshots, at_bottom=False))
-            if builder.size >= TABLE_BYTES_MAX:
-                yield builder
-                builder = new_builder()
+            tables.add_rows(prune_rows(chunk.clip(low, high), snapshots, at_bottom=False))
         low = high
         for part in series.chunks() if series is not None else ():
-            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values)
+            tables.add_series(part)
             runtime.hand_over()
-            if builder.size >= TABLE_BYTES_MAX:
-                yield builder
-                builder = new_builder()
-    if not builder.is_empty:
-        yield builder
+    tables.finish()

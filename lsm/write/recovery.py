@@ -20,6 +20,7 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION
+from lsm.wal.log import PIPELINE_MAX
 from lsm.wal.replay import apply_frames, list_wal, read_wal, read_wal_object
 
 
@@ -111,6 +112,9 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
     number = manifest.replay_after + 1
     while number in taken:
         number += 1
+    if taken and max(taken) >= number + PIPELINE_MAX:
+        # Rule W5: no writer gets that far ahead of its first missing object.
+        raise CorruptionError("the log object is missing: later ones are there", object_name=wal_name(number))
     while True:
         parts = seal_envelope(
             wal_name(number),

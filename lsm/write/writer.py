@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lsm.errors import ClosedError, Error, InternalError, InvalidError, UnavailableError
+from lsm.errors import Error, InternalError, InvalidError, UnavailableError
 from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -51,6 +51,7 @@ class Writer:
         self._next_step = memtable_bytes // 4
         self._numbers: dict[bytes, int] = {}
         self._poison: Error | None = None
+        self._stopped: Error | None = None
         self.last_seq = last_seq
 
     # -- what reads may see -------------------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ class Writer:
             if first < self._numbers.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
             self._wal.raise_outage()
+            self._wal.make_room(size)
             seq = self.last_seq + 1
             try:
                 if self._wal_enabled:
@@ -112,6 +114,7 @@ class Writer:
                 if part.first < self._numbers.get(part.family, 0):
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
             self._wal.raise_outage()
+            self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
             seq = self.last_seq + 1
             try:
                 self._apply(seq, keys, kinds, values, batch, sizes)
@@ -170,12 +173,16 @@ class Writer:
             self._on_growth()
 
     def _freeze(self) -> None:
-        # The log is cut where the memtable is: each memtable is a whole number of log objects.
-        self._wal.seal()
-        self._frozen_bytes += self._active.size
-        self._active = Memtable(self._runtime)
-        self._views.push(self._active)
-        self._on_freeze()
+        try:
+            # The log is cut where the memtable is: each memtable is a whole number of log objects.
+            self._wal.seal()
+            self._frozen_bytes += self._active.size
+            self._active = Memtable(self._runtime)
+            self._views.push(self._active)
+            self._on_freeze()
+        except BaseException as error:
+            self._poison_with(error)
+            raise
 
     def release(self, table: Memtable) -> None:
         """A frozen table is in the manifest: its memory counts no more. Requires: not holding the lock."""
@@ -209,11 +216,20 @@ class Writer:
     def fail(self, error: Error) -> None:
         """Refuse all further work with `error`; the first cause wins. Requires: not holding the lock."""
         with self._lock:
-            if self._poison is None or isinstance(error, ClosedError):
-                self._poison = self._poison or error
+            if self._poison is None or self._poison is self._stopped:
+                self._poison = error
             self._wal.fail(self._poison)
+            self._space.notify_all()
+
+    def stop(self, error: Error) -> None:
+        """Refuse new batches with `error` while what was accepted is flushed. Requires: not holding the lock."""
+        with self._lock:
+            if self._poison is None:
+                self._poison = self._stopped = error
             self._space.notify_all()
 
     @property
     def poison(self) -> Error | None:
-        return self._poison
+        """Why this handle can do nothing any more; None while it can, if only to flush."""
+        poison = self._poison
+        return self._wal.fatal if poison is None or poison is self._stopped else poison

@@ -129,6 +129,8 @@ def test_objects_of_several_mebibytes_come_back_whole(store: ObjectStore) -> Non
 
 
 def test_an_object_above_the_limit_is_refused(store: ObjectStore) -> None:
+    if store.object_bytes_max > CREATE_BYTES_MAX:
+        pytest.skip("local and memory stores take objects of any size")
     half = bytes(CREATE_BYTES_MAX // 2 + 1)
 
     with pytest.raises(InvalidError, match="may exceed"):

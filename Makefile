@@ -1,0 +1,56 @@
+# Everything runs in .venv, which the first target that needs it sets up. Needed: make and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# A Python without ensurepip (as Debian splits it) makes an environment without pip; then its own pip installs into it.
+PIP = if $(BIN)/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m pip "$$@"; \
+	else $(PYTHON) -m pip --python $(BIN)/python "$$@"; fi
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test test-long check lint benchmarks clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything development needs
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@echo "setting up $(VENV) ..." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@set -- install -qq --editable '.[dev]'; $(PIP)
+	@touch $(STAMP)
+
+bench: $(STAMP) ## Measure this machine and a storage; options in ARGS="--storage memory://"
+	@$(BIN)/python -m opendata_log.bench $(ARGS)
+
+test: $(STAMP) ## Run the tests, those against real S3 server processes included
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+test-long: $(STAMP) ## Run the slow tests, too
+	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+check: lint ## Lint, then the tests that start no server
+	@$(BIN)/python -m pytest -q -n 2 -m "not s3 and not slow" $(ARGS)
+
+lint: $(STAMP) ## Style, formatting and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+benchmarks: $(STAMP) ## Compare with other engines on this machine; options in ARGS="--rounds 1"
+	@$(BIN)/python -c 'import lmdb, matplotlib, rocksdict, slatedb' 2>/dev/null \
+		|| { set -- install -qq --editable '.[dev,bench]'; $(PIP); }
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove .venv, caches and build results; logs that you wrote stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist *.egg-info
+	@find lsm opendata_log tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,6 +29,8 @@ class WrappedStore(ObjectStore):
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.url = store.url
+        self.is_near = store.is_near
+        self.object_bytes_max = store.object_bytes_max
 
     def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
         return request()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 import msgspec
 
+from lsm.compaction.layout import BlockPlace, group_blocks, places
 from lsm.compaction.plan import Sources
 from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
-from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end
+from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end, series_key, series_prefixes
 from lsm.rows.merge import merge_rows, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
@@ -20,7 +22,7 @@ from lsm.sst.block import KIND_SERIES, SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Cache
 from lsm.sst.rolling import RollingTables
-from lsm.sst.table import TableReader, decode_block
+from lsm.sst.table import TableReader
 
 META_BYTES: Final = 64 << 20
 
@@ -41,31 +43,100 @@ def compact_in_worker(store: StoreAddress, job: CompactionJob) -> list[TableInfo
 
 
 def compact(store: ReliableStore, runtime: Runtime, job: CompactionJob) -> list[TableInfo]:
-    """Merge the sources into new tables, uploaded but referred to by nothing. Raises: CorruptionError: an input is
-    damaged; nothing is dropped then."""
+    """Merge the sources into new tables, uploaded but referred to by nothing.
+
+    Cost: every source block is read once, a megabyte of adjacent ones at a time.
+    Raises: CorruptionError: an input is damaged; nothing is dropped then.
+    """
     cache = Cache(META_BYTES, runtime)
     tables = TableReader(store, job.rules.database, runtime, blocks=cache, meta=cache).for_cause("compaction")
+    output_store = store.with_cause("compaction")
     outputs: list[TableInfo] = []
-    compaction_store = store.with_cause("compaction")
 
     def put(info: TableInfo, parts: list[bytes]) -> None:
-        compaction_store.put_new(info.name, parts)
+        output_store.put_new(info.name, parts)
         outputs.append(info)
 
     numbers = iter(range(*job.table_numbers))
     output = RollingTables(job.rules.database, numbers, job.rules.table_format, table_bytes=job.table_bytes, put=put)
-    low: bytes | None = None
-    for family in [*_families(tables, job), None]:
-        for rows in _merged_rows(tables, job, low, family):
-            output.add_rows(rows)
-            runtime.hand_over()
-        if family is not None:
-            low = prefix_end(family)
-            for chunk in merge_series(family, [_series(tables, group, family) for group in job.sources.groups]):
-                output.add_series(chunk)
-                runtime.hand_over()
+    merge = _Merge(tables, job, output)
+    for group in merge.groups():
+        if len(group) == 1:
+            merge.copy(group[0])
+        else:
+            merge.merge(group)
+        runtime.hand_over()
     output.finish()
     return outputs
+
+
+class _Merge:
+    """The steps of one job."""
+
+    def __init__(self, tables: TableReader, job: CompactionJob, output: RollingTables) -> None:
+        self._tables = tables
+        self._job = job
+        self._output = output
+        self._streams: dict[int, Iterator[tuple[BlockPlace, bytes]]] = {}
+        self._families = _families(tables, job)
+
+    def groups(self) -> Iterator[list[BlockPlace]]:
+        blocks: list[BlockPlace] = []
+        for source, group in enumerate(self._job.sources.groups):
+            mine = [place for table in group for place in places(source, table, self._tables.index(table))]
+            self._streams[source] = self._read(mine)
+            blocks += mine
+        return group_blocks(blocks)
+
+    def _read(self, blocks: Sequence[BlockPlace]) -> Iterator[tuple[BlockPlace, bytes]]:
+        """One source's blocks in order: groups take them in the same order, so each is read once."""
+        for _, mine in groupby(blocks, key=lambda block: block.table.number):
+            same_table = list(mine)
+            stored = self._tables.stored_blocks(same_table[0].table, [block.at for block in same_table])
+            yield from zip(same_table, stored, strict=True)
+
+    def _take(self, block: BlockPlace) -> tuple[bytes, RowChunk | SeriesBlock]:
+        found, stored = next(self._streams[block.source])
+        if found != block:
+            raise ValueError("blocks were taken in another order than they lie")
+        return stored, self._tables.decode(block.table, block.at, stored)
+
+    def copy(self, place: BlockPlace) -> None:
+        """A block no other source touches: taken over as it is stored, if nothing of it goes and it is not tiny."""
+        stored, block = self._take(place)
+        is_whole = len(stored) >= self._job.rules.table_format.block_bytes // 8
+        if isinstance(block, SeriesBlock):
+            if is_whole:
+                last = series_key(block.family, block.names[-1], block.numbers[-1])
+                items = series_prefixes(block.family, block.names)
+                self._output.splice(stored, place.low, last, len(block), items)
+            else:
+                self._output.add_series(block.chunk())
+            return
+        rows = self._prune(block)
+        if is_whole and rows is block:
+            self._output.splice(stored, place.low, rows.keys[-1], len(rows), list(dict.fromkeys(rows.keys)))
+        else:
+            self._output.add_rows(rows)
+
+    def merge(self, group: Sequence[BlockPlace]) -> None:
+        """Blocks that touch: rows and each series family by themselves, in key order, one block a source at a time."""
+        sources: dict[int, list[BlockPlace]] = {}
+        for place in group:
+            sources.setdefault(place.source, []).append(place)
+        newest_first = [_Cursor(self._take(place)[1] for place in sources[source]) for source in sorted(sources)]
+        for family in [*self._families_between(group[0].low, max(place.high for place in group)), None]:
+            for rows in merge_rows([each.rows_below(family) for each in newest_first]):
+                self._output.add_rows(self._prune(rows))
+            if family is not None:
+                for chunk in merge_series(family, [each.series(family) for each in newest_first]):
+                    self._output.add_series(chunk)
+
+    def _families_between(self, low: bytes, high: bytes) -> list[bytes]:
+        return [each for each in self._families if each <= high and low < (prefix_end(each) or low + b"\x00")]
+
+    def _prune(self, rows: RowChunk) -> RowChunk:
+        return prune_rows(rows, self._job.snapshots, at_bottom=self._job.sources.is_bottom)
 
 
 def _families(tables: TableReader, job: CompactionJob) -> list[bytes]:
@@ -74,40 +145,37 @@ def _families(tables: TableReader, job: CompactionJob) -> list[bytes]:
     found: set[bytes] = set()
     for table in job.sources.tables:
         index = tables.index(table)
-        keys = [key for key, kind in zip(index.keys, index.kinds, strict=True) if kind == KIND_SERIES]
-        if keys and layout is None:
-            raise CorruptionError("holds series, but the database was opened without a layout", object_name=table.name)
-        if layout is not None:
-            found |= {family for key in keys if (family := layout.family(key)) is not None}
+        for key, kind in zip(index.keys, index.kinds, strict=True):
+            if kind == KIND_SERIES:
+                family = layout.family(key) if layout is not None else None
+                if family is None:
+                    raise CorruptionError("holds a series this database's layout does not know", object_name=table.name)
+                found.add(family)
     return sorted(found)
 
 
-def _merged_rows(tables: TableReader, job: CompactionJob, low: bytes | None, high: bytes | None) -> Iterator[RowChunk]:
-    sources = [_rows(tables, group, low, high) for group in job.sources.groups]
-    for chunk in merge_rows(sources):
-        yield prune_rows(chunk, job.snapshots, at_bottom=job.sources.is_bottom)
+class _Cursor:
+    """One source's blocks in key order, taken as rows or as the series of a family, whichever the caller is at."""
 
+    def __init__(self, blocks: Iterator[RowChunk | SeriesBlock]) -> None:
+        self._blocks = blocks
+        self._next = next(blocks, None)
 
-def _rows(tables: TableReader, group: Sequence[TableInfo], low: bytes | None, high: bytes | None) -> Iterator[RowChunk]:
-    for block in _blocks(tables, group, low, high):
-        if isinstance(block, RowChunk):
-            rows = block.clip(low, high)
-            if len(rows):
-                yield rows
+    def rows_below(self, high: bytes | None) -> Iterator[RowChunk]:
+        """The rows with keys below `high` that come next."""
+        while isinstance(self._next, RowChunk):
+            block = self._next
+            below = block.clip(None, high)
+            if len(below) < len(block):
+                self._next = block.slice(len(below), len(block))
+                if len(below):
+                    yield below
+                return
+            yield block
+            self._next = next(self._blocks, None)
 
-
-def _series(tables: TableReader, group: Sequence[TableInfo], family: bytes) -> Iterator[SeriesChunk]:
-    for block in _blocks(tables, group, family, prefix_end(family)):
-        if isinstance(block, SeriesBlock) and block.family == family:
-            yield block.chunk()
-
-
-def _blocks(
-    tables: TableReader, group: Sequence[TableInfo], low: bytes | None, high: bytes | None
-) -> Iterator[RowChunk | SeriesBlock]:
-    for table in group:
-        if table.overlaps(low, high):
-            index = tables.index(table)
-            start, end = index.blocks_for(low, high)
-            for at, (kind, payload) in enumerate(tables.payloads(table, start, end), start):
-                yield decode_block(kind, payload, name=table.name, offset=index.offsets[at])[0]
+    def series(self, family: bytes) -> Iterator[SeriesChunk]:
+        """The series blocks of the family that come next."""
+        while isinstance(self._next, SeriesBlock) and self._next.family == family:
+            yield self._next.chunk()
+            self._next = next(self._blocks, None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Final, Protocol
 
 PUT: Final = 0
@@ -114,6 +114,35 @@ class SeriesChunk:
         counts[-1] -= bounds[last] - end
         counts[0] -= start - bounds[first]
         return SeriesChunk(self.family, self.names[first:last], counts, self.numbers[start:end], self.values[start:end])
+
+
+def joined_rows(chunks: Sequence[RowChunk]) -> RowChunk:
+    """Consecutive chunks as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return RowChunk(
+        list(chain.from_iterable(chunk.keys for chunk in chunks)),
+        list(chain.from_iterable(chunk.seqs for chunk in chunks)),
+        list(chain.from_iterable(chunk.kinds for chunk in chunks)),
+        list(chain.from_iterable(chunk.values for chunk in chunks)),
+    )
+
+
+def joined_series(chunks: Sequence[SeriesChunk]) -> SeriesChunk:
+    """Consecutive chunks of one family as one. A name that goes on from one chunk to the next becomes one group."""
+    if len(chunks) == 1:
+        return chunks[0]
+    names: list[bytes] = []
+    counts: list[int] = []
+    for chunk in chunks:
+        skip = bool(names) and names[-1] == chunk.names[0]
+        if skip:
+            counts[-1] += chunk.counts[0]
+        names += chunk.names[skip:]
+        counts += chunk.counts[skip:]
+    numbers = list(chain.from_iterable(chunk.numbers for chunk in chunks))
+    values = list(chain.from_iterable(chunk.values for chunk in chunks))
+    return SeriesChunk(chunks[0].family, names, counts, numbers, values)
 
 
 def terminated(name: bytes) -> bytes:

@@ -113,12 +113,18 @@ class BlockSealer:
 
     def seal(self, payload: bytes, kind: int, offset: int) -> bytes:
         codec = 0
-        stored = payload
+        stored: bytes | memoryview = payload
         if self._compress is not None and self._is_compressible(payload):
             packed = self._compress(payload)
             if len(packed) < len(payload) - (len(payload) >> 4):
                 codec, stored = 1, packed
-        head = _UNSUMMED.pack(codec, kind, 0, len(payload))
+        return self._finish(_UNSUMMED.pack(codec, kind, 0, len(payload)), stored, offset)
+
+    def reseal(self, block: bytes, offset: int) -> bytes:
+        """A verified stored block of another table, for its place in this one: as compressed as it was."""
+        return self._finish(block[: _UNSUMMED.size], memoryview(block)[HEADER.size :], offset)
+
+    def _finish(self, head: bytes, stored: bytes | memoryview, offset: int) -> bytes:
         checksum = crc32c(stored, crc32c(head, crc32c(_SEED.pack(offset), self._seed)))
         return b"".join((head, checksum.to_bytes(4, "little"), stored))
 

@@ -149,15 +149,16 @@ class TableBuilder:
             group = last if bounds[last] == end else last - 1
         self._filter_items += series_prefixes(family, names)
 
-    def add_stored_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
-        """A block taken over whole from another table; its filter items come with `add_filter_items`."""
-        self._add_block(payload, kind, first_key, last_key, rows)
-
-    def add_filter_items(self, items: Sequence[bytes]) -> None:
+    def splice(self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes]) -> None:
+        """A verified block of another table, taken over as it is; `items` are its keys or series for the filter."""
+        stored = self._sealer.reseal(block, self.size)
+        self._append_block(stored, block[1], first_key, last_key, rows)
         self._filter_items += items
 
     def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
-        block = self._sealer.seal(payload, kind, self.size)
+        self._append_block(self._sealer.seal(payload, kind, self.size), kind, first_key, last_key, rows)
+
+    def _append_block(self, block: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
         self._parts.append(block)
         self._keys.append(first_key)
         self._kinds.append(kind)
@@ -169,7 +170,7 @@ class TableBuilder:
     def finish(self) -> tuple[TableInfo, list[bytes]]:
         """The manifest's entry and the object's parts."""
         filter_offset = self.size
-        items = self._filter_items
+        items = list(dict.fromkeys(self._filter_items))
         if len(items) >= self._format.min_filter_keys:
             self._append(
                 self._sealer.seal(build_filter(items, self._format.filter_bits_per_key), KIND_FILTER, self.size)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-from lsm.rows.chunk import RowChunk, SeriesChunk, total_length
+from lsm.rows.chunk import RowChunk, SeriesChunk, joined_rows, joined_series, total_length
 from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 
 TABLE_BYTES_MAX: Final = 88 << 20
@@ -33,59 +33,94 @@ class RollingTables:
         self._format = table_format
         self._table_bytes = min(table_bytes, TABLE_BYTES_MAX)
         self._put = put
+        self._gather_bytes = 4 * table_format.block_bytes
         self._builder: TableBuilder | None = None
+        self._rows: list[RowChunk] = []
+        self._series: list[SeriesChunk] = []
+        self._pending = 0
 
     def add_rows(self, chunk: RowChunk) -> None:
-        """Rows of one key stay together, so they are never split between two tables."""
-        size = total_length(chunk.values)
-        for start, end in _cuts(list(map(len, chunk.values)), size):
-            while end < len(chunk) and chunk.keys[end] == chunk.keys[end - 1]:
-                end += 1
-            if start and chunk.keys[start] == chunk.keys[start - 1]:
-                start = bisect_right(chunk.keys, chunk.keys[start - 1], start)
-            part = chunk.slice(start, end)
-            if len(part):
-                self._with_room(total_length(part.values)).add_rows(part)
-                self._roll(self._table_bytes)
+        """Rows of one key come in one call, and stay in one table."""
+        if not len(chunk):
+            return
+        self._close_series()
+        self._rows.append(chunk)
+        self._pending += total_length(chunk.keys) + total_length(chunk.values)
+        if self._pending >= self._gather_bytes:
+            self._close_rows()
 
     def add_series(self, chunk: SeriesChunk) -> None:
-        sizes = list(map(len, chunk.values))
-        size = sum(sizes)
-        if size <= PIECE_BYTES:
-            self._with_room(size).add_series(chunk.family, chunk.names, chunk.counts, chunk.numbers, chunk.values)
-            self._roll(self._table_bytes)
+        self._close_rows()
+        if self._series and self._series[0].family != chunk.family:
+            self._close_series()
+        self._series.append(chunk)
+        self._pending += total_length(chunk.values)
+        if self._pending >= self._gather_bytes:
+            self._close_series()
+
+    def _close_rows(self) -> None:
+        """Small chunks are put together first, or each would end in a small block."""
+        chunks, self._rows = self._rows, []
+        if not chunks:
             return
-        for start, end in _cuts(sizes, size):
-            part = chunk.rows(start, end)
-            self._with_room(sum(sizes[start:end])).add_series(
-                part.family, part.names, part.counts, part.numbers, part.values
-            )
-            self._roll(self._table_bytes)
+        self._pending = 0
+        chunk = joined_rows(chunks)
+        keys, sizes = chunk.keys, list(map(len, chunk.values))
+        done = 0
+        for _, end in _cuts(sizes):
+            while done < end < len(keys) and keys[end] == keys[end - 1]:
+                end += 1
+            if end > done:
+                self._with_room(sum(sizes[done:end])).add_rows(chunk.slice(done, end))
+                self._roll()
+                done = end
+
+    def _close_series(self) -> None:
+        chunks, self._series = self._series, []
+        if not chunks:
+            return
+        self._pending = 0
+        chunk = joined_series(chunks)
+        sizes = list(map(len, chunk.values))
+        for start, end in _cuts(sizes):
+            part = chunk.rows(start, end) if end - start < len(sizes) else chunk
+            builder = self._with_room(sum(sizes[start:end]))
+            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values)
+            self._roll()
+
+    def splice(self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes]) -> None:
+        """As `TableBuilder.splice`."""
+        self._close_rows()
+        self._close_series()
+        self._with_room(len(block)).splice(block, first_key, last_key, rows, items)
+        self._roll()
 
     def _with_room(self, size: int) -> TableBuilder:
         """The current table, or a new one where `size` more bytes could make it too large."""
         if self._builder is not None and self._builder.size + size > TABLE_BYTES_MAX:
-            self.finish()
+            self._close_table()
         if self._builder is None:
             self._builder = TableBuilder(self._database, next(self._numbers), self._format)
         return self._builder
 
-    def _roll(self, limit: int) -> None:
-        if self._builder is not None and self._builder.size >= limit:
-            self.finish()
+    def _roll(self) -> None:
+        if self._builder is not None and self._builder.size >= self._table_bytes:
+            self._close_table()
 
-    def finish(self) -> None:
-        """Close the current table, if there is one."""
+    def _close_table(self) -> None:
         builder, self._builder = self._builder, None
         if builder is not None and not builder.is_empty:
             self._put(*builder.finish())
 
+    def finish(self) -> None:
+        """Write out everything that was added."""
+        self._close_rows()
+        self._close_series()
+        self._close_table()
 
-def _cuts(sizes: list[int], total: int) -> Iterator[tuple[int, int]]:
+
+def _cuts(sizes: list[int]) -> Iterator[tuple[int, int]]:
     """Positions [start, end) of pieces of about PIECE_BYTES, at least one row each."""
-    if total <= PIECE_BYTES:
-        yield 0, len(sizes)
-        return
     ends = list(accumulate(sizes))
     start = 0
     while start < len(sizes):

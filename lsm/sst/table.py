@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lsm.errors import CorruptionError, TableMissingError
@@ -129,21 +129,30 @@ class TableReader:
                 self._blocks.put((self._database, table.number, at), block, weight)
             yield block
 
-    def payloads(self, table: TableInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Kind and payload of blocks [start, end), verified, past the cache: for compaction."""
+    def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
+        """Blocks as they are stored, past the cache, not verified yet; `wanted` ascends. For compaction.
+
+        Cost: one GET per READ_AHEAD_BYTES of adjacent blocks.
+        """
         offsets = self.index(table).offsets
-        seed = checksum_seed(self._database, table.name)
-        at = start
-        while at < end:
+        at = 0
+        while at < len(wanted):
             stop = at + 1
-            while stop < end and offsets[stop + 1] - offsets[at] <= READ_AHEAD_BYTES:
+            low = offsets[wanted[at]]
+            while (
+                stop < len(wanted)
+                and wanted[stop] == wanted[stop - 1] + 1
+                and offsets[wanted[stop] + 1] - low <= READ_AHEAD_BYTES
+            ):
                 stop += 1
-            data = self._read(table, offsets[at], offsets[stop])
-            for each in range(at, stop):
-                low = offsets[each] - offsets[at]
-                stored = data[low : low + offsets[each + 1] - offsets[each]]
-                yield open_block(stored, seed=seed, name=table.name, offset=offsets[each])
+            data = self._read(table, low, offsets[wanted[stop - 1] + 1])
+            for each in wanted[at:stop]:
+                yield data[offsets[each] - low : offsets[each + 1] - low]
             at = stop
+
+    def decode(self, table: TableInfo, at: int, stored: bytes) -> Block:
+        """Verify and decode what `stored_blocks` gave for block `at`. Raises: CorruptionError."""
+        return self._decode(table, stored, self.index(table).offsets[at])[0]
 
     def _load_block(self, table: TableInfo, at: int) -> tuple[Block, int]:
         offsets = self.index(table).offsets

@@ -5,9 +5,9 @@ Only calls on the log are timed; building records and verifying what came back h
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opendata_log import Config, LogDb, Record, StorageConfig
@@ -20,7 +20,6 @@ _TAIL_KEY = b"tail"
 _TAIL_SECONDS = 2.0
 _POLLS_MAX = 20_000
 _ARRIVALS_MAX = 2_000
-_FOLLOWED = 200
 _FULL_QUEUE_SECONDS = 60.0
 
 
@@ -46,7 +45,6 @@ class Run:
         yield self.scan("scan, warm", "every key, right after the ingest")
         yield self.poll()
         yield self.arrivals()
-        yield self.follow()
         yield self.reopen()
         yield self.scan("scan, reopened", "every key, after close and open")
 
@@ -134,37 +132,6 @@ class Run:
         measure.verified = True
         return measure
 
-    def follow(self) -> Measure:
-        """Append while another thread follows: the time from the append call to the entry in the follower's hand."""
-        log = self._log
-        measure = Measure("follow", "from append to a waiting follower")
-        seen: list[tuple[int, float]] = []
-        arrived = threading.Semaphore(0)
-        start = _drained(log, 0)
-
-        def consume() -> None:
-            for entry in log.follow(_TAIL_KEY, start, timeout=2.0):
-                seen.append((entry.sequence, time.perf_counter()))
-                arrived.release()
-                if len(seen) == _FOLLOWED:
-                    return
-
-        follower = threading.Thread(target=consume, name="bench-follower", daemon=True)
-        with self._phase(measure, _FOLLOWED):
-            follower.start()
-            for number in range(_FOLLOWED):
-                time.sleep(0.001)  # The follower goes back to waiting, as in life.
-                began = time.perf_counter()
-                sequence = self._append_tail(number)
-                if not arrived.acquire(timeout=10.0):
-                    raise VerificationError("a follower did not receive an appended record within 10 s")
-                if seen[-1][0] != sequence:
-                    raise VerificationError("a follower received another record than the one appended")
-                measure.calls.append(seen[-1][1] - began)
-            follower.join(timeout=10.0)
-        measure.verified = True
-        return measure
-
     def reopen(self) -> Measure:
         """Close and open again: how long a restart keeps users waiting."""
         measure = Measure("reopen", "close, then open")
@@ -209,7 +176,8 @@ def _bounded(most: int) -> Iterator[int]:
 
 
 def requests_by_kind(log: LogDb) -> dict[str, int]:
-    """Requests the log has made of its store so far; empty where the log does not tell."""
-    status: Callable[[], object] | None = getattr(log, "status", None)
-    counted = getattr(status(), "requests", None) if status is not None else None
-    return {str(kind): int(made) for kind, made in counted.items()} if isinstance(counted, Mapping) else {}
+    """Object-store requests so far, by kind."""
+    made: Counter[str] = Counter()
+    for (kind, _cause), traffic in log.status().requests.items():
+        made[kind] += traffic.requests
+    return dict(made)

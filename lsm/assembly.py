@@ -91,6 +91,7 @@ class Engine:
             wal_enabled=settings.wal_enabled,
             memtable_bytes=settings.l0_sst_size_bytes,
             unflushed_bytes_max=settings.max_unflushed_bytes,
+            wal_objects_max=settings.max_wal_objects_before_l0_flush,
             on_freeze=lambda: self.flusher.wake(),
             on_growth=lambda: self.flusher.warm_up(),
         )

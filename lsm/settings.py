@@ -80,8 +80,6 @@ class Settings:
     """Deadline of one engine operation on the store, retries included."""
     request_timeout: float = 15.0
     """Deadline of one request."""
-    manifest_poll_interval: float = 1.0
-    """How often a compactor or reader outside the writer's process looks for a new manifest."""
     assume_single_writer: bool = False
     """Accept a store without atomic create-if-absent. Two writers can then damage the database."""
 
@@ -169,7 +167,6 @@ _AT_LEAST: dict[str, float] = {
     "level_base_bytes": 1,
     "op_timeout": 0.001,
     "request_timeout": 0.001,
-    "manifest_poll_interval": 0.001,
     "gc_interval": 0.001,
     "gc_min_age": 0,
 }

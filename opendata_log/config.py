@@ -21,6 +21,8 @@ from lsm import InvalidError, Settings, read_settings_file
 from opendata_log.errors import InvalidInputError
 
 DURATION_MAX = timedelta.max.total_seconds()
+TIMEOUT_MAX = 1e9
+"""Some thirty years; locks take no longer waits."""
 MIB = 1 << 20
 
 
@@ -303,6 +305,16 @@ def _duration(owner: Any, name: str, *, optional: bool = False) -> None:
     if not 0 < seconds <= DURATION_MAX:
         raise _refusal(owner, name, allowed, repr(value))
     _set(owner, name, float(seconds))
+
+
+def timeout_seconds(value: float | timedelta | None, name: str = "timeout") -> float | None:
+    """How long to wait, None for as long as it takes. Raises: InvalidInputError."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise InvalidInputError(f"{name} must be None or at least 0 seconds, got {value!r}")
+    return min(seconds, TIMEOUT_MAX)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import lsm
 from opendata_log.compaction import LogScheduler
-from opendata_log.config import Config, ReadVisibility
+from opendata_log.config import Config, ReadVisibility, timeout_seconds
 from opendata_log.errors import (
     AppendTimeoutError,
     ClosedError,
     Error,
+    FencedError,
     InvalidInputError,
     QueueFullError,
     ShutdownError,
@@ -48,6 +49,7 @@ class LogDb(Reads):
         self._runtime = lsm.Runtime(clock)
         storage = config.storage_config
         settings = engine_settings(config)
+        self._flush_type = lsm.FlushType.WAL if settings.wal_enabled else lsm.FlushType.MEMTABLE
         try:
             self._db = lsm.Db.open(
                 storage.url,
@@ -108,9 +110,7 @@ class LogDb(Reads):
 
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0):
-            raise InvalidInputError(f"timeout must be None or at least 0 seconds, got {timeout!r}")
+        seconds = timeout_seconds(timeout)
         keys, values, key_bytes, value_bytes, batch = columns(records)
         if not keys:
             self._check_open()
@@ -143,7 +143,7 @@ class LogDb(Reads):
         covers it. Cost: one PUT, shared by everybody who waits. Raises: StorageError, FencedError, ClosedError."""
         self._check_open()
         try:
-            self._db.flush()
+            self._db.flush(self._flush_type)
         except lsm.Error as error:
             raise translate(error) from error
 
@@ -192,16 +192,17 @@ class LogDb(Reads):
         """State and counters of the engine: tables, compactions, requests by kind and cause."""
         return self._db.status()
 
-    def wait_idle(self, timeout: float | None = None) -> bool:
+    def wait_idle(self, timeout: float | timedelta | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout` seconds."""
         self._check_open()
-        return self._db.wait_idle(timeout)
+        return self._db.wait_idle(timeout_seconds(timeout))
 
-    def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[lsm.Garbage]:
+    def collect_garbage(self, *, dry_run: bool = False, min_age: float | timedelta | None = None) -> list[lsm.Garbage]:
         """Delete the objects that nothing refers to; what they were, and why. Safe at any `min_age`, 0 included."""
         self._check_open()
+        age = timeout_seconds(min_age, "min_age")
         try:
-            return self._db.collect_garbage(dry_run=dry_run, min_age=min_age)
+            return self._db.collect_garbage(dry_run=dry_run, min_age=age)
         except lsm.Error as error:
             raise translate(error) from error
 
@@ -210,7 +211,10 @@ class LogDb(Reads):
             raise ClosedError("the log is closed: open it again")
 
     def close(self) -> None:
-        """Flush, stop all background work and let go of the log. Idempotent. Raises: what kept it from flushing."""
+        """Flush, stop all background work and let go of the log. Idempotent.
+
+        Raises: what kept it from flushing; FencedError where a newer writer took over before all of it was durable.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -220,9 +224,15 @@ class LogDb(Reads):
             finally:
                 self._db.close()
         except lsm.FencedError:
-            return  # A newer writer owns the log: there is nothing left for this one to do.
+            pass  # A newer writer owns the log: there is nothing left for this one to do.
         except lsm.Error as error:
             raise translate(error) from error
+        accepted, durable = self._writer.next_sequence, self._writer.durable_sequence
+        if durable < accepted:
+            raise FencedError(
+                f"a newer writer took over: the records with sequences from {durable} to {accepted - 1}, appended here, "
+                f"are not known to be durable and may be lost"
+            )
 
     def __enter__(self) -> LogDb:
         return self

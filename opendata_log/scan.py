@@ -6,7 +6,7 @@ current block, so that `next_sequence` costs nothing per entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
 from itertools import chain, groupby, islice, repeat
 from typing import Any, Protocol
@@ -63,11 +63,14 @@ class LogIterator:
         self._passed = start
         self._is_drained = False
         self._error: Error | None = None
-        self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks())
+        self._blocks_left = self._blocks()
+        self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks_left)
 
-    def _blocks(self) -> Iterator[Iterator[LogEntry]]:
+    def _blocks(self) -> Generator[Iterator[LogEntry], None, None]:
         """One iterator per block. Invariant: when the next block is asked for, the last one was yielded to its end."""
         left = self._limit
+        if left == 0:
+            return
         try:
             for entries in self._read():
                 if left is not None:
@@ -90,8 +93,6 @@ class LogIterator:
             self._position = iter(())
 
     def _read(self) -> Iterator[list[LogEntry]]:
-        if self._limit == 0:
-            return
         for segment, first, end in self._parts:
             base = segment.start_seq
             blocks = self._engine.scan_series(
@@ -142,7 +143,9 @@ class LogIterator:
         """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
         self._passed = self.next_sequence
         self._is_drained = False
+        self._block.clear()  # A `for` loop that stands in this block ends, too.
         self._block = []
+        self._blocks_left.close()
         self._entries = iter(())
         self._parts = ()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import lsm
-from opendata_log.errors import ClosedError, translate
+from opendata_log.config import timeout_seconds
+from opendata_log.errors import ClosedError, InvalidInputError, translate
 from opendata_log.record import Sequence
 
 
@@ -29,12 +31,15 @@ class DurableWatch:
         """The watermark now: every record with a lower sequence is durable."""
         return self._value()
 
-    def wait(self, beyond: Sequence, timeout: float | None = None) -> Sequence:
+    def wait(self, beyond: Sequence, timeout: float | timedelta | None = None) -> Sequence:
         """The watermark, once it is greater than `beyond`.
 
         Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; StorageError.
         """
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        if isinstance(beyond, bool) or not isinstance(beyond, int):
+            raise InvalidInputError(f"beyond must be a sequence, got {beyond!r}")
+        seconds = timeout_seconds(timeout)
+        deadline = None if seconds is None else self._clock.monotonic() + seconds
         while True:
             seen = self._db.durable_seq
             value = self._value()
@@ -44,7 +49,7 @@ class DurableWatch:
             try:
                 self._wait_beyond(seen, left)
             except TimeoutError:
-                raise TimeoutError(f"the durable sequence did not pass {beyond} within {timeout} s") from None
+                raise TimeoutError(f"the durable sequence did not pass {beyond} within {seconds} s") from None
             except lsm.Error as error:
                 raise translate(error) from error
 

@@ -58,8 +58,11 @@ class LogWriter:
         return SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
 
     def _load_seal_mark(self) -> SegmentId:
+        """The latest segment's id if it is sealed by hand. The mark of an older one stays stored and means nothing."""
         value = self._db.get(SEAL_MARK_KEY)
-        return decode_seal_mark(value) if value is not None else 0
+        latest = self.segments.latest
+        marked = decode_seal_mark(value) if value is not None else 0
+        return marked if latest is not None and latest.id == marked else 0
 
     def _adopt(self, segment: Segment | None) -> None:
         if segment is not None:
@@ -91,8 +94,7 @@ class LogWriter:
         if not self._family:
             return True
         if self._sealed_by_hand:
-            latest = self.segments.latest
-            return latest is not None and latest.id == self._sealed_by_hand
+            return True
         if not self._may_seal_by_itself:
             return False
         return self._policy.is_due(

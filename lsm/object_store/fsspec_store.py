@@ -215,7 +215,10 @@ class FsspecStore(ObjectStore):
         path = self._stem + name
         with _create_lock:
             # fsspec's memory looks through all its objects for `exists` and `makedirs`, and needs neither.
-            taken = path in self._fs.store if self._is_memory else self._call("exists", path, timeout=timeout)
+            if self._is_memory:
+                taken = self._fs._strip_protocol(path) in self._fs.store
+            else:
+                taken = self._call("exists", path, timeout=timeout)
             if taken:
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")
             if not self._is_memory:

@@ -100,6 +100,7 @@ class WriteAheadLog:
         self._outage: Error | None = None
         self.durable_seq = durable_seq
         self.unwritten_bytes = 0
+        self.sealed_count = 0
 
     # -- adding, under the write lock ----------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class WriteAheadLog:
         if not self._buffer.is_empty:
             sealed = WalObject(self._buffer.take(), self._first_seq, self._buffer.last_seq)
             self.unwritten_bytes += sealed.size
+            self.sealed_count += 1
             self._sealed.append(sealed)
             self._wake()
 
@@ -192,7 +194,7 @@ class WriteAheadLog:
                 raise TimeoutError(f"not durable after {timeout} s") from None
             finally:
                 self._awaited.remove(seq)
-                if self.durable_seq < seq:
+                if self.durable_seq < seq or not (self._is_timed or self._uploading) and self._waiters():
                     self._lock.notify_all()  # It may have been the one who minds the clock: somebody else takes over.
 
     def _waiters(self) -> int:

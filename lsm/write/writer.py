@@ -32,6 +32,7 @@ class Writer:
         wal_enabled: bool,
         memtable_bytes: int,
         unflushed_bytes_max: int,
+        wal_objects_max: int,
         on_freeze: Callable[[], None],
         on_growth: Callable[[], None],
     ) -> None:
@@ -47,6 +48,8 @@ class Writer:
         self._unflushed_bytes_max = unflushed_bytes_max
         self._on_freeze = on_freeze
         self._on_growth = on_growth
+        self._wal_objects_max = wal_objects_max
+        self._freeze_at_count = wal_objects_max
         # The size at which something is to be done: get a worker ready, later freeze.
         self._next_step = memtable_bytes // 4
         self._numbers: dict[bytes, int] = {}
@@ -99,7 +102,7 @@ class Writer:
             except BaseException as error:
                 self._poison_with(error)
                 raise
-            if self._active.size >= self._next_step:
+            if self._active.size >= self._next_step or self._wal.sealed_count >= self._freeze_at_count:
                 self._step()
             return seq
 
@@ -121,7 +124,7 @@ class Writer:
             except BaseException as error:
                 self._poison_with(error)
                 raise
-            if self._active.size >= self._next_step:
+            if self._active.size >= self._next_step or self._wal.sealed_count >= self._freeze_at_count:
                 self._step()
             return seq
 
@@ -166,7 +169,7 @@ class Writer:
             return self.last_seq
 
     def _step(self) -> None:
-        if self._active.size >= self._memtable_bytes:
+        if self._active.size >= self._memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
             self._freeze()
         else:
             self._next_step = self._memtable_bytes

@@ -1,0 +1,99 @@
+"""A process of its own that writes a log, and dies or is fenced. The parent reads its ledger from a pipe.
+
+    python -m tests.crashes.child < specification, one line of JSON
+
+Lines it prints, each written at once, so that nothing it claims is lost with it:
+
+    opened                    the log is open
+    accepted FIRST            the sequence of the first batch of this process
+    durable WATERMARK         `durable_sequence`, after a flush
+    fenced CALL CLASSES...    another writer took over; the call that said so, the classes of its error
+    done                      every batch was appended and flushed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import lsm
+from opendata_log import Config, FencedError, LogDb, SegmentConfig, StorageConfig
+
+Pair = tuple[bytes, bytes]
+
+
+def batches(seed: int, *, keys: int = 30) -> Iterator[list[Pair]]:
+    """The same batches for the same seed, without an end."""
+    chance = random.Random(seed)
+    while True:
+        yield [
+            (b"key-%d" % chance.randrange(keys), chance.randbytes(chance.choice((0, 5, 40, 200, 3000))))
+            for _ in range(chance.randint(1, 40))
+        ]
+
+
+def config_of(spec: dict[str, Any]) -> Config:
+    """The configuration a specification asks for: small tables, so that a second's work goes through every stage."""
+    return Config(
+        storage=StorageConfig(url=spec["url"], storage_options=spec.get("storage_options", {})),
+        segmentation=SegmentConfig(seal_byte_limit=spec.get("seal_byte_limit", 1 << 20)),
+        engine=lsm.Settings(
+            l0_sst_size_bytes=64 << 10,
+            max_unflushed_bytes=1 << 20,
+            wal_object_bytes=16 << 10,
+            flush_interval=0.01,
+            sst_block_size=2048,
+            max_sst_size=256 << 10,
+            l0_max_ssts=6,
+            l0_compaction_min=2,
+            gc_interval=0.05,
+            gc_min_age=0.0,
+            compaction_placement="thread",
+            flush_placement="thread",
+            op_timeout=spec.get("op_timeout", 30.0),
+        ),
+    )
+
+
+def say(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def main() -> None:
+    spec = json.loads(sys.stdin.readline())
+    if spec.get("waits"):
+        say("ready")
+        sys.stdin.readline()
+    call = "open"
+    try:
+        log = LogDb.open(config_of(spec))
+        say("opened")
+        chance = random.Random(spec["seed"])
+        for number, batch in enumerate(batches(spec["seed"])):
+            if number == spec.get("batches"):
+                break
+            call = "append"
+            first = log.append_timeout(batch, 30).start_sequence
+            if not number:
+                say("accepted", first)
+            if chance.random() < spec.get("flushes", 0.3):
+                call = "flush"
+                log.flush()
+                say("durable", log.durable_sequence)
+        call = "flush"
+        log.flush()
+        say("durable", log.durable_sequence)
+        call = "close"
+        log.close()
+        say("done")
+    except FencedError as error:
+        say("fenced", call, *(kind.__name__ for kind in type(error).__mro__))
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from typing import Any
 
 from lsm.compaction.plan import CompactionScheduler
 from lsm.object_store.contract import ObjectStore
-from lsm.object_store.open import open_store
+from lsm.object_store.open import open_store, takes_options
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, can_pickle
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout
@@ -48,7 +48,7 @@ class Stores:
             parts.object_store
             or open_store(
                 url,
-                parts.storage_options,
+                self._main_options(url, parts),
                 fs=parts.file_system,
                 assume_single_writer=settings.assume_single_writer,
                 request_timeout=settings.request_timeout,
@@ -61,10 +61,22 @@ class Stores:
             self.wal = self._reliable(parts.wal_object_store, runtime)
             self.wal_url = parts.wal_object_store.url
         elif parts.wal_url is not None:
-            options = parts.wal_storage_options or parts.storage_options
-            wal = open_store(parts.wal_url, options, request_timeout=settings.request_timeout)
+            shared = parts.storage_options if takes_options(parts.wal_url) else {}
+            wal = open_store(
+                parts.wal_url,
+                parts.wal_storage_options or shared,
+                assume_single_writer=settings.assume_single_writer,
+                request_timeout=settings.request_timeout,
+            )
             self.wal = self._reliable(wal, runtime)
             self.wal_url = wal.url
+
+    @staticmethod
+    def _main_options(url: str, parts: Components) -> Mapping[str, Any]:
+        """`storage_options`, which may be meant for the log's store alone."""
+        if parts.wal_url is not None and takes_options(parts.wal_url) and not takes_options(url):
+            return {}
+        return parts.storage_options
 
     def _reliable(self, store: ObjectStore, runtime: Runtime) -> ReliableStore:
         settings = self._settings

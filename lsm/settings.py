@@ -53,7 +53,7 @@ class Settings:
     compression: str | None = "zstd"
     """'zstd' or None. A block that compression does not shrink is stored as it is."""
     compression_level: int = 1
-    filter_bits_per_key: int = 10
+    filter_bits_per_key: int = 16
     min_filter_keys: int = 16
     """Tables with fewer distinct keys or series carry no bloom filter."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -15,7 +16,8 @@ def main() -> None:
     # Jobs make rows by the hundred thousand and no cycles: looking for some at the default rate costs a tenth of a job.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel:
+    # A parent that was killed does not take the answer: then this process has nothing left to do.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Whatever prints must not get between the messages.
         serve(sys.stdin.buffer, channel)
 

@@ -147,6 +147,8 @@ def translate(error: lsm.Error) -> Error:
             return FencedError(message)
         case lsm.ClosedError():
             return ClosedError(message)
+        case lsm.SnapshotExpiredError():
+            return SnapshotExpired(message)
         case lsm.UnavailableError():
             return StorageError(message, outcome_unknown=error.outcome_unknown)
         case lsm.InvalidError():

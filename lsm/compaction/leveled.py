@@ -44,14 +44,13 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
                 1,
             )
             return
-        target = self.base_bytes
         for run in partition.runs:
-            if run.size > target:
+            # By depth, not by how many runs there are: or a single run would be pushed down for ever.
+            if run.size > self.base_bytes * self.ratio ** min(run.level - 1, 64):
                 pushed, below = self._push(partition, run)
                 numbers = (pushed.number, *(table.number for table in below))
                 yield CompactionSpec(partition.prefix, (), numbers, run.level + 1)
                 return
-            target *= self.ratio
 
     def _push(self, partition: Partition, run: Run) -> tuple[TableInfo, list[TableInfo]]:
         """The table of the run that is cheapest to move down, and what it overlaps there."""

@@ -61,9 +61,17 @@ def open_store(
     return _open_remote(scheme, rest, options, assume_single_writer, request_timeout)
 
 
+def takes_options(url: str | os.PathLike[str]) -> bool:
+    """Whether `storage_options` mean anything to the store at `url`."""
+    found = _SCHEME.fullmatch(os.fspath(url))
+    return found is not None and found[1].lower() not in ("file", "local", "memory")
+
+
 def _open_local(path: str, options: dict[str, Any]) -> LocalStore:
     if not path:
         raise InvalidError("file:// names no directory; write file://relative/path or file:///absolute/path")
+    if "\0" in path:
+        raise InvalidError(f"{path!r} cannot be a path: it holds a zero byte")
     _refuse_options(path, options)
     return LocalStore(path)
 

@@ -48,7 +48,7 @@ class _Following:
         self._table = Memtable(runtime)
 
     def first(self) -> tuple[View, Bounds]:
-        """Cost: one LIST, one GET per log object."""
+        """Cost: one LIST, one GET per log object and one that finds nothing."""
         taken = set(list_wal(self._store))
         end = self._next
         while end in taken:
@@ -58,6 +58,7 @@ class _Following:
         for entries in read_wal(self._store, self._runtime, numbers, database, epoch_floor=self._epoch):
             self._add(entries)
         self._next = end
+        self._read_on()  # A listing may leave out what was created meanwhile.
         return self._state()
 
     def again(self) -> tuple[View, Bounds]:
@@ -67,10 +68,12 @@ class _Following:
             self._rebase(manifest)
         self._seq = max(self._seq, manifest.last_seq)  # Without a log, tables are all there is to see.
         self._manifest = manifest
-        while True:
-            entries = read_wal_object(self._store, self._next, manifest.database)
-            if entries is None:
-                return self._state()
+        self._read_on()
+        return self._state()
+
+    def _read_on(self) -> None:
+        """Read the log up to the first number that is not there."""
+        while (entries := read_wal_object(self._store, self._next, self._manifest.database)) is not None:
             self._next += 1
             if entries.epoch >= self._epoch:
                 self._add(entries)

@@ -13,7 +13,7 @@ from lsm.coding import KIND_WAL_FENCE, seal_envelope
 from lsm.errors import CorruptionError, FencedError, InvalidError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.object_store.contract import ObjectExists
+from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import TABLES, manifest_name, wal_name
 from lsm.object_store.probe import probe_conditional_create
 from lsm.object_store.reliable import ReliableStore
@@ -59,7 +59,7 @@ def open_database(
     """Claim the database and bring its log into memory.
 
     Cost: to open: 2 LIST, 1 + n GET, 1 GET that finds nothing, 2 PUT, 2 HEAD for n log objects, however many tables there
-    are. To create: the same, 2 LIST and 1 PUT, and the probe's 4 requests per store.
+    are. To create: the same, 2 LIST and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
     manifests = ManifestStore.load(store, runtime)
@@ -108,13 +108,7 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
     """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
     objects have consecutive numbers, and the next one is taken (rule W2)."""
     store = wal_store.with_cause("open")
-    taken = set(list_wal(store))
-    number = manifest.replay_after + 1
-    while number in taken:
-        number += 1
-    if taken and max(taken) >= number + PIPELINE_MAX:
-        # Rule W5: no writer gets that far ahead of its first missing object.
-        raise CorruptionError("the log object is missing: later ones are there", object_name=wal_name(number))
+    number = _first_gap(store, manifest.replay_after + 1)
     while True:
         parts = seal_envelope(
             wal_name(number),
@@ -137,6 +131,27 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
                     f"another process opened the database at the same time (epoch {found.epoch})"
                 ) from None
             number += 1
+
+
+def _first_gap(store: ReliableStore, number: int) -> int:
+    """The first number from `number` on that no log object has. Cost: one LIST.
+
+    Raises: CorruptionError where an object is missing in the middle (rule W5: no writer gets further ahead of its first
+    missing object than PIPELINE_MAX).
+    """
+    taken = set(list_wal(store))
+    newest = max(taken, default=0)
+    while True:
+        while number in taken:
+            number += 1
+        if newest < number + PIPELINE_MAX:
+            return number
+        try:
+            # A listing of a directory is no snapshot of it: what was created meanwhile may be listed or not.
+            store.head(wal_name(number))
+        except ObjectMissing:
+            raise CorruptionError("is missing, and later log objects exist", object_name=wal_name(number)) from None
+        taken.add(number)
 
 
 def _replay(

@@ -36,6 +36,26 @@ def batches(seed: int, *, keys: int = 30) -> Iterator[list[Pair]]:
         ]
 
 
+def large_batches(records: int) -> Iterator[list[Pair]]:
+    """Batches of 100 records of 100 bytes over 10,000 keys."""
+    filler = random.Random(1).randbytes(1200)
+    for start in range(0, records, 100):
+        yield [
+            (b"key-%05d" % (at * 7919 % 10_000), b"%012d" % at + filler[at % 1000 : at % 1000 + 88])
+            for at in range(start, start + 100)
+        ]
+
+
+def write_and_wait(spec: dict[str, Any]) -> None:
+    """Append a large log with default settings, flush, say so, and wait to be killed."""
+    log = LogDb.open(storage=StorageConfig(url=spec["url"], storage_options=spec.get("storage_options", {})))
+    for batch in large_batches(spec["large"]):
+        log.append_timeout(batch, 60)
+    log.flush()
+    say("durable", log.durable_sequence)
+    sys.stdin.readline()
+
+
 def config_of(spec: dict[str, Any]) -> Config:
     """The configuration a specification asks for: small tables, so that a second's work goes through every stage."""
     return Config(
@@ -65,6 +85,9 @@ def say(*words: object) -> None:
 
 def main() -> None:
     spec = json.loads(sys.stdin.readline())
+    if "large" in spec:
+        write_and_wait(spec)
+        return
     if spec.get("waits"):
         say("ready")
         sys.stdin.readline()

@@ -229,7 +229,7 @@ class DbMachine(RuleBasedStateMachine):
 
 TestDbMachine = DbMachine.TestCase
 TestDbMachine.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

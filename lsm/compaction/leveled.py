@@ -55,6 +55,8 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
     def _push(self, partition: Partition, run: Run) -> tuple[TableInfo, list[TableInfo]]:
         """The table of the run that is cheapest to move down, and what it overlaps there."""
         lower = _level(partition, run.level + 1)
+        if partition.series_ends:
+            return run.tables[0], _overlapping(run.tables[:1], lower)  # Rule C5.
         choices = [(table, _overlapping([table], lower)) for table in run.tables]
         return min(choices, key=lambda choice: sum(table.size for table in choice[1]) / max(1, choice[0].size))
 

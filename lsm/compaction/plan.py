@@ -98,6 +98,9 @@ def _check_runs(
         ):
             raise InvalidError(f"level {run.level} has tables in the range of the sources that are not sources")
         if run.level < spec.target:
+            if partition.series_ends and tables != run.tables[: len(tables)]:
+                # Rule C5: of a series, a deeper table holds the smaller numbers.
+                raise InvalidError(f"the sources in level {run.level} are not its first tables, and it holds series")
             moved += tables
 
 

@@ -1,6 +1,6 @@
 """The body of a log object: frames, each some consecutive batches in columns. Pure.
 
-    0   kind      u8     1 rows, 2 series
+    0   kind      u8     1 rows, 2 series, 3 mark
     1   reserved  u8
     2   family    u16    length of the family prefix (0 in a rows frame)
     4   batches   u32    b; batch i has sequence number `seq` + i
@@ -12,6 +12,9 @@
     ..  keys      string column, n items: keys, or the names of the series
     ..  kinds     integer column, n items (rows frames only)
     ..  values    string column, n items
+
+The first frame of an object is a mark (kind 3): `number` is the newest log object that was durable when this one was
+written; everything else in it is 0. So an object that is missing is told from one that was never written.
 
 A batch with rows and series rows is two frames with the same sequence number. A batch never spans two objects, so that the
 object's one checksum makes it atomic. A fence object has no frames.
@@ -31,10 +34,12 @@ FRAME: Final = struct.Struct("<BBHIIQQ")
 WAL_VERSION: Final = 1
 ROWS_FRAME: Final = 1
 SERIES_FRAME: Final = 2
+MARK_FRAME: Final = 3
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A decoded frame. `family` is empty and `kinds` filled in a rows frame, and the other way round."""
+    """A decoded frame. `family` is empty and `kinds` filled in a rows frame, and the other way round; a mark has no
+    batches, and its `number` is the newest durable log object."""
 
     family: bytes
     seq: int
@@ -70,6 +75,11 @@ def encode_frame(
     return b"".join(parts)
 
 
+def encode_mark(durable_through: int) -> bytes:
+    """The first frame of an object."""
+    return FRAME.pack(MARK_FRAME, 0, 0, 0, 0, 0, durable_through)
+
+
 def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Frame]:
     """The frames in data[at:end], in order. Raises: CorruptionError."""
     with decoding(name, at):
@@ -78,6 +88,9 @@ def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Fram
             at += FRAME.size
             family = data[at : at + family_length]
             at += family_length
+            if kind == MARK_FRAME and not (family_length or batches or rows or seq):
+                yield Frame(b"", 0, number, (), (), (), ())
+                continue
             if kind not in (ROWS_FRAME, SERIES_FRAME) or (kind == SERIES_FRAME) != bool(family):
                 raise ValueError(f"frame kind {kind} is unknown")
             counts, at = take_ints(data, at, batches)

@@ -21,7 +21,7 @@ from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime, Task
-from lsm.wal.frames import WAL_VERSION, FrameBuffer
+from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
 
 PIPELINE_MAX: Final = 8
 """No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
@@ -75,6 +75,7 @@ class WriteAheadLog:
         self._database = database
         self._epoch = epoch
         self._next_number = next_number
+        self._durable_number = next_number - 1
         self._serial_until = next_number + PIPELINE_MAX
         self._interval = flush_interval
         self._object_bytes = object_bytes
@@ -194,7 +195,7 @@ class WriteAheadLog:
                 raise TimeoutError(f"not durable after {timeout} s") from None
             finally:
                 self._awaited.remove(seq)
-                if self.durable_seq < seq or not (self._is_timed or self._uploading) and self._waiters():
+                if self.durable_seq < seq or (not (self._is_timed or self._uploading) and self._waiters()):
                     self._lock.notify_all()  # It may have been the one who minds the clock: somebody else takes over.
 
     def _waiters(self) -> int:
@@ -302,6 +303,7 @@ class WriteAheadLog:
             while self._under_way and self._under_way[0].is_done:
                 done = self._under_way.popleft()
                 self.durable_seq = done.last_seq
+                self._durable_number = done.number
                 self.unwritten_bytes -= done.size
                 self._written.append(done)
             self._outage = None
@@ -326,7 +328,7 @@ class WriteAheadLog:
                     number=upload.number,
                     epoch=self._epoch,
                     nonce=self._runtime.random_bytes(16),
-                    body=upload.frames,
+                    body=[encode_mark(self._durable_number), *upload.frames],
                 )
             try:
                 self._store.put_new(name, upload.parts)

@@ -22,11 +22,13 @@ PREFETCH: Final = 16
 
 
 class LogEntries(msgspec.Struct, frozen=True):
-    """One log object, read back. `frames` is empty for a fence."""
+    """One log object, read back. A fence has no batches. When it was written, the objects up to `durable_through` were
+    durable."""
 
     number: int
     epoch: int
     is_fence: bool
+    durable_through: int
     frames: Sequence[Frame]
 
 
@@ -45,7 +47,9 @@ def read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogEn
     kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
     found = open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=database)
     frames = list(decode_frames(data, ENVELOPE.size, found.end, name=name))
-    return LogEntries(number, found.epoch, found.kind == KIND_WAL_FENCE, frames)
+    if not frames or frames[0].counts:
+        raise CorruptionError("does not start with a mark", object_name=name, offset=ENVELOPE.size)
+    return LogEntries(number, found.epoch, found.kind == KIND_WAL_FENCE, frames[0].number, frames[1:])
 
 
 def read_wal(

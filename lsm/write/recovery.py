@@ -19,8 +19,7 @@ from lsm.object_store.probe import probe_conditional_create
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
-from lsm.wal.frames import WAL_VERSION
-from lsm.wal.log import PIPELINE_MAX
+from lsm.wal.frames import WAL_VERSION, encode_mark
 from lsm.wal.replay import apply_frames, list_wal, read_wal, read_wal_object
 
 
@@ -108,7 +107,7 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
     """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
     objects have consecutive numbers, and the next one is taken (rule W2)."""
     store = wal_store.with_cause("open")
-    number = _first_gap(store, manifest.replay_after + 1)
+    number = _first_gap(store, manifest.replay_after + 1, manifest.database)
     while True:
         parts = seal_envelope(
             wal_name(number),
@@ -118,7 +117,7 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
             number=number,
             epoch=epoch,
             nonce=runtime.random_bytes(16),
-            body=[],
+            body=[encode_mark(number - 1)],
         )
         try:
             store.put_new(wal_name(number), parts)
@@ -133,25 +132,33 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch
             number += 1
 
 
-def _first_gap(store: ReliableStore, number: int) -> int:
-    """The first number from `number` on that no log object has. Cost: one LIST.
+def _first_gap(store: ReliableStore, number: int, database: bytes) -> int:
+    """The first number from `number` on that no log object has. Cost: one LIST, and one GET per object behind the gap,
+    which only uploads cut off by a crash leave.
 
-    Raises: CorruptionError where an object is missing in the middle (rule W5: no writer gets further ahead of its first
-    missing object than PIPELINE_MAX).
+    Raises: CorruptionError where an object is missing that was there once: a later one tells (rule W7).
     """
     taken = set(list_wal(store))
-    newest = max(taken, default=0)
     while True:
         while number in taken:
             number += 1
-        if newest < number + PIPELINE_MAX:
+        later = sorted(each for each in taken if each > number)
+        if not any(_knows_of(store, each, number, database) for each in later):
             return number
         try:
             # A listing of a directory is no snapshot of it: what was created meanwhile may be listed or not.
             store.head(wal_name(number))
         except ObjectMissing:
-            raise CorruptionError("is missing, and later log objects exist", object_name=wal_name(number)) from None
+            raise CorruptionError(
+                "is missing, and later log objects build on it", object_name=wal_name(number)
+            ) from None
         taken.add(number)
+
+
+def _knows_of(store: ReliableStore, later: int, number: int, database: bytes) -> bool:
+    """Whether log object `later` was written when `number` was durable."""
+    entries = read_wal_object(store, later, database)
+    return entries is not None and entries.durable_through >= number
 
 
 def _replay(

@@ -68,9 +68,7 @@ def open_db(store: ObjectStore, settings: lsm.Settings | None = None, **componen
 
 
 def open_plain(store: ObjectStore, settings: lsm.Settings | None = None, **components: Any) -> lsm.Db:
-    return lsm.Db.open(
-        "memory://", settings if settings is not None else tiny(), object_store=store, **components
-    )
+    return lsm.Db.open("memory://", settings if settings is not None else tiny(), object_store=store, **components)
 
 
 def append(db: lsm.Db, family: bytes, rows: list[tuple[bytes, bytes]], first: int) -> int:
@@ -79,11 +77,11 @@ def append(db: lsm.Db, family: bytes, rows: list[tuple[bytes, bytes]], first: in
     return db.append_series(family, names, first, values, sum(map(len, names)) + sum(map(len, values)))
 
 
-def read_series(db: lsm.Db, family: bytes, name: bytes, low: int = 0, high: int = (1 << 64) - 1) -> list[tuple[int, bytes]]:
+def read_series(
+    db: lsm.Db, family: bytes, name: bytes, low: int = 0, high: int = (1 << 64) - 1
+) -> list[tuple[int, bytes]]:
     return [
-        row
-        for numbers, values in db.scan_series(family, name, low, high)
-        for row in zip(numbers, values, strict=True)
+        row for numbers, values in db.scan_series(family, name, low, high) for row in zip(numbers, values, strict=True)
     ]
 
 
@@ -99,9 +97,7 @@ def read_rows(db: Any, *arguments: Any, **options: Any) -> list[tuple[bytes, byt
 def series_rows(series: dict[tuple[bytes, bytes], list[tuple[int, bytes]]]) -> dict[bytes, bytes]:
     """Series of a model as the rows a scan shows."""
     return {
-        series_key(family, name, number): value
-        for (family, name), rows in series.items()
-        for number, value in rows
+        series_key(family, name, number): value for (family, name), rows in series.items() for number, value in rows
     }
 
 

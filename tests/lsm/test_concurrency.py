@@ -131,9 +131,11 @@ class SwitchedStore(WrappedStore):
         super().__init__(store)
         self.kind = kind
         self.is_off = False
+        self.refused = threading.Event()
 
     def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
         if self.is_off and call == "put_if_absent" and name.startswith(self.kind):
+            self.refused.set()
             raise StoreFault(f"{name}: injected", transient=False)
         return request()
 
@@ -170,7 +172,9 @@ def test_closes_with_an_error_and_ends_its_threads_while_the_store_is_down(kind:
 
     with pytest.raises(lsm.ClosedError):
         db.get(b"a")
-    assert [thread for thread in engine_threads() if thread not in before and not thread.name.startswith("lsm-io")] == []
+    assert [
+        thread for thread in engine_threads() if thread not in before and not thread.name.startswith("lsm-io")
+    ] == []
 
 
 def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
@@ -229,7 +233,9 @@ def test_loses_nothing_it_accepted_while_it_was_being_closed() -> None:
         accepted: list[bytes] = []
         started = threading.Event()
 
-        def write(mark: int, db: lsm.Db = db, accepted: list[bytes] = accepted, started: threading.Event = started) -> None:
+        def write(
+            mark: int, db: lsm.Db = db, accepted: list[bytes] = accepted, started: threading.Event = started
+        ) -> None:
             for at in range(10_000):
                 key = b"%d-%05d" % (mark, at)
                 try:
@@ -248,3 +254,22 @@ def test_loses_nothing_it_accepted_while_it_was_being_closed() -> None:
 
         with open_plain(store) as again:
             assert [key for key, _ in read_rows(again)] == sorted(accepted)
+
+
+def test_tries_a_move_again_whose_commit_failed() -> None:
+    store = SwitchedStore(MemoryStore(), "manifest/")
+    with open_plain(store, scheduler=_Nothing()) as db:
+        for key in (b"a", b"b"):
+            db.put(key, b"x")
+            db.flush(lsm.FlushType.MEMTABLE)
+        compactor = db._engine.compactor
+        assert compactor is not None
+        store.is_off = True
+        compactor._scheduler = lsm.LeveledScheduler(l0_min=2)
+        compactor.wake()
+        assert store.refused.wait(30)
+        store.is_off = False
+
+        assert db.wait_idle(30)
+        assert db.manifest.partitions[0].l0 == ()
+        assert db.get_many([b"a", b"b"]) == [b"x", b"x"]

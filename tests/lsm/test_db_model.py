@@ -11,7 +11,17 @@ import lsm
 from lsm import FlushType, IterationOrder
 from lsm.object_store import MemoryStore
 from lsm.rows.chunk import series_key
-from tests.lsm.support import FAMILIES, PARTITIONS, append, open_db, read_names, read_rows, read_series, series_rows, tiny
+from tests.lsm.support import (
+    FAMILIES,
+    PARTITIONS,
+    append,
+    open_db,
+    read_names,
+    read_rows,
+    read_series,
+    series_rows,
+    tiny,
+)
 
 keys = st.builds(
     lambda prefix, kind, rest: prefix + kind + rest,
@@ -21,7 +31,9 @@ keys = st.builds(
 )
 bounds = st.one_of(st.none(), keys, st.sampled_from([b"\x00", b"p", b"p1", b"p1L", b"p1L\xff", b"p2L", b"q"]))
 values = st.one_of(
-    st.binary(max_size=4), st.sampled_from([b"", b"v" * 300, bytes(range(256)) * 3]), st.integers(0, 9).map(lambda n: b"%d" % n)
+    st.binary(max_size=4),
+    st.sampled_from([b"", b"v" * 300, bytes(range(256)) * 3]),
+    st.integers(0, 9).map(lambda n: b"%d" % n),
 )
 names = st.sampled_from([b"a", b"a\x00", b"a\x01", b"b", b"\xff", b"\x00", b"long" * 20])
 Model = tuple[dict[bytes, bytes], dict[tuple[bytes, bytes], list[tuple[int, bytes]]]]

@@ -1,0 +1,206 @@
+"""What may be compacted, what the default policy picks, and how series are merged."""
+
+from __future__ import annotations
+
+import itertools
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import given
+
+import lsm
+from lsm import CompactionSpec, InvalidError, LeveledScheduler, Manifest, Partition, Run
+from lsm.compaction.plan import check_spec, is_move, with_compaction
+from lsm.compaction.series_merge import merge_series
+from lsm.errors import CorruptionError
+from lsm.rows.chunk import SeriesChunk
+from lsm.sst.builder import TableInfo
+
+
+def table(number: int, first: str, last: str, size: int = 100) -> TableInfo:
+    return TableInfo(number, size, 10, first.encode(), last.encode(), 0, 0, size)
+
+
+TREE = Partition(
+    b"",
+    (table(9, "a", "c"), table(8, "m", "p"), table(7, "b", "d")),
+    (
+        Run(1, (table(1, "a", "b"), table(2, "c", "e"), table(3, "k", "l"))),
+        Run(2, (table(4, "a", "h"), table(5, "i", "z"))),
+        Run(3, (table(6, "a", "z"),)),
+    ),
+)
+MANIFEST = Manifest(1, b"d" * 16, partitions=(TREE,))
+
+LAWFUL = {
+    "the oldest of level 0": (CompactionSpec(b"", (7,), (1, 2), 1), False),
+    "all of level 0": (CompactionSpec(b"", (9, 8, 7), (1, 2, 3), 1), False),
+    "one table down to disjoint neighbours' level": (CompactionSpec(b"", (), (3, 5), 2), False),
+    "a wide table below narrow ones": (CompactionSpec(b"", (), (1, 4), 2), False),
+    "down to the bottom": (CompactionSpec(b"", (), (4, 5, 6), 3), True),
+    "everything": (CompactionSpec(b"", (9, 8, 7), (1, 2, 3, 4, 5, 6), 3), True),
+    "a new level above": (CompactionSpec(b"", (7,), (), 0), False),
+}
+
+
+@pytest.mark.parametrize(("spec", "is_bottom"), LAWFUL.values(), ids=LAWFUL)
+def test_accepts(spec: CompactionSpec, is_bottom: bool) -> None:
+    sources = check_spec(MANIFEST, spec)
+    outputs = [
+        table(100, min(t.first_key for t in sources.tables).decode(), max(t.last_key for t in sources.tables).decode())
+    ]
+
+    changed = with_compaction(MANIFEST, spec, outputs, moved=False)
+
+    assert sources.is_bottom == is_bottom
+    assert changed.table_numbers() == MANIFEST.table_numbers() - spec.numbers | {100}
+    changed.check()
+
+
+UNLAWFUL = {
+    "an unknown partition": (CompactionSpec(b"x", (7,), (), 1), "no such partition"),
+    "nothing": (CompactionSpec(b"", (), (), 1), "at least one source"),
+    "a level-0 table that is not the oldest": (CompactionSpec(b"", (8,), (), 1), "not the oldest"),
+    "level 0 with a hole": (CompactionSpec(b"", (9, 7), (1, 2), 1), "not the oldest"),
+    "a level-0 table that is gone": (CompactionSpec(b"", (7, 77), (1, 2), 1), "not the oldest"),
+    "a table that is in no run": (CompactionSpec(b"", (7,), (1, 2, 99), 1), "not all in runs"),
+    "an upward move": (CompactionSpec(b"", (), (4,), 1), "below the target"),
+    "an output over its neighbours": (CompactionSpec(b"", (7,), (1,), 1), "not sources"),
+    "rows past older ones at the target": (CompactionSpec(b"", (), (3,), 2), "not sources"),
+    "rows past older ones on the way": (CompactionSpec(b"", (7,), (4,), 2), "not sources"),
+    "rows past older ones two levels down": (CompactionSpec(b"", (), (1, 6), 3), "not sources"),
+}
+
+
+@pytest.mark.parametrize(("spec", "why"), UNLAWFUL.values(), ids=UNLAWFUL)
+def test_refuses(spec: CompactionSpec, why: str) -> None:
+    with pytest.raises(InvalidError, match=why):
+        check_spec(MANIFEST, spec)
+    with pytest.raises(InvalidError, match=why):
+        with_compaction(MANIFEST, spec, [], moved=False)
+
+
+def test_refuses_outputs_the_collector_may_have_taken() -> None:
+    manifest = msgspec.structs.replace(MANIFEST, gc_horizon=100)
+
+    with pytest.raises(InvalidError, match="too long ago"):
+        with_compaction(manifest, LAWFUL["everything"][0], [table(100, "a", "z")], moved=False)
+
+
+def test_moves_the_tables_of_series_down_in_order_only() -> None:
+    series = Partition(b"", (), TREE.runs, ((b"f", 9),))
+    manifest = Manifest(1, b"d" * 16, partitions=(series,))
+
+    with pytest.raises(InvalidError, match="not its first tables"):
+        check_spec(manifest, CompactionSpec(b"", (), (3, 5), 2))
+    check_spec(manifest, CompactionSpec(b"", (), (1, 4), 2))
+    assert proposed(series, base_bytes=250) == [CompactionSpec(b"", (), (1, 4), 2)]
+
+
+def test_tells_a_move_from_a_merge() -> None:
+    assert is_move(check_spec(MANIFEST, CompactionSpec(b"", (), (3, 5), 2))) is False
+    assert is_move(
+        check_spec(
+            Manifest(1, b"", partitions=(Partition(b"", (table(1, "a", "b"),)),)), CompactionSpec(b"", (1,), (), 1)
+        )
+    )
+
+
+# -- the default policy -------------------------------------------------------------------------------------------------
+
+
+def proposed(partition: Partition, **parameters: int) -> list[CompactionSpec]:
+    return list(LeveledScheduler(**parameters).propose(Manifest(1, b"", partitions=(partition,)), frozenset()))
+
+
+def test_relieves_level_0_into_what_it_overlaps() -> None:
+    assert proposed(TREE, l0_min=3, l0_max=8) == [CompactionSpec(b"", (9, 8, 7), (1, 2, 3), 1)]
+    assert proposed(TREE, l0_min=3, l0_max=1) == [CompactionSpec(b"", (7,), (1, 2), 1)]
+    assert proposed(TREE, l0_min=4) == []
+
+
+def test_pushes_the_cheapest_table_of_a_level_that_is_too_large() -> None:
+    tree = msgspec.structs.replace(TREE, l0=())
+
+    assert proposed(tree, base_bytes=299, ratio=10) == [CompactionSpec(b"", (), (1, 4), 2)]
+    assert proposed(tree, base_bytes=300, ratio=2) == []
+    assert proposed(msgspec.structs.replace(tree, runs=tree.runs[1:]), base_bytes=150, ratio=2) == []
+
+
+def test_leaves_a_busy_partition_alone() -> None:
+    assert LeveledScheduler(l0_min=1).propose(MANIFEST, frozenset({6})) == []
+
+
+@given(st.data())
+def test_proposes_only_what_the_engine_accepts_and_comes_to_rest(data: st.DataObject) -> None:
+    chance = data.draw(st.randoms(use_true_random=False))
+    scheduler = LeveledScheduler(l0_min=2, l0_max=3, base_bytes=250, ratio=2)
+    counter = itertools.count(1)
+    manifest = Manifest(1, b"d" * 16)
+    for _ in range(data.draw(st.integers(1, 12))):
+        low, high = sorted(chance.choices(range(1000), k=2))
+        partition = manifest.partition(b"") or Partition(b"")
+        added = table(next(counter), f"{low:04}", f"{high:04}", chance.randrange(50, 200))
+        manifest = manifest.with_partition(msgspec.structs.replace(partition, l0=(added, *partition.l0)))
+        for _ in range(100):
+            specs = scheduler.propose(manifest, frozenset())
+            if not specs:
+                break
+            sources = check_spec(manifest, specs[0])
+            tables = sorted(sources.tables, key=lambda each: each.first_key)
+            if is_move(sources):
+                outputs = sources.tables
+            else:
+                edges = sorted({key for each in tables for key in (each.first_key, each.last_key)})
+                size = sum(each.size for each in tables) // len(edges)
+                outputs = [table(next(counter), e.decode(), e.decode(), size) for e in edges]
+            manifest = with_compaction(manifest, specs[0], outputs, moved=is_move(sources))
+            manifest.check()
+        else:
+            pytest.fail("the policy never comes to rest")
+
+
+# -- series -------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c", b"d"]), st.integers(1, 3)), max_size=60),
+    st.lists(st.integers(0, 60), max_size=3),
+    st.integers(1, 9),
+)
+def test_merges_series_like_one_sort(rows: list[tuple[bytes, int]], cuts: list[int], width: int) -> None:
+    numbered = [(name, number) for number, (name, _) in enumerate(rows)]
+    edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
+    streams = []
+    for start, end in reversed(list(zip(edges, edges[1:], strict=False))):
+        part = sorted(numbered[start:end])
+        chunks = []
+        for at in range(0, len(part), width):
+            piece = part[at : at + width]
+            names = sorted({name for name, _ in piece})
+            counts = [sum(found == name for found, _ in piece) for name in names]
+            chunks.append(SeriesChunk(b"f", names, counts, [n for _, n in piece], [b"%d" % n for _, n in piece]))
+        streams.append(iter(chunks))
+
+    found: list[tuple[bytes, int]] = []
+    for chunk in merge_series(b"f", streams):
+        at = 0
+        for name, count in zip(chunk.names, chunk.counts, strict=True):
+            found += [(name, number) for number in chunk.numbers[at : at + count]]
+            assert chunk.values[at : at + count] == [b"%d" % number for number in chunk.numbers[at : at + count]]
+            at += count
+
+    assert found == sorted(numbered)
+
+
+def test_refuses_series_whose_numbers_went_back() -> None:
+    older = SeriesChunk(b"f", [b"a"], [2], [5, 6], [b"", b""])
+    newer = SeriesChunk(b"f", [b"a"], [1], [6], [b""])
+
+    with pytest.raises(CorruptionError, match="comes after"):
+        list(merge_series(b"f", [iter([newer]), iter([older])]))
+
+
+def test_exports_what_a_scheduler_needs() -> None:
+    assert {"CompactionScheduler", "CompactionSpec", "Manifest", "Partition", "Run", "TableInfo"} <= set(lsm.__all__)

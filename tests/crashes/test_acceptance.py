@@ -39,7 +39,7 @@ def check_large_log(place: dict[str, Any], records: int) -> None:
 
     print(
         f"\n{place['url']}: {records} records: start, append and flush {written - started:.1f} s, reopen "
-        f"{opened - killed:.2f} s, scan of {len(found)} keys {scanned - opened:.1f} s, counts and close {closed - scanned:.1f} s"
+        f"{opened - killed:.2f} s, scan of {len(found)} keys {scanned - opened:.1f} s, count {closed - scanned:.1f} s"
     )
     assert child.durable == records
     assert found == wanted

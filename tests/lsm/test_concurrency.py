@@ -184,7 +184,7 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
             assert go.wait(30)
             return [lsm.CompactionSpec(b"", (1, 2, 3), (), 1)]
 
-    asked, go = threading.Event(), threading.Event()
+    asked, go, full = threading.Event(), threading.Event(), threading.Event()
     go.set()
     db = open_plain(MemoryStore(), tiny(l0_max_ssts=3, l0_compaction_min=2, l0_compaction_max=2), scheduler=_Nothing())
     db._engine.compactor._scheduler = Mistaken()
@@ -193,12 +193,16 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
     assert asked.wait(30)
 
     def flush() -> None:
-        with pytest.raises(lsm.InvalidError):
-            for at in range(6):
-                db.put(b"%d" % at, b"x")
-                db.flush(lsm.FlushType.MEMTABLE)
+        for at in range(3):
+            db.put(b"%d" % at, b"x")
+            db.flush(lsm.FlushType.MEMTABLE)
+        db.put(b"too much", b"x")
+        full.set()
+        with pytest.raises(lsm.InvalidError):  # Level 0 is full: only a compaction could end this.
+            db.flush(lsm.FlushType.MEMTABLE)
 
     def fail() -> None:
+        assert full.wait(30)
         go.set()
 
     together(flush, fail)

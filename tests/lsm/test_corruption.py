@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Callable
 
@@ -123,7 +124,9 @@ def test_notices_a_flipped_bit_in_any_byte(part: int) -> None:
         for at in range(part, len(objects_of(STORE)[name]), 4):
             bit = 1 << chance.randrange(8)
             total += 1
-            noticed += not survives(damaged(name, lambda data: data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]))
+            noticed += not survives(
+                damaged(name, lambda data, at=at, bit=bit: data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+            )
 
     assert total > 300
     assert noticed > total // 2
@@ -140,7 +143,7 @@ def test_notices_every_truncation() -> None:
 def test_notices_swapped_objects() -> None:
     for kind in ("manifest/", "wal/", "sst/"):
         names = [name for name in NAMES if name.startswith(kind)]
-        for one, two in zip(names, names[1:], strict=False):
+        for one, two in itertools.pairwise(names):
             store = copy_of(STORE)
             objects = objects_of(store)
             objects[one], objects[two] = objects[two], objects[one]

@@ -173,7 +173,7 @@ def test_merges_series_like_one_sort(rows: list[tuple[bytes, int]], cuts: list[i
     numbered = [(name, number) for number, (name, _) in enumerate(rows)]
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     streams = []
-    for start, end in reversed(list(zip(edges, edges[1:], strict=False))):
+    for start, end in reversed(list(itertools.pairwise(edges))):
         part = sorted(numbered[start:end])
         chunks = []
         for at in range(0, len(part), width):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -77,7 +78,7 @@ def as_sources(rows: list[tuple[bytes, int]], cuts: list[int], width: int) -> li
     history = [(key, seq, kind, b"%d" % seq) for seq, (key, kind) in enumerate(rows, 1)]
     edges = sorted({0, len(history), *(cut % (len(history) + 1) for cut in cuts)})
     sources = []
-    for start, end in reversed(list(zip(edges, edges[1:], strict=False))):
+    for start, end in reversed(list(itertools.pairwise(edges))):
         part = sorted(history[start:end], key=lambda row: (row[0], -row[1]))
         chunks: list[list[Row]] = []
         for row in part:
@@ -108,7 +109,7 @@ def test_merges_like_one_sort(rows: list[tuple[bytes, int]], cuts: list[int], wi
 
     assert rows_of(iter(merged)) == expected
     assert rows_of(iter(down[::-1])) == expected
-    assert all(one.keys[-1] < two.keys[0] for one, two in zip(merged, merged[1:], strict=False))
+    assert all(one.keys[-1] < two.keys[0] for one, two in itertools.pairwise(merged))
 
 
 @given(versions, st.integers(0, 26))

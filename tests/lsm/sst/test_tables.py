@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -164,8 +166,8 @@ def test_reads_a_table_of_rows_back(
     reader, info = stored(builder)
     blocks = list(reader.blocks(info, 0, len(reader.index(info))))  # type: ignore[arg-type]
 
-    assert [sum((columns(block)[at] for block in blocks), []) for at in range(4)] == columns(chunk)  # type: ignore[arg-type]
-    assert all(one.keys[-1] < two.keys[0] for one, two in zip(blocks, blocks[1:], strict=False))  # type: ignore[union-attr]
+    assert [[item for block in blocks for item in columns(block)[at]] for at in range(4)] == columns(chunk)  # type: ignore[arg-type]
+    assert all(one.keys[-1] < two.keys[0] for one, two in itertools.pairwise(blocks))  # type: ignore[union-attr]
     assert all(reader.may_contain(info, key) for key in history)  # type: ignore[arg-type]
     assert (info.first_key, info.last_key, info.rows) == (chunk.keys[0], chunk.keys[-1], len(chunk))  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Executor
 
 from lsm.compaction.compactor import Compactor
@@ -120,7 +121,9 @@ class Engine:
             addresses=(address, wal_address) if address is not None and wal_address is not None else None,
             parallelism=settings.l0_flush_parallelism,
             slots=slots,
-            l0_max_ssts=settings.l0_max_ssts,
+            # Without a compactor nobody would ever relieve level 0: flushes do not wait for it then.
+            l0_max_ssts=settings.l0_max_ssts if settings.compaction_enabled else sys.maxsize,
+            stall_seconds=settings.op_timeout,
             snapshots=self.snapshots.held,
             numbers=self.numbers,
             on_commit=self._committed,

@@ -22,11 +22,12 @@ from lsm.read import lookup
 from lsm.read.iterator import IterationOrder, KeyValue, RowIterator, range_under
 from lsm.read.scan import scan as scan_rows
 from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.rows.chunk import SeriesLayout, series_prefix
 from lsm.rows.content import BytesLike, as_bytes, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
-from lsm.write.batch import WriteBatch, WriteHandle
+from lsm.write.batch import SeriesAppend, WriteBatch, WriteHandle
 
 NUMBER_MAX = (1 << 64) - 1
 
@@ -140,6 +141,8 @@ class Db:
                     raise InvalidError(f"key {key!r} belongs to a series: use append_series")
         elif batch.series:
             raise InvalidError("the database was opened without a series layout")
+        for part in batch.series:
+            _check_series(part, rules.layout)
         if rules.extractor is not None:
             for key in [*keys, *(part.family for part in batch.series)]:
                 prefix = rules.prefix_of(key)
@@ -375,6 +378,7 @@ class Db:
                 for partition in view.manifest.partitions
             ),
             compactions=engine.compactor.committed if engine.compactor is not None else 0,
+            refused_compactions=engine.compactor.refused if engine.compactor is not None else 0,
             cache_hits=engine.tables.hits,
             cache_misses=engine.tables.misses,
             requests=requests,
@@ -500,6 +504,15 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_series(part: SeriesAppend, layout: SeriesLayout | None) -> None:
+    if not part.names or len(part.names) != len(part.values):
+        raise InvalidError(f"append_series needs as many values as names, got {len(part.values)} and {len(part.names)}")
+    if part.first < 0 or part.first + len(part.names) > NUMBER_MAX:
+        raise InvalidError(f"the numbers from {part.first} on do not fit into 64 bits")
+    if layout is None or layout.family(series_prefix(part.family, part.names[0]) + bytes(8)) != part.family:
+        raise InvalidError(f"{part.family!r} is no series family of this database")
 
 
 _open_handles: weakref.WeakSet[Db] = weakref.WeakSet()

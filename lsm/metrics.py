@@ -21,7 +21,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """A handle's state at one moment.
 
-    `durable_seq`: batches up to it are durable. `close_reason`: None while open. `requests`: every object-store request
+    `refused_compactions`: proposals of the scheduler that would have lost or reordered rows. `durable_seq`: batches up to
+    it are durable. `close_reason`: None while open. `requests`: every object-store request
     so far, by (kind, cause).
     """
 
@@ -36,6 +37,7 @@ class Status(msgspec.Struct, frozen=True):
     close_reason: str | None
     partitions: tuple[PartitionStatus, ...]
     compactions: int
+    refused_compactions: int
     cache_hits: int
     cache_misses: int
     requests: Mapping[tuple[str, str], Traffic]

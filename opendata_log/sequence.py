@@ -69,7 +69,11 @@ class Sequences:
     def _await_ahead(self) -> None:
         assert self._ahead is not None
         end, handle = self._ahead
-        handle.await_durable()
+        try:
+            handle.await_durable()
+        except lsm.UnavailableError as error:
+            # Whatever became of the block: the batch that needs it was not even tried.
+            raise lsm.UnavailableError(f"no sequences could be reserved: {error}") from error
         self._usable, self._ahead = end, None
 
     def give_back(self) -> None:

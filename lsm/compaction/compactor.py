@@ -64,6 +64,8 @@ class Compactor:
         self._is_closing = False
         self._task: Task | None = None
         self.committed = 0
+        self.refused = 0
+        self.last_refusal: InvalidError | None = None
 
     def start(self) -> None:
         self._task = self._runtime.spawn("lsm-compact", self._run)
@@ -133,6 +135,11 @@ class Compactor:
                 self._start(spec)
             except UnavailableError as error:  # A move commits at once.
                 self._give_up(error)
+            except InvalidError as error:
+                self.refused += (
+                    1  # A proposal that would lose or reorder rows; the next change of the tree brings others.
+                )
+                self.last_refusal = error
 
     def _give_up(self, error: BaseException) -> None:
         """The outputs are garbage now; whatever still needs doing is proposed anew."""

@@ -62,6 +62,9 @@ class RowIterator:
         except Error as error:
             self._error = error
             raise
+        except StopIteration:
+            self.close()
+            raise
         self._last = row.key
         return row
 
@@ -78,13 +81,16 @@ class RowIterator:
             raise
         if rows:
             self._last = rows[-1].key
+        if len(rows) < count:
+            self.close()
         return rows
 
-    def seek(self, key: bytes) -> None:
+    def seek(self, key: BytesLike) -> None:
         """Go on at the first row with at least this key.
 
         Raises: InvalidError: on a descending scan, outside the scan's range, or not beyond the last row returned.
         """
+        key = as_bytes(key, "key")
         if self._descending:
             raise InvalidError("seek works on ascending scans only")
         if (self._low is not None and key < self._low) or (self._high is not None and key >= self._high):

@@ -129,14 +129,15 @@ class TableBuilder:
         if not numbers:
             return
         sizes = list(map(len, values))
-        # A row also pays for its number, a group for its name; 8 bytes a row is close enough to cut by.
+        # A row also pays for its number: rows without a value must not make a block without an end.
+        rows_max = max(1, self._format.block_bytes // 8)
         ends = list(accumulate(sizes))
         bounds = list(accumulate(counts, initial=0))
         start = group = 0
         rows = len(numbers)
         while start < rows:
             target = (ends[start - 1] if start else 0) + self._format.block_bytes
-            end = max(start + 1, bisect_left(ends, target, start))
+            end = min(max(start + 1, bisect_left(ends, target, start)), start + rows_max)
             last = bisect_left(bounds, end, group + 1)
             group_counts = list(counts[group:last])
             group_counts[-1] -= bounds[last] - end

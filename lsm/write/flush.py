@@ -59,6 +59,7 @@ class Flusher:
         parallelism: int,
         slots: int,
         l0_max_ssts: int,
+        stall_seconds: float,
         snapshots: Callable[[], tuple[int, ...]],
         numbers: TableNumbers,
         on_commit: Callable[[Manifest], None],
@@ -78,6 +79,7 @@ class Flusher:
         self._parallelism = parallelism
         self._slots = slots
         self._l0_max = l0_max_ssts
+        self._stall_seconds = stall_seconds
         self._snapshots = snapshots
         self._numbers = numbers
         self._on_commit = on_commit
@@ -102,16 +104,29 @@ class Flusher:
         self._lock.notify_all()
 
     def wait_flushed(self, seq: int) -> None:
-        """Return once batches up to `seq` are in committed tables. Raises: what stops the flush."""
+        """Return once batches up to `seq` are in committed tables.
+
+        Raises: what stops the flush; UnavailableError where level 0 is full and nobody relieves it within `op_timeout`.
+        """
         with self._lock:
             failures = self._failures
+            stalled_since: float | None = None
             while self.flushed_seq < seq:
                 writer = self._writer
                 if writer is not None and writer.poison is not None:
                     raise writer.poison
                 if self._failures != failures and self._error is not None:
                     raise self._error
-                self._lock.wait()
+                if self._building or not self._is_level0_full():
+                    stalled_since = None
+                elif stalled_since is None:
+                    stalled_since = self._runtime.monotonic()
+                elif self._runtime.monotonic() - stalled_since >= self._stall_seconds:
+                    raise UnavailableError(
+                        f"level 0 is full ({self._l0_max} tables) and no compaction relieved it within "
+                        f"{self._stall_seconds} s: see status() for refused or failing compactions"
+                    )
+                self._lock.wait(self._stall_seconds if stalled_since is not None else None)
 
     # -- the background thread ----------------------------------------------------------------------------------------
 
@@ -138,11 +153,12 @@ class Flusher:
         waiting = self._frozen()[len(self._building) :]
         if not waiting or len(self._building) >= (self._parallelism if self._is_draining else self._slots):
             return False
-        if self._is_draining:
-            return True  # Closing does not wait for a compaction.
+        return self._is_draining or not self._is_level0_full()  # Closing does not wait for a compaction.
+
+    def _is_level0_full(self) -> bool:
         partitions = self._views.current.manifest.partitions
         fullest = max((len(partition.l0) for partition in partitions), default=0)
-        return fullest + len(self._building) < self._l0_max
+        return fullest + len(self._building) >= self._l0_max
 
     def _is_built(self) -> bool:
         return bool(self._building) and self._building[0][2].done()

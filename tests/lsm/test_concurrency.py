@@ -182,7 +182,7 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
         def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> list[lsm.CompactionSpec]:
             asked.set()
             assert go.wait(30)
-            return [lsm.CompactionSpec(b"", (1, 2, 3), (), 1)]
+            raise lsm.InternalError("a mistake in the policy")
 
     asked, go, full = threading.Event(), threading.Event(), threading.Event()
     go.set()
@@ -198,7 +198,7 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
             db.flush(lsm.FlushType.MEMTABLE)
         db.put(b"too much", b"x")
         full.set()
-        with pytest.raises(lsm.InvalidError):  # Level 0 is full: only a compaction could end this.
+        with pytest.raises(lsm.InternalError):  # Level 0 is full: only a compaction could end this.
             db.flush(lsm.FlushType.MEMTABLE)
 
     def fail() -> None:
@@ -277,3 +277,26 @@ def test_tries_a_move_again_whose_commit_failed() -> None:
         assert db.wait_idle(30)
         assert db.manifest.partitions[0].l0 == ()
         assert db.get_many([b"a", b"b"]) == [b"x", b"x"]
+
+
+def test_refuses_a_proposal_that_would_lose_rows_and_says_so_where_flushes_wait_for_it() -> None:
+    class Mistaken:
+        def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> list[lsm.CompactionSpec]:
+            return [lsm.CompactionSpec(each.prefix, (each.l0[0].number,), (), 1) for each in manifest.partitions]
+
+    settings = tiny(l0_max_ssts=2, l0_compaction_min=1, l0_compaction_max=2, op_timeout=0.3)
+    db = open_plain(MemoryStore(), settings, scheduler=_Nothing())
+    for at in range(2):
+        db.put(b"%d" % at, b"x")
+        db.flush(lsm.FlushType.MEMTABLE)
+
+    db._engine.compactor._scheduler = Mistaken()
+    db._engine.compactor.wake()
+    assert db.wait_idle(30)
+    db.put(b"more", b"x")
+
+    assert db.status().refused_compactions > 0
+    with pytest.raises(lsm.UnavailableError, match="level 0"):
+        db.flush(lsm.FlushType.MEMTABLE)
+    assert db.get(b"0") == b"x"
+    db.close()

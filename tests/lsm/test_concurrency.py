@@ -206,9 +206,9 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
         go.set()
 
     together(flush, fail)
-    with pytest.raises(lsm.InvalidError):
+    with pytest.raises(lsm.InternalError):
         db.put(b"a", b"1")
-    with pytest.raises(lsm.InvalidError):
+    with pytest.raises(lsm.InternalError):
         db.close()
 
 

@@ -178,15 +178,10 @@ def _listed(records: Any) -> list[Any]:
 def _pairs(rows: list[Any]) -> tuple[list[bytes], list[bytes]]:
     """Keys and values of a batch that is not made of Records alone."""
     count = len(rows)
-    if list(map(type, rows)).count(tuple) == count:
-        try:
-            keys = [key for key, _ in rows]
-            values = [value for _, value in rows]
-        except ValueError:
-            pass  # Some tuple is no pair; the pass below finds it and names it.
-        else:
-            if list(map(type, keys)).count(bytes) == count == list(map(type, values)).count(bytes):
-                return keys, values
+    if list(map(type, rows)).count(tuple) == count and list(map(len, rows)).count(2) == count:
+        keys, values = map(list, zip(*rows, strict=True))
+        if list(map(type, keys)).count(bytes) == count == list(map(type, values)).count(bytes):
+            return keys, values
     keys, values = [], []
     for index, item in enumerate(rows):
         if isinstance(item, Record):

@@ -23,6 +23,8 @@ from opendata_log.errors import CorruptionError, InternalError, InvalidInputErro
 from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta
 from opendata_log.record import Segment, SegmentId, Sequence
 
+TIME_MS_MAX = (1 << 63) - 1
+
 
 class SegmentTable:
     """The user segments that are alive, oldest first."""
@@ -152,6 +154,8 @@ class SealPolicy:
 
 def successor(latest: Segment | None, *, start_seq: Sequence, now_ms: int) -> Segment:
     """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's."""
+    if type(now_ms) is not int or not -TIME_MS_MAX <= now_ms <= TIME_MS_MAX:
+        raise InvalidInputError(f"a clock's now_ms() must give milliseconds as an int of 64 bits, got {now_ms!r}")
     if latest is None:
         return Segment(FIRST_SEGMENT_ID, start_seq, now_ms)
     if latest.id >= SEGMENT_ID_MAX:

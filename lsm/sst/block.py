@@ -85,15 +85,21 @@ def encode_rows(chunk: RowChunk) -> bytes:
 
 
 def encode_series(
-    family: bytes, names: Sequence[bytes], counts: Sequence[int], numbers: Sequence[int], values: Sequence[bytes]
+    family: bytes,
+    names: Sequence[bytes],
+    counts: Sequence[int],
+    numbers: Sequence[int],
+    values: Sequence[bytes],
+    lengths: Sequence[int] | None = None,
 ) -> bytes:
-    """The payload of a series block."""
+    """The payload of a series block. `lengths`: of the values, where the caller has them."""
     parts: list[bytes] = [SERIES_HEAD.pack(len(names), len(numbers), len(family)), family]
     out = parts.append
     put_strings(names, out)
     put_ints(counts, out)
     put_ints(numbers, out)
-    put_strings(values, out)
+    put_ints(lengths if lengths is not None else list(map(len, values)), out)
+    parts += values
     return b"".join(parts)
 
 

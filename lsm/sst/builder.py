@@ -124,11 +124,15 @@ class TableBuilder:
         counts: Sequence[int],
         numbers: Sequence[int],
         values: Sequence[bytes],
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        """Rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere."""
+        """Rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere.
+
+        `lengths`: of the values, where the caller has them.
+        """
         if not numbers:
             return
-        sizes = list(map(len, values))
+        sizes = lengths if lengths is not None else list(map(len, values))
         # A row also pays for its number: rows without a value must not make a block without an end.
         rows_max = max(1, self._format.block_bytes // 8)
         ends = list(accumulate(sizes))
@@ -144,7 +148,9 @@ class TableBuilder:
             group_counts[0] -= start - bounds[group]
             first_key = series_key(family, names[group], numbers[start])
             last_key = series_key(family, names[last - 1], numbers[end - 1])
-            payload = encode_series(family, names[group:last], group_counts, numbers[start:end], values[start:end])
+            payload = encode_series(
+                family, names[group:last], group_counts, numbers[start:end], values[start:end], sizes[start:end]
+            )
             self._add_block(payload, KIND_SERIES, first_key, last_key, end - start)
             start = end
             group = last if bounds[last] == end else last - 1

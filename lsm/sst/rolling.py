@@ -37,6 +37,7 @@ class RollingTables:
         self._builder: TableBuilder | None = None
         self._rows: list[RowChunk] = []
         self._series: list[SeriesChunk] = []
+        self._lengths: list[int] = []
         self._pending = 0
 
     def add_rows(self, chunk: RowChunk) -> None:
@@ -53,8 +54,10 @@ class RollingTables:
         self._close_rows()
         if self._series and self._series[0].family != chunk.family:
             self._close_series()
+        lengths = list(map(len, chunk.values))
         self._series.append(chunk)
-        self._pending += total_length(chunk.values)
+        self._lengths += lengths
+        self._pending += sum(lengths)
         if self._pending >= self._gather_bytes:
             self._close_series()
 
@@ -77,15 +80,16 @@ class RollingTables:
 
     def _close_series(self) -> None:
         chunks, self._series = self._series, []
+        sizes, self._lengths = self._lengths, []
         if not chunks:
             return
         self._pending = 0
         chunk = joined_series(chunks)
-        sizes = list(map(len, chunk.values))
         for start, end in _cuts(sizes):
             part = chunk.rows(start, end) if end - start < len(sizes) else chunk
-            builder = self._with_room(sum(sizes[start:end]))
-            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values)
+            lengths = sizes[start:end]
+            builder = self._with_room(sum(lengths))
+            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values, lengths)
             self._roll()
 
     def splice(self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes]) -> None:

@@ -48,6 +48,8 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     keys: Sequence[bytes]
     kinds: Sequence[int]
     values: Sequence[bytes]
+    size: int
+    """Bytes of keys and values, about: as encoded."""
 
     @property
     def last_seq(self) -> int:
@@ -89,11 +91,12 @@ def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Fram
             family = data[at : at + family_length]
             at += family_length
             if kind == MARK_FRAME and not (family_length or batches or rows or seq):
-                yield Frame(b"", 0, number, (), (), (), ())
+                yield Frame(b"", 0, number, (), (), (), (), 0)
                 continue
             if kind not in (ROWS_FRAME, SERIES_FRAME) or (kind == SERIES_FRAME) != bool(family):
                 raise ValueError(f"frame kind {kind} is unknown")
             counts, at = take_ints(data, at, batches)
+            start = at
             keys, at = take_strings(data, at, rows)
             kinds: Sequence[int] = ()
             if kind == ROWS_FRAME:
@@ -101,7 +104,7 @@ def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Fram
             values, at = take_strings(data, at, rows)
             if sum(counts) != rows:
                 raise ValueError(f"batches of {sum(counts)} rows in a frame of {rows}")
-            yield Frame(family, seq, number, counts, keys, kinds, values)
+            yield Frame(family, seq, number, counts, keys, kinds, values, at - start)
 
 
 class FrameBuffer:

@@ -12,7 +12,6 @@ from lsm.errors import CorruptionError
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import WAL, number_of, wal_name
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION, Frame, decode_frames
@@ -81,12 +80,11 @@ def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, un
     for frame in frames:
         if frame.last_seq <= after_seq or (until_seq is not None and frame.seq > until_seq):
             continue
-        size = total_length(frame.keys) + total_length(frame.values)
         if frame.family:
             # All batches of the frame in one step: series rows are told apart by their numbers, not by batch.
-            table.append_series(frame.seq, frame.family, frame.keys, frame.number, frame.values, size)
+            table.append_series(frame.seq, frame.family, frame.keys, frame.number, frame.values, frame.size)
             table.last_seq = frame.last_seq
         else:
-            table.put_rows(frame.seq, frame.keys, frame.kinds, frame.values, size)
+            table.put_rows(frame.seq, frame.keys, frame.kinds, frame.values, frame.size)
         newest = max(newest, frame.last_seq)
     return newest

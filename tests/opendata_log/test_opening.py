@@ -147,6 +147,17 @@ def test_a_builder_it_takes_a_clock_and_a_block_size() -> None:
         assert log.list_segments()[0].start_time_ms == 1234
 
 
+@pytest.mark.parametrize("time", ["x", 1.5, None, 1 << 70])
+def test_a_clock_that_gives_no_milliseconds_it_is_refused_and_nothing_is_written(time: Any) -> None:
+    clock = ManualClock(time)
+    with LogDbBuilder(Config(storage="memory://")).with_clock(clock).build() as log:
+        with pytest.raises(InvalidInputError, match=r"now_ms\(\) must give milliseconds"):
+            log.try_append([(b"k", b"v")])
+        clock.ms = 5
+
+        assert log.try_append([(b"k", b"v")]).start_sequence == 0
+
+
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [

@@ -283,8 +283,7 @@ class Db:
 
         All from the moment of the call. What is durable only the caller can tell, by its numbers.
         """
-        if self._closed is not None:
-            raise self._closed
+        self._check_open()
         engine = self._engine
         view = engine.views.current
         return scan_series(view, engine.writer.bounds(), family, name, low, high, engine.tables, keep=cache_blocks)

@@ -42,6 +42,11 @@ class Runtime:
         self.pid = os.getpid()
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+    @property
+    def has_clock(self) -> bool:
+        """A wall clock was handed in."""
+        return self._clock is not None
+
     # -- time -----------------------------------------------------------------------------------------------------
 
     def now_ms(self) -> int:

@@ -41,6 +41,8 @@ class LogWriter:
         self._sequences = Sequences(db)
         self._active_bytes = 0
         self._active_since = runtime.monotonic()
+        # A clock that was handed in is the only time there is: somebody may be driving it by hand.
+        self._has_own_time = not runtime.has_clock
         self._family = b""
         self._base = 0
         self.segments = self._load_segments()
@@ -76,12 +78,17 @@ class LogWriter:
         count = len(keys)
         with self._lock:
             first = self._sequences.ensure(count)
-            if self._needs_segment():
-                seq = self._append_in_new_segment(first, keys, values)
-            else:
-                seq = self._db.append_series(self._family, keys, first - self._base, values, size)
             end = first + count
+            # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
             self._sequences.next = end
+            try:
+                if self._needs_segment():
+                    seq = self._append_in_new_segment(first, keys, values)
+                else:
+                    seq = self._db.append_series(self._family, keys, first - self._base, values, size)
+            except Exception:
+                self._sequences.next = first  # Refused whole.
+                raise
             self._active_bytes += size
             self._mark_seqs.append(seq)
             self._mark_ends.append(end)
@@ -101,7 +108,7 @@ class LogWriter:
             self.segments.latest,
             now_ms=self._runtime.now_ms(),
             active_bytes=self._active_bytes,
-            held_ms=int(1000 * (self._runtime.monotonic() - self._active_since)),
+            held_ms=int(1000 * (self._runtime.monotonic() - self._active_since)) if self._has_own_time else 0,
         )
 
     def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:

@@ -101,8 +101,10 @@ def count_series(
     *,
     approximate: bool,
 ) -> int:
-    """How many rows `scan_series` yields. Cost: indexes, and per table the blocks at both ends of the range;
-    `approximate` leaves the blocks alone and takes half of their rows."""
+    """How many rows `scan_series` yields.
+
+    Cost: indexes, and per table the blocks at the ends of the range that reach beyond it; `approximate` estimates those.
+    """
     if low >= high:
         return 0
     prefix = series_prefix(family, name)
@@ -111,25 +113,37 @@ def count_series(
     for table in series_tables(view.manifest, family, name, low, high, tables):
         index = tables.index(table)
         start, end = index.blocks_for(first, last)
+        for at in {*range(start, min(start + 1, end)), *range(max(start, end - 1), end)}:
+            rows = index.rows_before[at + 1] - index.rows_before[at]
+            after = index.keys[at + 1] if at + 1 < len(index) else table.last_key + b"\x00"
+            if first <= index.keys[at] and (last is None or after <= last):
+                total += rows
+            elif approximate:
+                total += _estimate(rows, index.keys[at], after, prefix, low, high)
+            else:
+                block = tables.block(table, at)
+                if isinstance(block, SeriesBlock):
+                    begin, stop = block.find(name, low, high)
+                    total += stop - begin
         if end - start > 2:
             total += index.rows_before[end - 1] - index.rows_before[start + 1]
-            ends = [start, end - 1]
-        else:
-            ends = list(range(start, end))
-        for at in ends:
-            if approximate:
-                total += (index.rows_before[at + 1] - index.rows_before[at] + 1) // 2
-                continue
-            block = tables.block(table, at)
-            if isinstance(block, SeriesBlock):
-                begin, stop = block.find(name, low, high)
-                total += stop - begin
     known_high = min(high, bounds.number(family, is_known=True))
     for memtable in view.memtables:
         series = memtable.series.get(family)
         if series is not None:
             total += series.count(name, low, known_high)
     return total
+
+
+def _estimate(rows: int, key: bytes, after: bytes, prefix: bytes, low: int, high: int) -> int:
+    """How many rows of a block from `key` to `after` are in the range: by their numbers where the block is all of the
+    series, else half of them."""
+    if not (key.startswith(prefix) and after.startswith(prefix)):
+        return (rows + 1) // 2
+    at = len(prefix)
+    begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
+    inside = min(high, end) - max(low, begin)
+    return max(0, rows * inside // max(1, end - begin))
 
 
 def series_names(

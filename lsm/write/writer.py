@@ -179,6 +179,7 @@ class Writer:
         try:
             # The log is cut where the memtable is: each memtable is a whole number of log objects.
             self._wal.seal()
+            self._freeze_at_count = self._wal.sealed_count + self._wal_objects_max
             self._frozen_bytes += self._active.size
             self._active = Memtable(self._runtime)
             self._views.push(self._active)

@@ -166,3 +166,15 @@ def test_counts_a_long_series_by_the_index_and_two_blocks() -> None:
 
         assert store.calls <= 3
         assert len(read_series(db, FAMILIES[0], b"a")) == 2000
+
+
+def test_flushes_the_memtable_once_per_so_many_log_objects() -> None:
+    db = open_db(MemoryStore(), tiny(max_wal_objects_before_l0_flush=10, l0_sst_size_bytes=1 << 20, l0_max_ssts=64))
+
+    for at in range(40):
+        db.put(b"p0k%d" % at, b"x").await_durable()
+    status = db.status()
+
+    assert status.requests["put", "wal"].requests == 40
+    assert 3 <= status.frozen_memtables + sum(each.l0 for each in status.partitions) + status.compactions <= 4
+    db.close()

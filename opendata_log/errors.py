@@ -144,7 +144,8 @@ def translate(error: lsm.Error) -> Error:
         case lsm.CorruptionError():
             return CorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
         case lsm.FencedError():
-            return FencedError(message)
+            # Only a writer can be fenced, and whatever it was doing, what it had appended is what is in question.
+            return AppendFencedError(message)
         case lsm.ClosedError():
             return ClosedError(message)
         case lsm.SnapshotExpiredError():

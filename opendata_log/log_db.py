@@ -12,10 +12,10 @@ import lsm
 from opendata_log.compaction import LogScheduler
 from opendata_log.config import Config, ReadVisibility, timeout_seconds
 from opendata_log.errors import (
+    AppendFencedError,
     AppendTimeoutError,
     ClosedError,
     Error,
-    FencedError,
     InvalidInputError,
     QueueFullError,
     ShutdownError,
@@ -229,7 +229,7 @@ class LogDb(Reads):
             raise translate(error) from error
         accepted, durable = self._writer.next_sequence, self._writer.durable_sequence
         if durable < accepted:
-            raise FencedError(
+            raise AppendFencedError(
                 f"a newer writer took over: the records with sequences from {durable} to {accepted - 1}, appended here, "
                 f"are not known to be durable and may be lost"
             )

@@ -116,7 +116,7 @@ def test_append_storage_error_is_retryable_when_it_carries_the_batch() -> None:
     ("error", "kind"),
     [
         (engine.ClosedError("closed"), ClosedError),
-        (engine.FencedError("epoch 3"), FencedError),
+        (engine.FencedError("epoch 3"), AppendFencedError),
         (engine.UnavailableError("down"), StorageError),
         (engine.CorruptionError("bad", object_name="wal/7", offset=3), CorruptionError),
         (engine.InvalidError("no"), InvalidInputError),

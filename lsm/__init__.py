@@ -10,7 +10,7 @@
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.components import Components
-from lsm.db import Db, DurabilityLevel, FlushType, Snapshot
+from lsm.db import Db, DurabilityLevel, FlushType
 from lsm.errors import (
     ClosedError,
     CorruptionError,
@@ -29,6 +29,7 @@ from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
 from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
 from lsm.read.reader import DbReader
+from lsm.read.snapshot import Snapshot
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings, read_settings_file

@@ -19,14 +19,14 @@ from lsm.gc import Garbage
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
 from lsm.read import lookup
-from lsm.read.iterator import IterationOrder, KeyValue, RowIterator, range_under
-from lsm.read.scan import scan as scan_rows
+from lsm.read.iterator import IterationOrder, KeyValue, RowIterator, open_scan, range_under
 from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.read.snapshot import Snapshot
 from lsm.rows.chunk import SeriesLayout, series_prefix
-from lsm.rows.content import BytesLike, as_bytes, as_key
+from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
-from lsm.view import Bounds, View
+from lsm.view import Bounds
 from lsm.write.batch import SeriesAppend, WriteBatch, WriteHandle
 
 NUMBER_MAX = (1 << 64) - 1
@@ -225,29 +225,8 @@ class Db:
         """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
         self._check_open()
         view = self._engine.views.current
-        return self._scan(view, self._bounds(durability), start, end, order, cache_blocks)
-
-    def _scan(
-        self,
-        view: View,
-        bounds: Bounds,
-        start: BytesLike | None,
-        end: BytesLike | None,
-        order: IterationOrder,
-        keep: bool,
-    ) -> RowIterator:
-        low = None if start is None else as_bytes(start, "start")
-        high = None if end is None else as_bytes(end, "end")
-        if low is not None and high is not None and low > high:
-            raise InvalidError(f"scan from {low!r} to {high!r}: start is after end")
-        tables = self._engine.tables
-        descending = order is IterationOrder.DESCENDING
-        return RowIterator(
-            lambda begin: scan_rows(view, bounds, begin, high, tables, descending=descending, keep=keep),
-            low=low,
-            high=high,
-            descending=descending,
-        )
+        bounds = self._bounds(durability)
+        return open_scan(view, bounds, self._engine.tables, start, end, order=order, keep=cache_blocks)
 
     def scan_prefix(
         self,
@@ -266,7 +245,11 @@ class Db:
     def snapshot(self) -> Snapshot:
         """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""
         self._check_open()
-        return Snapshot(self)
+        engine = self._engine
+        view = engine.views.current
+        return Snapshot(
+            view, engine.writer.bounds(), engine.tables, engine.rules.layout, engine.snapshots, self._check_open
+        )
 
     def _bounds(self, durability: DurabilityLevel) -> Bounds:
         bounds = self._engine.writer.bounds()
@@ -437,72 +420,6 @@ class Db:
     def __repr__(self) -> str:
         state = "closed" if self._closed is not None else f"seq {self._engine.writer.last_seq}"
         return f"<lsm.Db {self._engine.stores.main.url} epoch {self._engine.epoch}, {state}>"
-
-
-class Snapshot:
-    """Reads of one moment. A context manager; `close` lets old versions go."""
-
-    def __init__(self, db: Db) -> None:
-        self._db = db
-        engine = db._engine
-        self._view = engine.views.current
-        self._bounds = engine.writer.bounds()
-        self._is_open = True
-        engine.snapshots.open(self._bounds.seq)
-
-    @property
-    def seqnum(self) -> int:
-        return self._bounds.seq
-
-    def get(self, key: BytesLike) -> bytes | None:
-        engine = self._opened()
-        return lookup.get(self._view, self._bounds, as_key(key), engine.tables, engine.rules.layout)
-
-    def get_many(self, keys: Sequence[BytesLike]) -> list[bytes | None]:
-        engine = self._opened()
-        wanted = [as_key(key) for key in keys]
-        return lookup.get_many(self._view, self._bounds, wanted, engine.tables, engine.rules.layout)
-
-    def scan(
-        self,
-        start: BytesLike | None = None,
-        end: BytesLike | None = None,
-        *,
-        order: IterationOrder = IterationOrder.ASCENDING,
-        cache_blocks: bool = True,
-    ) -> RowIterator:
-        self._opened()
-        return self._db._scan(self._view, self._bounds, start, end, order, cache_blocks)
-
-    def scan_prefix(
-        self,
-        prefix: BytesLike,
-        start: BytesLike | None = None,
-        end: BytesLike | None = None,
-        *,
-        order: IterationOrder = IterationOrder.ASCENDING,
-    ) -> RowIterator:
-        low, high = range_under(prefix, start, end)
-        return self.scan(low, high, order=order)
-
-    def _opened(self) -> Engine:
-        if not self._is_open:
-            raise ClosedError("the snapshot is closed")
-        self._db._check_open()
-        return self._db._engine
-
-    def close(self) -> None:
-        """Idempotent."""
-        if self._is_open:
-            self._is_open = False
-            self._db._engine.snapshots.release(self._bounds.seq)
-            self._view = View((), self._view.manifest)
-
-    def __enter__(self) -> Snapshot:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _check_series(part: SeriesAppend, layout: SeriesLayout | None) -> None:

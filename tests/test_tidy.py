@@ -23,7 +23,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 FILE_LINES_MAX = 450
 FILE_LINES_HARD_MAX = 600
 FUNCTION_LINES_MAX = 60
-LONG_FILES = {"lsm/db.py"}
+LONG_FILES: set[str] = set()
 """Files above FILE_LINES_MAX. This set only shrinks."""
 
 BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|misc)(_|$)")

@@ -8,8 +8,11 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from lsm.errors import Error, InvalidError
+from lsm.read.scan import scan
 from lsm.rows.chunk import RowChunk, prefix_end
 from lsm.rows.content import BytesLike, as_bytes
+from lsm.sst.table import TableReader
+from lsm.view import Bounds, View
 
 
 class KeyValue(NamedTuple):
@@ -113,6 +116,30 @@ class RowIterator:
 
 def _nothing(_low: bytes | None) -> Iterator[RowChunk]:
     return iter(())
+
+
+def open_scan(
+    view: View,
+    bounds: Bounds,
+    tables: TableReader,
+    start: BytesLike | None,
+    end: BytesLike | None,
+    *,
+    order: IterationOrder,
+    keep: bool,
+) -> RowIterator:
+    """An iterator over the visible rows with start <= key < end. Raises: InvalidError where start > end."""
+    low = None if start is None else as_bytes(start, "start")
+    high = None if end is None else as_bytes(end, "end")
+    if low is not None and high is not None and low > high:
+        raise InvalidError(f"scan from {low!r} to {high!r}: start is after end")
+    descending = order is IterationOrder.DESCENDING
+    return RowIterator(
+        lambda begin: scan(view, bounds, begin, high, tables, descending=descending, keep=keep),
+        low=low,
+        high=high,
+        descending=descending,
+    )
 
 
 def range_under(prefix: BytesLike, start: BytesLike | None, end: BytesLike | None) -> tuple[bytes, bytes | None]:

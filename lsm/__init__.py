@@ -7,10 +7,11 @@
 (b'Alice', 1)
 """
 
+from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.components import Components
-from lsm.db import Db, DurabilityLevel, FlushType
+from lsm.db import Db, FlushType
 from lsm.errors import (
     ClosedError,
     CorruptionError,
@@ -27,7 +28,7 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.metrics import PartitionStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
-from lsm.read.iterator import IterationOrder, KeyValue, RowIterator
+from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions
 from lsm.read.reader import DbReader
 from lsm.read.snapshot import Snapshot
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
@@ -48,6 +49,7 @@ __all__ = [
     "Components",
     "CorruptionError",
     "Db",
+    "DbBuilder",
     "DbReader",
     "DurabilityLevel",
     "Error",
@@ -67,6 +69,7 @@ __all__ = [
     "RowIterator",
     "Run",
     "Runtime",
+    "ScanOptions",
     "SeriesLayout",
     "Settings",
     "Snapshot",

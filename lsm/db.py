@@ -19,7 +19,16 @@ from lsm.gc import Garbage
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
 from lsm.read import lookup
-from lsm.read.iterator import IterationOrder, KeyValue, RowIterator, open_scan, range_under
+from lsm.read.iterator import (
+    DEFAULT_SCAN,
+    DurabilityLevel,
+    IterationOrder,
+    KeyValue,
+    RowIterator,
+    ScanOptions,
+    open_scan,
+    range_under,
+)
 from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
 from lsm.read.snapshot import Snapshot
 from lsm.rows.chunk import SeriesLayout, series_prefix
@@ -30,13 +39,6 @@ from lsm.view import Bounds
 from lsm.write.batch import SeriesAppend, WriteBatch, WriteHandle
 
 NUMBER_MAX = (1 << 64) - 1
-
-
-class DurabilityLevel(enum.Enum):
-    """What a read may see: `MEMORY` everything accepted, `REMOTE` only what a crash cannot take back."""
-
-    MEMORY = "memory"
-    REMOTE = "remote"
 
 
 class FlushType(enum.Enum):
@@ -219,14 +221,13 @@ class Db:
         end: BytesLike | None = None,
         *,
         order: IterationOrder = IterationOrder.ASCENDING,
-        durability: DurabilityLevel = DurabilityLevel.MEMORY,
-        cache_blocks: bool = True,
+        options: ScanOptions | None = None,
     ) -> RowIterator:
         """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
         self._check_open()
         view = self._engine.views.current
-        bounds = self._bounds(durability)
-        return open_scan(view, bounds, self._engine.tables, start, end, order=order, keep=cache_blocks)
+        bounds = self._bounds((options or DEFAULT_SCAN).durability)
+        return open_scan(view, bounds, self._engine.tables, start, end, order=order, options=options)
 
     def scan_prefix(
         self,
@@ -235,12 +236,11 @@ class Db:
         end: BytesLike | None = None,
         *,
         order: IterationOrder = IterationOrder.ASCENDING,
-        durability: DurabilityLevel = DurabilityLevel.MEMORY,
-        cache_blocks: bool = True,
+        options: ScanOptions | None = None,
     ) -> RowIterator:
         """Rows whose keys begin with `prefix`; `start` and `end` bound what follows the prefix."""
         low, high = range_under(prefix, start, end)
-        return self.scan(low, high, order=order, durability=durability, cache_blocks=cache_blocks)
+        return self.scan(low, high, order=order, options=options)
 
     def snapshot(self) -> Snapshot:
         """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""

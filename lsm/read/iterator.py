@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
+import msgspec
+
 from lsm.errors import Error, InvalidError
 from lsm.read.scan import scan
 from lsm.rows.chunk import RowChunk, prefix_end
@@ -25,6 +27,24 @@ class KeyValue(NamedTuple):
 class IterationOrder(enum.Enum):
     ASCENDING = "ascending"
     DESCENDING = "descending"
+
+
+class DurabilityLevel(enum.Enum):
+    """What a read may see: `MEMORY` everything accepted, `REMOTE` only what a crash cannot take back."""
+
+    MEMORY = "memory"
+    REMOTE = "remote"
+
+
+class ScanOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`durability`: what the scan may see (a snapshot sees what it was taken of). `cache_blocks`: whether the blocks it
+    reads stay in the cache."""
+
+    durability: DurabilityLevel = DurabilityLevel.MEMORY
+    cache_blocks: bool = True
+
+
+DEFAULT_SCAN = ScanOptions()
 
 
 class RowIterator:
@@ -126,7 +146,7 @@ def open_scan(
     end: BytesLike | None,
     *,
     order: IterationOrder,
-    keep: bool,
+    options: ScanOptions | None,
 ) -> RowIterator:
     """An iterator over the visible rows with start <= key < end. Raises: InvalidError where start > end."""
     low = None if start is None else as_bytes(start, "start")
@@ -134,6 +154,7 @@ def open_scan(
     if low is not None and high is not None and low > high:
         raise InvalidError(f"scan from {low!r} to {high!r}: start is after end")
     descending = order is IterationOrder.DESCENDING
+    keep = (options or DEFAULT_SCAN).cache_blocks
     return RowIterator(
         lambda begin: scan(view, bounds, begin, high, tables, descending=descending, keep=keep),
         low=low,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lsm.errors import ClosedError
 from lsm.read import lookup
-from lsm.read.iterator import IterationOrder, RowIterator, open_scan, range_under
+from lsm.read.iterator import IterationOrder, RowIterator, ScanOptions, open_scan, range_under
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.content import BytesLike, as_key
 from lsm.snapshots import OpenSnapshots
@@ -57,11 +57,11 @@ class Snapshot:
         end: BytesLike | None = None,
         *,
         order: IterationOrder = IterationOrder.ASCENDING,
-        cache_blocks: bool = True,
+        options: ScanOptions | None = None,
     ) -> RowIterator:
         """Rows with start <= key < end."""
         self._check()
-        return open_scan(self._view, self._bounds, self._tables, start, end, order=order, keep=cache_blocks)
+        return open_scan(self._view, self._bounds, self._tables, start, end, order=order, options=options)
 
     def scan_prefix(
         self,
@@ -70,10 +70,11 @@ class Snapshot:
         end: BytesLike | None = None,
         *,
         order: IterationOrder = IterationOrder.ASCENDING,
+        options: ScanOptions | None = None,
     ) -> RowIterator:
         """Rows whose keys begin with `prefix`; the bounds are relative to it."""
         low, high = range_under(prefix, start, end)
-        return self.scan(low, high, order=order)
+        return self.scan(low, high, order=order, options=options)
 
     def _check(self) -> None:
         if not self._is_open:

@@ -182,7 +182,7 @@ class WriteAheadLog:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> None:
-        """Return once batch `seq` is durable. The calling thread does the uploading if nobody else is at it.
+        """Return once batch `seq` is durable. Without a timeout, the caller does the uploading if nobody else is at it.
 
         Raises: TimeoutError, FencedError, UnavailableError, ClosedError. Requires: not holding the write lock.
         """
@@ -210,8 +210,9 @@ class WriteAheadLog:
                 raise self._fatal
             if self._failures != failures and self._outage is not None:
                 raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
-            upload = self._next_upload(is_awaited=True)
-            if upload is not None:
+            if deadline is not None:
+                self._leave_upload()
+            elif (upload := self._next_upload(is_awaited=True)) is not None:
                 self._lock.release()
                 try:
                     self._upload(upload)
@@ -232,6 +233,11 @@ class WriteAheadLog:
             finally:
                 if is_timing:
                     self._is_timed = False
+
+    def _leave_upload(self) -> None:
+        """Somebody waits who cannot wait for ever: a background thread uploads, however long that takes."""
+        if not self._uploading and not self._sealed:
+            self.seal()
 
     def wait_beyond(self, seq: int, timeout: float | None) -> int:
         """Wait until something newer than batch `seq` is durable, without causing it; the newest durable batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import pytest
@@ -299,4 +299,26 @@ def test_refuses_a_proposal_that_would_lose_rows_and_says_so_where_flushes_wait_
     with pytest.raises(lsm.UnavailableError, match="level 0"):
         db.flush(lsm.FlushType.MEMTABLE)
     assert db.get(b"0") == b"x"
+    db.close()
+
+
+def test_gives_up_waiting_for_durability_while_the_store_hangs() -> None:
+    class Hanging(WrappedStore):
+        def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+            if name.startswith("wal/"):
+                assert healed.wait(60)
+            super().put_if_absent(name, parts, timeout=timeout)
+
+    healed = threading.Event()
+    healed.set()
+    db = open_plain(Hanging(MemoryStore()), tiny())
+    healed.clear()
+
+    handle = db.put(b"a", b"1")
+    with pytest.raises(TimeoutError):
+        handle.await_durable(timeout=0.02)
+
+    assert db.durable_seq < handle.seqnum
+    healed.set()
+    handle.await_durable(timeout=60)
     db.close()

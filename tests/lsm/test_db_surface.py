@@ -1,0 +1,61 @@
+"""The handle's surface: options, builder, series checks."""
+
+from __future__ import annotations
+
+import pytest
+
+import lsm
+from tests.lsm.support import FAMILIES, Lists, TwoBytes
+
+
+def test_a_remote_scan_shows_what_is_durable_and_nothing_else() -> None:
+    with lsm.Db.open("memory://", lsm.Settings(flush_interval=None)) as db:
+        db.put(b"a", b"1").await_durable()
+        db.put(b"a", b"2")
+        db.put(b"b", b"1")
+
+        remote = lsm.ScanOptions(durability=lsm.DurabilityLevel.REMOTE)
+
+        assert db.scan(options=remote).fetchmany(9) == [(b"a", b"1")]
+        assert db.scan_prefix(b"a", options=remote).fetchmany(9) == [(b"a", b"1")]
+        assert db.get(b"a", durability=lsm.DurabilityLevel.REMOTE) == b"1"
+        assert db.scan(options=lsm.ScanOptions(cache_blocks=False)).fetchmany(9) == [(b"a", b"2"), (b"b", b"1")]
+
+
+def test_the_builder_opens_with_the_components_it_was_given() -> None:
+    class Clock:
+        def now_ms(self) -> int:
+            return 7
+
+    builder = lsm.DbBuilder("memory://").with_settings(lsm.Settings(flush_interval=None))
+    with builder.with_component(clock=Clock(), prefix_extractor=TwoBytes()).build() as db:
+        db.put(b"p0a", b"1")
+
+        db.flush(lsm.FlushType.MEMTABLE)
+
+        assert [each.prefix for each in db.status().partitions] == [b"p0"]
+    with pytest.raises(lsm.InvalidError, match="nonsense"):
+        lsm.DbBuilder("memory://").with_component(nonsense=1).build()
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "first", "values"),
+    [
+        (b"p0x", [b"a"], 0, [b"1"]),
+        (FAMILIES[0], [b"a"], 0, []),
+        (FAMILIES[0], [], 0, []),
+        (FAMILIES[0], [b"a"], -1, [b"1"]),
+        (FAMILIES[0], [b"a"], (1 << 64) - 1, [b"1"]),
+    ],
+)
+def test_a_series_batch_that_cannot_be_stored_is_refused_whole(
+    family: bytes, names: list[bytes], first: int, values: list[bytes]
+) -> None:
+    with lsm.Db.open("memory://", prefix_extractor=TwoBytes(), series_layout=Lists()) as db:
+        batch = lsm.WriteBatch().put(b"p0key", b"1").append_series(family, names, first, values)
+
+        with pytest.raises(lsm.InvalidError):
+            db.write(batch)
+
+        assert db.get(b"p0key") is None
+        db.put(b"p0key", b"2")

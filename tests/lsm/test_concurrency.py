@@ -322,3 +322,34 @@ def test_gives_up_waiting_for_durability_while_the_store_hangs() -> None:
     healed.set()
     handle.await_durable(timeout=60)
     db.close()
+
+
+def test_builds_no_table_before_the_log_covers_its_rows() -> None:
+    class Hanging(WrappedStore):
+        def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+            if name.startswith("wal/"):
+                assert healed.wait(60)
+                super().put_if_absent(name, parts, timeout=timeout)
+                stored.set()
+                return
+            if name.startswith("sst/"):
+                order.append(stored.is_set())
+                built.set()
+            super().put_if_absent(name, parts, timeout=timeout)
+
+    healed, stored, built = threading.Event(), threading.Event(), threading.Event()
+    order: list[bool] = []
+    healed.set()
+    db = open_plain(Hanging(MemoryStore()), tiny())
+    healed.clear()
+    stored.clear()
+
+    db.put(b"a", b"1")
+    flushing = threading.Thread(target=lambda: db.flush(lsm.FlushType.MEMTABLE))
+    flushing.start()
+    assert not built.wait(0.2)
+    healed.set()
+    flushing.join(60)
+
+    assert order == [True]
+    db.close()

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import Error
+from lsm.errors import Error, InvalidError
 from lsm.gc import GarbageCollector
 from lsm.manifest.model import Manifest
 from lsm.placement import StoreAddress, WorkerProcesses, can_pickle
@@ -161,6 +161,11 @@ class Engine:
         return executor
 
     def _workers(self, placement: str, address: StoreAddress | None, count: int) -> Executor | None:
+        if placement == "process" and address is None:
+            raise InvalidError(
+                f"placement 'process': no other process can open {self.stores.main.url}, or the extractor, layout or "
+                "options cannot be pickled; use 'auto' or 'thread'"
+            )
         if placement == "thread" or address is None:
             return None
         return self._executor(WorkerProcesses(count))

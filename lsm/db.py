@@ -31,12 +31,12 @@ from lsm.read.iterator import (
 )
 from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
 from lsm.read.snapshot import Snapshot
-from lsm.rows.chunk import SeriesLayout, series_prefix
 from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
+from lsm.sst.table import READ_AHEAD_BYTES
 from lsm.view import Bounds
-from lsm.write.batch import SeriesAppend, WriteBatch, WriteHandle
+from lsm.write.batch import WriteBatch, WriteHandle
 
 NUMBER_MAX = (1 << 64) - 1
 
@@ -144,7 +144,7 @@ class Db:
         elif batch.series:
             raise InvalidError("the database was opened without a series layout")
         for part in batch.series:
-            _check_series(part, rules.layout)
+            part.check(rules.layout)
         if rules.extractor is not None:
             for key in [*keys, *(part.family for part in batch.series)]:
                 prefix = rules.prefix_of(key)
@@ -260,16 +260,27 @@ class Db:
     # -- series -------------------------------------------------------------------------------------------------------
 
     def scan_series(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, cache_blocks: bool = True
+        self,
+        family: bytes,
+        name: bytes,
+        low: int = 0,
+        high: int = NUMBER_MAX,
+        *,
+        cache_blocks: bool = True,
+        read_ahead_bytes: int = READ_AHEAD_BYTES,
     ) -> Iterator[NumbersAndValues]:
         """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
 
-        All from the moment of the call. What is durable only the caller can tell, by its numbers.
+        All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
+        durable only the caller can tell, by its numbers.
         """
         self._check_open()
         engine = self._engine
         view = engine.views.current
-        return scan_series(view, engine.writer.bounds(), family, name, low, high, engine.tables, keep=cache_blocks)
+        bounds, tables = engine.writer.bounds(), engine.tables
+        return scan_series(
+            view, bounds, family, name, low, high, tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
+        )
 
     def count_series(
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
@@ -420,15 +431,6 @@ class Db:
     def __repr__(self) -> str:
         state = "closed" if self._closed is not None else f"seq {self._engine.writer.last_seq}"
         return f"<lsm.Db {self._engine.stores.main.url} epoch {self._engine.epoch}, {state}>"
-
-
-def _check_series(part: SeriesAppend, layout: SeriesLayout | None) -> None:
-    if not part.names or len(part.names) != len(part.values):
-        raise InvalidError(f"append_series needs as many values as names, got {len(part.values)} and {len(part.names)}")
-    if part.first < 0 or part.first + len(part.names) > NUMBER_MAX:
-        raise InvalidError(f"the numbers from {part.first} on do not fit into 64 bits")
-    if layout is None or layout.family(series_prefix(part.family, part.names[0]) + bytes(8)) != part.family:
-        raise InvalidError(f"{part.family!r} is no series family of this database")
 
 
 _open_handles: weakref.WeakSet[Db] = weakref.WeakSet()

@@ -72,8 +72,7 @@ class Reads:
             _parts(segments, first, bound),
             start=first,
             frontier=bound,
-            limit=options.limit,
-            cache_blocks=options.cache_blocks,
+            options=options,
         )
 
     def count(

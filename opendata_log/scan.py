@@ -12,6 +12,7 @@ from itertools import chain, groupby, islice, repeat
 from typing import Any, Protocol
 
 import lsm
+from opendata_log.config import ScanOptions
 from opendata_log.errors import Error, InvalidInputError, translate
 from opendata_log.keys import entry_family
 from opendata_log.record import LogEntry, LogKey, Segment, Sequence
@@ -24,7 +25,14 @@ class SeriesReads(Protocol):
     """What reads need of the engine: `lsm.Db` and `lsm.DbReader` both give it."""
 
     def scan_series(
-        self, family: bytes, name: bytes, low: int = ..., high: int = ..., *, cache_blocks: bool = ...
+        self,
+        family: bytes,
+        name: bytes,
+        low: int = ...,
+        high: int = ...,
+        *,
+        cache_blocks: bool = ...,
+        read_ahead_bytes: int = ...,
     ) -> Iterator[Any]: ...
 
     def count_series(
@@ -48,16 +56,15 @@ class LogIterator:
         *,
         start: Sequence,
         frontier: Sequence,
-        limit: int | None,
-        cache_blocks: bool,
+        options: ScanOptions,
     ) -> None:
         self._engine = engine
         self._key = key
         self._parts = parts
         self._start = start
         self._frontier = frontier
-        self._cache_blocks = cache_blocks
-        self._limit = limit
+        self._options = options
+        self._limit = options.limit
         self._block: list[LogEntry] = []
         self._position: Any = iter(self._block)
         self._passed = start
@@ -96,7 +103,12 @@ class LogIterator:
         for segment, first, end in self._parts:
             base = segment.start_seq
             blocks = self._engine.scan_series(
-                entry_family(segment.id), self._key, first - base, end - base, cache_blocks=self._cache_blocks
+                entry_family(segment.id),
+                self._key,
+                first - base,
+                end - base,
+                cache_blocks=self._options.cache_blocks,
+                read_ahead_bytes=self._options.read_ahead_bytes,
             )
             for numbers, values in blocks:
                 sequences = map(base.__add__, numbers) if base else numbers

@@ -26,6 +26,7 @@ from lsm.rows.content import BytesLike, as_bytes, as_key
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime, Task
 from lsm.settings import Settings
+from lsm.sst.table import READ_AHEAD_BYTES
 from lsm.view import Bounds, View
 from lsm.wal.replay import LogEntries, apply_frames, list_wal, read_wal, read_wal_object
 
@@ -227,12 +228,22 @@ class DbReader:
         return self.scan(low, high)
 
     def scan_series(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, cache_blocks: bool = True
+        self,
+        family: bytes,
+        name: bytes,
+        low: int = 0,
+        high: int = NUMBER_MAX,
+        *,
+        cache_blocks: bool = True,
+        read_ahead_bytes: int = READ_AHEAD_BYTES,
     ) -> Iterator[NumbersAndValues]:
         """As `Db.scan_series`."""
         self._check_open()
         view, bounds = self._state
-        return self._guarded(scan_series(view, bounds, family, name, low, high, self._tables, keep=cache_blocks))
+        tables = self._tables
+        return self._guarded(
+            scan_series(view, bounds, family, name, low, high, tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes)
+        )
 
     def count_series(
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False

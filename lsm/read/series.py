@@ -30,7 +30,8 @@ def scan_series(
     high: int,
     tables: TableReader,
     *,
-    keep: bool = True,
+    keep: bool,
+    ahead_bytes: int,
 ) -> Iterator[NumbersAndValues]:
     """Numbers and values of the rows with low <= number < high, ascending, block by block.
 
@@ -40,7 +41,7 @@ def scan_series(
         return
     newest = low - 1
     for table in series_tables(view.manifest, family, name, low, high, tables):
-        for block in _blocks(table, series_prefix(family, name), low, high, tables, keep=keep):
+        for block in _blocks(table, series_prefix(family, name), low, high, tables, keep=keep, ahead_bytes=ahead_bytes):
             start, end = block.find(name, low, high)
             if start < end:
                 if block.numbers[start] <= newest:
@@ -77,11 +78,11 @@ def series_tables(
 
 
 def _blocks(
-    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool = True
+    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool, ahead_bytes: int
 ) -> Iterator[SeriesBlock]:
     index = tables.index(table)
     start, end = index.blocks_for(prefix + low.to_bytes(8, "big"), _after(prefix, high))
-    for block in tables.blocks(table, start, end, keep=keep):
+    for block in tables.blocks(table, start, end, keep=keep, ahead_bytes=ahead_bytes):
         if isinstance(block, SeriesBlock):
             yield block
 

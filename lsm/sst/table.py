@@ -95,9 +95,9 @@ class TableReader:
         return found  # type: ignore[no-any-return]
 
     def blocks(
-        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead: bool = False
+        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead_bytes: int = READ_AHEAD_BYTES
     ) -> Iterator[Block]:
-        """Blocks [start, end), in order. The first is read alone, unless `ahead`; then up to READ_AHEAD_BYTES at a time.
+        """Blocks [start, end), in order. The first is read alone; then up to `ahead_bytes` at a time, at least a block.
 
         Cost: one GET per stretch of blocks that are not cached.
         """
@@ -110,8 +110,8 @@ class TableReader:
                 at += 1
                 continue
             stop = at + 1
-            if ahead or at > start:
-                while stop < end and offsets[stop + 1] - offsets[at] <= READ_AHEAD_BYTES:
+            if at > start:
+                while stop < end and offsets[stop + 1] - offsets[at] <= ahead_bytes:
                     stop += 1
             if stop == at + 1:
                 yield self.block(table, at, keep=keep)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lsm.rows.chunk import DELETE, PUT
+from lsm.errors import InvalidError
+from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix
 from lsm.rows.content import BytesLike, as_key, as_value
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ class SeriesAppend:
         self.names = names
         self.first = first
         self.values = values
+
+    def check(self, layout: SeriesLayout | None) -> None:
+        """Raise InvalidError unless these rows can be stored in a series family of the database."""
+        names, first = self.names, self.first
+        if not names or len(names) != len(self.values):
+            raise InvalidError(f"append_series needs as many values as names, got {len(self.values)} and {len(names)}")
+        if first < 0 or first + len(names) > SEQ_MAX:
+            raise InvalidError(f"the numbers from {first} on do not fit into 64 bits")
+        if layout is None or layout.family(series_prefix(self.family, names[0]) + bytes(8)) != self.family:
+            raise InvalidError(f"{self.family!r} is no series family of this database")
 
 
 class WriteBatch:

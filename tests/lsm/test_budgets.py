@@ -178,3 +178,22 @@ def test_flushes_the_memtable_once_per_so_many_log_objects() -> None:
     assert status.requests["put", "wal"].requests == 40
     assert 3 <= status.frozen_memtables + sum(each.l0 for each in status.partitions) + status.compactions <= 4
     db.close()
+
+
+def test_a_scan_asks_for_as_much_ahead_as_it_is_told() -> None:
+    store = CountingStore(MemoryStore())
+    with open_db(store, tiny(sst_block_size=128)) as db:
+        append(db, FAMILIES[0], [(b"a", b"x" * 60)] * 64, 0)
+    made = {}
+
+    for ahead in (0, 1 << 20):
+        with open_db(store, tiny(sst_block_size=128)) as db:
+            store.reset()
+            rows = [
+                value for _, values in db.scan_series(FAMILIES[0], b"a", read_ahead_bytes=ahead) for value in values
+            ]
+            made[ahead] = store.counts["get_range"]
+        assert len(rows) == 64
+
+    assert made[1 << 20] == 3  # filter and index, the first block, and all the others
+    assert made[0] > 20

@@ -59,3 +59,9 @@ def test_a_series_batch_that_cannot_be_stored_is_refused_whole(
 
         assert db.get(b"p0key") is None
         db.put(b"p0key", b"2")
+
+
+@pytest.mark.parametrize("setting", ["flush_placement", "compaction_placement"])
+def test_worker_processes_are_refused_where_they_cannot_reach_the_store(setting: str) -> None:
+    with pytest.raises(lsm.InvalidError, match="'process'"):
+        lsm.Db.open("memory://", lsm.Settings.from_dict({setting: "process"}))

@@ -9,7 +9,7 @@ import contextlib
 import enum
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lsm.assembly import Engine
@@ -18,27 +18,14 @@ from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidEr
 from lsm.gc import Garbage
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
-from lsm.read import lookup
-from lsm.read.iterator import (
-    DEFAULT_SCAN,
-    DurabilityLevel,
-    IterationOrder,
-    KeyValue,
-    RowIterator,
-    ScanOptions,
-    open_scan,
-    range_under,
-)
-from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.read.iterator import DurabilityLevel
+from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
-from lsm.rows.content import BytesLike, as_key
+from lsm.rows.content import BytesLike
 from lsm.runtime import Task
 from lsm.settings import Settings
-from lsm.sst.table import READ_AHEAD_BYTES
-from lsm.view import Bounds
+from lsm.view import Bounds, View
 from lsm.write.batch import WriteBatch, WriteHandle
-
-NUMBER_MAX = (1 << 64) - 1
 
 
 class FlushType(enum.Enum):
@@ -48,13 +35,15 @@ class FlushType(enum.Enum):
     MEMTABLE = "memtable"
 
 
-class Db:
+class Db(Reads):
     """A single-writer key-value database on an object store. Open it with `Db.open`."""
 
     def __init__(self, url: str, settings: Settings, parts: Components) -> None:
         self._url = url
         self._closed: Error | None = None
         self._engine = Engine(url, settings, parts)
+        self._tables = self._engine.tables
+        self._layout = self._engine.rules.layout
         self._close_lock = self._engine.runtime.lock()
         self._is_shut = False
         self._ticks = self._engine.runtime.condition()
@@ -192,118 +181,19 @@ class Db:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def get(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> bytes | None:
-        """The value of a key, or None. Cost: cold, one GET for filter and index and one for the block per table whose
-        filter admits the key; usually one table."""
-        self._check_open()
-        engine = self._engine
-        view = engine.views.current
-        return lookup.get(view, self._bounds(durability), as_key(key), engine.tables, engine.rules.layout)
-
-    def get_key_value(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> KeyValue | None:
-        """As `get`, with the key."""
-        value = self.get(key, durability=durability)
-        return None if value is None else KeyValue(as_key(key), value)
-
-    def get_many(
-        self, keys: Sequence[BytesLike], *, durability: DurabilityLevel = DurabilityLevel.MEMORY
-    ) -> list[bytes | None]:
-        """The values of many keys, all from the same moment, in the order of `keys`."""
-        self._check_open()
-        engine = self._engine
-        wanted = [as_key(key) for key in keys]
-        view = engine.views.current
-        return lookup.get_many(view, self._bounds(durability), wanted, engine.tables, engine.rules.layout)
-
-    def scan(
-        self,
-        start: BytesLike | None = None,
-        end: BytesLike | None = None,
-        *,
-        order: IterationOrder = IterationOrder.ASCENDING,
-        options: ScanOptions | None = None,
-    ) -> RowIterator:
-        """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
-        self._check_open()
-        view = self._engine.views.current
-        bounds = self._bounds((options or DEFAULT_SCAN).durability)
-        return open_scan(view, bounds, self._engine.tables, start, end, order=order, options=options)
-
-    def scan_prefix(
-        self,
-        prefix: BytesLike,
-        start: BytesLike | None = None,
-        end: BytesLike | None = None,
-        *,
-        order: IterationOrder = IterationOrder.ASCENDING,
-        options: ScanOptions | None = None,
-    ) -> RowIterator:
-        """Rows whose keys begin with `prefix`; `start` and `end` bound what follows the prefix."""
-        low, high = range_under(prefix, start, end)
-        return self.scan(low, high, order=order, options=options)
-
     def snapshot(self) -> Snapshot:
         """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""
-        self._check_open()
-        engine = self._engine
-        view = engine.views.current
-        return Snapshot(
-            view, engine.writer.bounds(), engine.tables, engine.rules.layout, engine.snapshots, self._check_open
-        )
+        view, bounds = self._see(DurabilityLevel.MEMORY)
+        return Snapshot(view, bounds, self._tables, self._layout, self._engine.snapshots, self._check_open)
 
-    def _bounds(self, durability: DurabilityLevel) -> Bounds:
-        bounds = self._engine.writer.bounds()
-        if durability is DurabilityLevel.REMOTE:
-            bounds.seq = self._engine.wal.durable_seq
-        return bounds
-
-    # -- series -------------------------------------------------------------------------------------------------------
-
-    def scan_series(
-        self,
-        family: bytes,
-        name: bytes,
-        low: int = 0,
-        high: int = NUMBER_MAX,
-        *,
-        cache_blocks: bool = True,
-        read_ahead_bytes: int = READ_AHEAD_BYTES,
-    ) -> Iterator[NumbersAndValues]:
-        """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
-
-        All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
-        durable only the caller can tell, by its numbers.
-        """
-        self._check_open()
-        engine = self._engine
-        view = engine.views.current
-        bounds, tables = engine.writer.bounds(), engine.tables
-        return scan_series(
-            view, bounds, family, name, low, high, tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
-        )
-
-    def count_series(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
-    ) -> int:
-        """How many rows `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
+    def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
         self._check_open()
         engine = self._engine
         view = engine.views.current
         bounds = engine.writer.bounds()
-        return count_series(view, bounds, family, name, low, high, engine.tables, approximate=approximate)
-
-    def series_names(self, family: bytes, *, below: int | None = None) -> Iterator[Sequence[bytes]]:
-        """The distinct names of a family's series, sorted, some thousand at a time. `below`: of rows that are in memory
-        only, count those with a smaller number."""
-        self._check_open()
-        engine = self._engine
-        layout = engine.rules.layout
-        directory = layout.directory(family) if layout is not None else None
-        if directory is None:
-            raise InvalidError(f"family {family!r} keeps no directory of its series")
-        view = engine.views.current
-        bound = engine.writer.bounds().number(family, is_known=True)
-        return series_names(view, family, directory, bound if below is None else min(bound, below), engine.tables)
+        if durability is DurabilityLevel.REMOTE:
+            bounds.seq = engine.wal.durable_seq
+        return view, bounds
 
     # -- care ---------------------------------------------------------------------------------------------------------
 

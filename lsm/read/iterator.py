@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lsm.errors import Error, InvalidError
+from lsm.errors import Error, InvalidError, TableMissingError
 from lsm.read.scan import scan
 from lsm.rows.chunk import RowChunk, prefix_end
 from lsm.rows.content import BytesLike, as_bytes
@@ -147,20 +147,24 @@ def open_scan(
     *,
     order: IterationOrder,
     options: ScanOptions | None,
+    explained: Callable[[TableMissingError], Error],
 ) -> RowIterator:
-    """An iterator over the visible rows with start <= key < end. Raises: InvalidError where start > end."""
+    """An iterator over the visible rows with start <= key < end. Raises: InvalidError where start > end; while iterating,
+    for a table that is gone, what `explained` makes of it."""
     low = None if start is None else as_bytes(start, "start")
     high = None if end is None else as_bytes(end, "end")
     if low is not None and high is not None and low > high:
         raise InvalidError(f"scan from {low!r} to {high!r}: start is after end")
     descending = order is IterationOrder.DESCENDING
     keep = (options or DEFAULT_SCAN).cache_blocks
-    return RowIterator(
-        lambda begin: scan(view, bounds, begin, high, tables, descending=descending, keep=keep),
-        low=low,
-        high=high,
-        descending=descending,
-    )
+
+    def chunks(begin: bytes | None) -> Iterator[RowChunk]:
+        try:
+            yield from scan(view, bounds, begin, high, tables, descending=descending, keep=keep)
+        except TableMissingError as error:
+            raise explained(error) from error
+
+    return RowIterator(chunks, low=low, high=high, descending=descending)
 
 
 def range_under(prefix: BytesLike, start: BytesLike | None, end: BytesLike | None) -> tuple[bytes, bytes | None]:

@@ -1,0 +1,147 @@
+"""Read walk: what every handle offers to readers, over one view and one set of bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from lsm.errors import Error, InvalidError, TableMissingError
+from lsm.read import lookup
+from lsm.read.iterator import (
+    DEFAULT_SCAN,
+    DurabilityLevel,
+    IterationOrder,
+    KeyValue,
+    RowIterator,
+    ScanOptions,
+    open_scan,
+    range_under,
+)
+from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.rows.chunk import SeriesLayout
+from lsm.rows.content import BytesLike, as_key
+from lsm.sst.table import READ_AHEAD_BYTES, TableReader
+from lsm.view import Bounds, View
+
+T = TypeVar("T")
+NUMBER_MAX = (1 << 64) - 1
+
+
+class Reads:
+    """Reads of a `Db`, a `DbReader` or a `Snapshot`: each call sees one moment."""
+
+    _tables: TableReader
+    _layout: SeriesLayout | None
+
+    def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
+        """What a read that begins now may see: the view first, then the bounds. Raises: ClosedError, or the handle's
+        failure."""
+        raise NotImplementedError
+
+    def _explained(self, error: TableMissingError) -> Error:
+        """What a missing table means to this handle's caller."""
+        return error
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def get(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> bytes | None:
+        """The value of a key, or None. Cost: cold, one GET for filter and index and one for the block per table whose
+        filter admits the key; usually one table."""
+        view, bounds = self._see(durability)
+        try:
+            return lookup.get(view, bounds, as_key(key), self._tables, self._layout)
+        except TableMissingError as error:
+            raise self._explained(error) from error
+
+    def get_key_value(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> KeyValue | None:
+        """As `get`, with the key."""
+        value = self.get(key, durability=durability)
+        return None if value is None else KeyValue(as_key(key), value)
+
+    def get_many(
+        self, keys: Sequence[BytesLike], *, durability: DurabilityLevel = DurabilityLevel.MEMORY
+    ) -> list[bytes | None]:
+        """The values of many keys, all from the same moment, in the order of `keys`."""
+        wanted = [as_key(key) for key in keys]
+        view, bounds = self._see(durability)
+        try:
+            return lookup.get_many(view, bounds, wanted, self._tables, self._layout)
+        except TableMissingError as error:
+            raise self._explained(error) from error
+
+    def scan(
+        self,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+        options: ScanOptions | None = None,
+    ) -> RowIterator:
+        """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
+        view, bounds = self._see((options or DEFAULT_SCAN).durability)
+        return open_scan(
+            view, bounds, self._tables, start, end, order=order, options=options, explained=self._explained
+        )
+
+    def scan_prefix(
+        self,
+        prefix: BytesLike,
+        start: BytesLike | None = None,
+        end: BytesLike | None = None,
+        *,
+        order: IterationOrder = IterationOrder.ASCENDING,
+        options: ScanOptions | None = None,
+    ) -> RowIterator:
+        """Rows whose keys begin with `prefix`; `start` and `end` bound what follows the prefix."""
+        low, high = range_under(prefix, start, end)
+        return self.scan(low, high, order=order, options=options)
+
+    # -- series -------------------------------------------------------------------------------------------------------
+
+    def scan_series(
+        self,
+        family: bytes,
+        name: bytes,
+        low: int = 0,
+        high: int = NUMBER_MAX,
+        *,
+        cache_blocks: bool = True,
+        read_ahead_bytes: int = READ_AHEAD_BYTES,
+    ) -> Iterator[NumbersAndValues]:
+        """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
+
+        All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
+        durable only the caller can tell, by its numbers.
+        """
+        view, bounds = self._see(DurabilityLevel.MEMORY)
+        stream = scan_series(
+            view, bounds, family, name, low, high, self._tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
+        )
+        return self._guarded(stream)
+
+    def count_series(
+        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
+    ) -> int:
+        """How many rows `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
+        view, bounds = self._see(DurabilityLevel.MEMORY)
+        try:
+            return count_series(view, bounds, family, name, low, high, self._tables, approximate=approximate)
+        except TableMissingError as error:
+            raise self._explained(error) from error
+
+    def series_names(self, family: bytes, *, below: int | None = None) -> Iterator[Sequence[bytes]]:
+        """The distinct names of a family's series, sorted, some thousand at a time. `below`: of rows that are in memory
+        only, count those with a smaller number."""
+        view, bounds = self._see(DurabilityLevel.MEMORY)
+        directory = self._layout.directory(family) if self._layout is not None else None
+        if directory is None:
+            raise InvalidError(f"family {family!r} keeps no directory of its series")
+        bound = bounds.number(family, is_known=True)
+        bound = bound if below is None else min(bound, below)
+        return self._guarded(series_names(view, family, directory, bound, self._tables))
+
+    def _guarded(self, stream: Iterator[T]) -> Iterator[T]:
+        try:
+            yield from stream
+        except TableMissingError as error:
+            raise self._explained(error) from error

@@ -28,6 +28,7 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.metrics import PartitionStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
+from lsm.read.counting import SeriesCount, TierCount
 from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions
 from lsm.read.reader import DbReader
 from lsm.read.snapshot import Snapshot
@@ -70,12 +71,14 @@ __all__ = [
     "Run",
     "Runtime",
     "ScanOptions",
+    "SeriesCount",
     "SeriesLayout",
     "Settings",
     "Snapshot",
     "SnapshotExpiredError",
     "Status",
     "TableInfo",
+    "TierCount",
     "TransactionError",
     "UnavailableError",
     "WriteBatch",

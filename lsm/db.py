@@ -195,6 +195,15 @@ class Db(Reads):
             bounds.seq = engine.wal.durable_seq
         return view, bounds
 
+    def _see_family(self, family: bytes) -> tuple[View, int]:
+        if self._closed is not None:
+            raise self._closed
+        engine = self._engine
+        if engine.writer.poison is not None:
+            raise engine.writer.poison
+        view = engine.views.current
+        return view, engine.writer.series_bound(family)
+
     # -- care ---------------------------------------------------------------------------------------------------------
 
     @property

@@ -16,11 +16,19 @@ from lsm.runtime import Runtime
 class View:
     """Memtables, newest first (the first one is still written to), and the tables below them."""
 
-    __slots__ = ("__weakref__", "manifest", "memtables")
+    __slots__ = ("__weakref__", "_series_ends", "manifest", "memtables")
 
     def __init__(self, memtables: tuple[Memtable, ...], manifest: Manifest) -> None:
         self.memtables = memtables
         self.manifest = manifest
+        self._series_ends: dict[bytes, int] | None = None
+
+    def series_end(self, family: bytes) -> int:
+        """Rows of the family with this number, or a greater one, are in no table: in memory, or nowhere."""
+        ends = self._series_ends
+        if ends is None:
+            ends = self._series_ends = self.manifest.series_ends()
+        return ends.get(family, 0)
 
 
 class Bounds:
@@ -32,10 +40,9 @@ class Bounds:
         self.seq = seq
         self._numbers = numbers
 
-    def number(self, family: bytes, *, is_known: bool) -> int:
-        """The bound of a family; `is_known`: this process has appended to it by now. One it had not appended to when
-        the bounds were taken, but has since, shows nothing of memory."""
-        return self._numbers.get(family, 0 if is_known else 1 << 64)
+    def number(self, family: bytes) -> int:
+        """The bound of a family. One that nothing had been appended to when the bounds were taken shows nothing."""
+        return self._numbers.get(family, 0)
 
 
 class LiveViews:

@@ -30,6 +30,14 @@ from opendata_log.errors import (
     SnapshotExpired,
     StorageError,
 )
+from opendata_log.inspection import (
+    Inspection,
+    LevelSummary,
+    SegmentInspection,
+    SegmentReads,
+    SegmentTree,
+    TreeSummary,
+)
 from opendata_log.log_db import LogDb, LogDbBuilder
 from opendata_log.log_read import LogRead
 from opendata_log.reader import LogDbReader
@@ -63,8 +71,10 @@ __all__ = [
     "EncodingError",
     "Error",
     "FencedError",
+    "Inspection",
     "InternalError",
     "InvalidInputError",
+    "LevelSummary",
     "LogCompactionOptions",
     "LogDb",
     "LogDbBuilder",
@@ -84,9 +94,13 @@ __all__ = [
     "Segment",
     "SegmentConfig",
     "SegmentId",
+    "SegmentInspection",
+    "SegmentReads",
+    "SegmentTree",
     "Sequence",
     "ShutdownError",
     "SnapshotExpired",
     "StorageConfig",
     "StorageError",
+    "TreeSummary",
 ]

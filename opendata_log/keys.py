@@ -76,6 +76,13 @@ def routing_prefix(segment_id: SegmentId) -> bytes:
     return _PREFIX.pack(SUBSYSTEM, VERSION, segment_id, 0)[:ROUTING_PREFIX_BYTES]
 
 
+def parse_routing_prefix(prefix: bytes) -> SegmentId | None:
+    """The segment of a routing prefix, None where it is none."""
+    if len(prefix) != ROUTING_PREFIX_BYTES or prefix[:2] != _HEAD:
+        return None
+    return int.from_bytes(prefix[2:], "big")
+
+
 def entry_family(segment_id: SegmentId) -> bytes:
     """The seven bytes that every log entry of a segment starts with."""
     return _PREFIX.pack(SUBSYSTEM, VERSION, segment_id, RecordType.LOG_ENTRY)

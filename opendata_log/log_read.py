@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 import lsm
 from opendata_log.config import CountOptions, ScanOptions
 from opendata_log.errors import InvalidInputError, translate
-from opendata_log.keys import SEQUENCE_MAX, entry_family
+from opendata_log.inspection import Inspection, TreeSummary, inspection, tree_summary
+from opendata_log.keys import entry_family
 from opendata_log.record import BytesLike, Segment, SegmentId, Sequence, to_key
-from opendata_log.scan import LogIterator, LogKeyIterator, Part, SeriesReads
+from opendata_log.scan import LogIterator, LogKeyIterator, SeriesReads
 from opendata_log.segment import SegmentTable, check_range
 
 _DEFAULT_SCAN = ScanOptions()
@@ -29,11 +30,15 @@ class LogRead(Protocol):
         self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: CountOptions | None = None
     ) -> int: ...
 
+    def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection: ...
+
     def list_keys(
         self, start_segment: SegmentId | None = None, end_segment: SegmentId | None = None
     ) -> LogKeyIterator: ...
 
     def list_segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]: ...
+
+    def tree_summary(self) -> TreeSummary: ...
 
 
 class Reads:
@@ -69,7 +74,7 @@ class Reads:
         return LogIterator(
             engine,
             name,
-            _parts(segments, first, bound),
+            segments.parts(first, bound),
             start=first,
             frontier=bound,
             options=options,
@@ -91,14 +96,25 @@ class Reads:
         bound = frontier if stop is None or stop > frontier else stop
         try:
             return sum(
-                engine.count_series(
-                    entry_family(segment.id),
-                    name,
-                    low - segment.start_seq,
-                    high - segment.start_seq,
-                    approximate=options.approximate,
-                )
-                for segment, low, high in _parts(segments, first, bound)
+                engine.count_series(family, name, low - base, high - base, approximate=options.approximate)
+                for base, family, low, high in segments.parts(first, bound)
+            )
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection:
+        """What `count` counts, by segment and by where in the segment's tree it is stored. For tuning. Cost: as `count`,
+        exact."""
+        engine = self._engine_for_reads()
+        name = to_key(key)
+        first, stop = check_range(start, end)
+        segments, frontier = self._visible()
+        bound = frontier if stop is None or stop > frontier else stop
+        parts = segments.parts(first, bound)
+        try:
+            return inspection(
+                (segment.id, engine.inspect_series(family, name, low - base, high - base))
+                for segment, (base, family, low, high) in zip(segments.segments(first, bound), parts, strict=True)
             )
         except lsm.Error as error:
             raise translate(error) from error
@@ -123,11 +139,6 @@ class Reads:
         segments, frontier = self._visible()
         return [segment for segment in segments.segments(start, end) if segment.start_seq < frontier]
 
-
-def _parts(segments: SegmentTable, start: Sequence, end: Sequence) -> list[Part]:
-    if start >= end:
-        return []
-    return [
-        (segment, first, SEQUENCE_MAX if stop is None else stop)
-        for segment, first, stop in segments.for_range(start, end)
-    ]
+    def tree_summary(self) -> TreeSummary:
+        """The tables of every segment, by level, from the manifest alone. Cost: no request."""
+        return tree_summary(self._engine_for_reads().manifest)

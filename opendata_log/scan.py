@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import lsm
 from opendata_log.config import ScanOptions
 from opendata_log.errors import Error, InvalidInputError, translate
-from opendata_log.keys import entry_family
-from opendata_log.record import LogEntry, LogKey, Segment, Sequence
+from opendata_log.record import LogEntry, LogKey, Sequence
 
-Part = tuple[Segment, Sequence, Sequence]
-"""A segment and the absolute sequences [first, end) of it to read."""
+Part = tuple[Sequence, bytes, Sequence, Sequence]
+"""What a scan reads of a segment: its start sequence, its family, and the absolute sequences [first, end)."""
 
 
 class SeriesReads(Protocol):
@@ -33,13 +32,18 @@ class SeriesReads(Protocol):
         *,
         cache_blocks: bool = ...,
         read_ahead_bytes: int = ...,
-    ) -> Iterator[Any]: ...
+    ) -> Iterable[Any]: ...
 
     def count_series(
         self, family: bytes, name: bytes, low: int = ..., high: int = ..., *, approximate: bool = ...
     ) -> int: ...
 
+    def inspect_series(self, family: bytes, name: bytes, low: int = ..., high: int = ...) -> lsm.SeriesCount: ...
+
     def series_names(self, family: bytes, *, below: int | None = ...) -> Iterator[Any]: ...
+
+    @property
+    def manifest(self) -> lsm.Manifest: ...
 
 
 class LogIterator:
@@ -47,6 +51,8 @@ class LogIterator:
 
     A context manager; closing it, or reaching the end, lets go of the tables it keeps from being collected.
     """
+
+    __slots__ = ("_block", "_blocks_left", "_entries", "_error", "_frontier", "_is_drained", "_passed", "_position")
 
     def __init__(
         self,
@@ -58,61 +64,50 @@ class LogIterator:
         frontier: Sequence,
         options: ScanOptions,
     ) -> None:
-        self._engine = engine
-        self._key = key
-        self._parts = parts
-        self._start = start
         self._frontier = frontier
-        self._options = options
-        self._limit = options.limit
-        self._block: list[LogEntry] = []
-        self._position: Any = iter(self._block)
         self._passed = start
+        self._block: list[LogEntry] = []
+        self._position: Any = None
         self._is_drained = False
         self._error: Error | None = None
-        self._blocks_left = self._blocks()
+        self._blocks_left = self._blocks(engine, key, parts, options)
         self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks_left)
 
-    def _blocks(self) -> Generator[Iterator[LogEntry], None, None]:
+    def _blocks(
+        self, engine: SeriesReads, key: bytes, parts: Iterable[Part], options: ScanOptions
+    ) -> Generator[Iterator[LogEntry], None, None]:
         """One iterator per block. Invariant: when the next block is asked for, the last one was yielded to its end."""
-        left = self._limit
+        left = options.limit
         if left == 0:
             return
         try:
-            for entries in self._read():
-                if left is not None:
-                    if len(entries) > left:
-                        entries = entries[:left]
-                    left -= len(entries)
-                if entries:
+            for base, family, first, end in parts:
+                for numbers, values in engine.scan_series(
+                    family,
+                    key,
+                    first - base,
+                    end - base,
+                    cache_blocks=options.cache_blocks,
+                    read_ahead_bytes=options.read_ahead_bytes,
+                ):
+                    sequences = map(base.__add__, numbers) if base else numbers
+                    entries = list(map(LogEntry, repeat(key), sequences, values))
+                    if left is not None:
+                        if len(entries) > left:
+                            entries = entries[:left]
+                        left -= len(entries)
                     self._block = entries
                     self._position = iter(entries)
                     yield self._position
                     self._passed = entries[-1].sequence + 1
-                if left == 0:
-                    return
+                    if left == 0:
+                        return
             self._is_drained = True
         except lsm.Error as error:
             self._error = translate(error)
             raise self._error from error
         finally:
             self._block = []
-            self._position = iter(())
-
-    def _read(self) -> Iterator[list[LogEntry]]:
-        for segment, first, end in self._parts:
-            base = segment.start_seq
-            blocks = self._engine.scan_series(
-                entry_family(segment.id),
-                self._key,
-                first - base,
-                end - base,
-                cache_blocks=self._options.cache_blocks,
-                read_ahead_bytes=self._options.read_ahead_bytes,
-            )
-            for numbers, values in blocks:
-                sequences = map(base.__add__, numbers) if base else numbers
-                yield list(map(LogEntry, repeat(self._key), sequences, values))
 
     @property
     def next_sequence(self) -> Sequence:
@@ -159,7 +154,6 @@ class LogIterator:
         self._block = []
         self._blocks_left.close()
         self._entries = iter(())
-        self._parts = ()
 
     def __enter__(self) -> LogIterator:
         return self

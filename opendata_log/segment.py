@@ -20,7 +20,7 @@ from itertools import pairwise
 
 from opendata_log.config import RetentionConfig, SegmentConfig
 from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
-from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta
+from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
 from opendata_log.record import Segment, SegmentId, Sequence
 
 TIME_MS_MAX = (1 << 63) - 1
@@ -29,12 +29,13 @@ TIME_MS_MAX = (1 << 63) - 1
 class SegmentTable:
     """The user segments that are alive, oldest first."""
 
-    __slots__ = ("_segments", "_starts")
+    __slots__ = ("_families", "_segments", "_starts")
 
     def __init__(self, segments: Iterable[Segment] = ()) -> None:
         self._segments = tuple(segments)
         self._starts = [segment.start_seq for segment in self._segments]
         self.check()
+        self._families = [entry_family(segment.id) for segment in self._segments]
 
     @classmethod
     def load(cls, rows: Iterable[tuple[SegmentId, SegmentMeta]]) -> SegmentTable:
@@ -84,23 +85,25 @@ class SegmentTable:
         low, high = self._overlap(*check_range(start, end))
         return list(self._segments[low:high])
 
-    def for_range(
-        self, start: Sequence = 0, end: Sequence | None = None
-    ) -> list[tuple[Segment, Sequence, Sequence | None]]:
-        """The parts of [start, end) by segment: `(segment, first, end)`, absolute sequences.
+    def parts(self, start: Sequence, end: Sequence) -> list[tuple[Sequence, bytes, Sequence, Sequence]]:
+        """What to read for [start, end): `(start_seq, entry family, first, end)` of each segment, absolute sequences.
 
-        Shape: oldest first, each part within its segment; only the last part's end can be None, for an open end.
+        Requires: checked bounds. Cost: what a poll of the active segment pays, so nothing is made for the others.
         """
-        start, end = check_range(start, end)
+        starts = self._starts
+        if start >= end or not starts:
+            return []
+        base = starts[-1]
+        if start >= base:
+            return [(base, self._families[-1], start, end)]
         low, high = self._overlap(start, end)
-        parts: list[tuple[Segment, Sequence, Sequence | None]] = []
-        for index in range(low, high):
-            segment = self._segments[index]
-            stop = self._starts[index + 1] if index + 1 < len(self._starts) else None
-            if stop is None or (end is not None and end < stop):
-                stop = end
-            parts.append((segment, max(start, segment.start_seq), stop))
-        return parts
+        if low >= high:
+            return []
+        ends = [*starts[low + 1 : high], end]
+        return [
+            (base, family, max(start, base), stop)
+            for base, family, stop in zip(starts[low:high], self._families[low:high], ends, strict=True)
+        ]
 
     def between(self, start: SegmentId | None = None, end: SegmentId | None = None) -> list[Segment]:
         """The segments with ids in [start, end), oldest first. Raises: InvalidInputError on a bad bound."""

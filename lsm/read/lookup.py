@@ -80,7 +80,7 @@ def _get_series_row(view: View, bounds: Bounds, key: bytes, family: bytes, table
     number = int.from_bytes(key[at:], "big")
     for memtable in view.memtables:
         series = memtable.series.get(family)
-        if series is not None and number < bounds.number(family, is_known=True):
+        if series is not None and number < bounds.number(family):
             values = series.rows(name, number, number + 1)[1]
             if values:
                 return values[0]

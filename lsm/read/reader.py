@@ -113,7 +113,7 @@ class DbReader(Reads):
         view, bounds = self._state
         end = view.manifest.series_ends().get(family, 0)
         if any(family in memtable.series for memtable in view.memtables):
-            end = max(end, bounds.number(family, is_known=True))
+            end = max(end, bounds.number(family))
         return end
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from lsm.errors import Error, InvalidError, TableMissingError
 from lsm.read import lookup
+from lsm.read.counting import SeriesCount, count_series, inspect_series
 from lsm.read.iterator import (
     DEFAULT_SCAN,
     DurabilityLevel,
@@ -17,7 +18,7 @@ from lsm.read.iterator import (
     open_scan,
     range_under,
 )
-from lsm.read.series import NumbersAndValues, count_series, scan_series, series_names
+from lsm.read.series import NumbersAndValues, memory_rows, scan_series, series_names
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.content import BytesLike, as_key
 from lsm.sst.table import READ_AHEAD_BYTES, TableReader
@@ -37,6 +38,11 @@ class Reads:
         """What a read that begins now may see: the view first, then the bounds. Raises: ClosedError, or the handle's
         failure."""
         raise NotImplementedError
+
+    def _see_family(self, family: bytes) -> tuple[View, int]:
+        """The same for one series family: the view, then the number below which its rows can be seen."""
+        view, bounds = self._see(DurabilityLevel.MEMORY)
+        return view, bounds.number(family)
 
     def _explained(self, error: TableMissingError) -> Error:
         """What a missing table means to this handle's caller."""
@@ -107,15 +113,17 @@ class Reads:
         *,
         cache_blocks: bool = True,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
-    ) -> Iterator[NumbersAndValues]:
+    ) -> Iterable[NumbersAndValues]:
         """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
 
         All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
-        durable only the caller can tell, by its numbers.
+        durable only the caller can tell, by its numbers. Cost: no request where no table can hold such a row.
         """
-        view, bounds = self._see(DurabilityLevel.MEMORY)
+        view, bound = self._see_family(family)
+        if low >= view.series_end(family):
+            return memory_rows(view, bound, family, name, low, high)
         stream = scan_series(
-            view, bounds, family, name, low, high, self._tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
+            view, bound, family, name, low, high, self._tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
         )
         return self._guarded(stream)
 
@@ -123,20 +131,27 @@ class Reads:
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
     ) -> int:
         """How many rows `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
-        view, bounds = self._see(DurabilityLevel.MEMORY)
+        view, bound = self._see_family(family)
         try:
-            return count_series(view, bounds, family, name, low, high, self._tables, approximate=approximate)
+            return count_series(view, bound, family, name, low, high, self._tables, approximate=approximate)
+        except TableMissingError as error:
+            raise self._explained(error) from error
+
+    def inspect_series(self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX) -> SeriesCount:
+        """Where the rows that `scan_series` would yield are. Cost: as `count_series`."""
+        view, bound = self._see_family(family)
+        try:
+            return inspect_series(view, bound, family, name, low, high, self._tables)
         except TableMissingError as error:
             raise self._explained(error) from error
 
     def series_names(self, family: bytes, *, below: int | None = None) -> Iterator[Sequence[bytes]]:
         """The distinct names of a family's series, sorted, some thousand at a time. `below`: of rows that are in memory
         only, count those with a smaller number."""
-        view, bounds = self._see(DurabilityLevel.MEMORY)
+        view, bound = self._see_family(family)
         directory = self._layout.directory(family) if self._layout is not None else None
         if directory is None:
             raise InvalidError(f"family {family!r} keeps no directory of its series")
-        bound = bounds.number(family, is_known=True)
         bound = bound if below is None else min(bound, below)
         return self._guarded(series_names(view, family, directory, bound, self._tables))
 

@@ -106,7 +106,7 @@ def _series_sources(
     memtable: Memtable, bounds: Bounds, low: bytes | None, high: bytes | None, *, descending: bool
 ) -> list[Iterator[RowChunk]]:
     return [
-        _series_rows(series, bounds.number(family, is_known=True), low, high, descending=descending)
+        _series_rows(series, bounds.number(family), low, high, descending=descending)
         for family, series in memtable.series.items()
         if (high is None or family < high) and (low is None or (prefix_end(family) or low + b"\x00") > low)
     ]

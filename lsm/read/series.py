@@ -16,14 +16,14 @@ from lsm.rows.merge import merge_rows, newest_rows
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.table import TableReader
-from lsm.view import Bounds, View
+from lsm.view import View
 
 NumbersAndValues = tuple[Sequence[int], list[bytes]]
 
 
 def scan_series(
     view: View,
-    bounds: Bounds,
+    bound: int,
     family: bytes,
     name: bytes,
     low: int,
@@ -33,7 +33,7 @@ def scan_series(
     keep: bool,
     ahead_bytes: int,
 ) -> Iterator[NumbersAndValues]:
-    """Numbers and values of the rows with low <= number < high, ascending, block by block.
+    """Numbers and values of the rows with low <= number < high, ascending, block by block; rows in memory below `bound`.
 
     Cost: per table that the key range and filter admit, one GET for filter and index and one per stretch of blocks.
     """
@@ -48,14 +48,21 @@ def scan_series(
                     raise CorruptionError(f"number {block.numbers[start]} comes after {newest}", object_name=table.name)
                 newest = block.numbers[end - 1]
                 yield block.numbers[start:end], block.values(start, end)
+    # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
+    yield from memory_rows(view, bound, family, name, max(low, newest + 1), high)
+
+
+def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> list[NumbersAndValues]:
+    """The part of `scan_series` that is in memory; all of it where low >= `view.series_end(family)`."""
+    found: list[NumbersAndValues] = []
     for memtable in reversed(view.memtables):
         series = memtable.series.get(family)
         if series is not None:
-            # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
-            numbers, values = series.rows(name, max(low, newest + 1), min(high, bounds.number(family, is_known=True)))
+            numbers, values = series.rows(name, low, min(high, bound))
             if numbers:
-                newest = numbers[-1]
-                yield numbers, values
+                low = numbers[-1] + 1
+                found.append((numbers, values))
+    return found
 
 
 def series_tables(
@@ -81,70 +88,15 @@ def _blocks(
     table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool, ahead_bytes: int
 ) -> Iterator[SeriesBlock]:
     index = tables.index(table)
-    start, end = index.blocks_for(prefix + low.to_bytes(8, "big"), _after(prefix, high))
+    start, end = index.blocks_for(prefix + low.to_bytes(8, "big"), key_after(prefix, high))
     for block in tables.blocks(table, start, end, keep=keep, ahead_bytes=ahead_bytes):
         if isinstance(block, SeriesBlock):
             yield block
 
 
-def _after(prefix: bytes, high: int) -> bytes | None:
+def key_after(prefix: bytes, high: int) -> bytes | None:
+    """The storage key at which rows numbered below `high` end."""
     return prefix + high.to_bytes(8, "big") if high < 1 << 64 else prefix_end(prefix)
-
-
-def count_series(
-    view: View,
-    bounds: Bounds,
-    family: bytes,
-    name: bytes,
-    low: int,
-    high: int,
-    tables: TableReader,
-    *,
-    approximate: bool,
-) -> int:
-    """How many rows `scan_series` yields.
-
-    Cost: indexes, and per table the blocks at the ends of the range that reach beyond it; `approximate` estimates those.
-    """
-    if low >= high:
-        return 0
-    prefix = series_prefix(family, name)
-    first, last = prefix + low.to_bytes(8, "big"), _after(prefix, high)
-    total = 0
-    for table in series_tables(view.manifest, family, name, low, high, tables):
-        index = tables.index(table)
-        start, end = index.blocks_for(first, last)
-        for at in {*range(start, min(start + 1, end)), *range(max(start, end - 1), end)}:
-            rows = index.rows_before[at + 1] - index.rows_before[at]
-            after = index.keys[at + 1] if at + 1 < len(index) else table.last_key + b"\x00"
-            if first <= index.keys[at] and (last is None or after <= last):
-                total += rows
-            elif approximate:
-                total += _estimate(rows, index.keys[at], after, prefix, low, high)
-            else:
-                block = tables.block(table, at)
-                if isinstance(block, SeriesBlock):
-                    begin, stop = block.find(name, low, high)
-                    total += stop - begin
-        if end - start > 2:
-            total += index.rows_before[end - 1] - index.rows_before[start + 1]
-    known_high = min(high, bounds.number(family, is_known=True))
-    for memtable in view.memtables:
-        series = memtable.series.get(family)
-        if series is not None:
-            total += series.count(name, low, known_high)
-    return total
-
-
-def _estimate(rows: int, key: bytes, after: bytes, prefix: bytes, low: int, high: int) -> int:
-    """How many rows of a block from `key` to `after` are in the range: by their numbers where the block is all of the
-    series, else half of them."""
-    if not (key.startswith(prefix) and after.startswith(prefix)):
-        return (rows + 1) // 2
-    at = len(prefix)
-    begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
-    inside = min(high, end) - max(low, begin)
-    return max(0, rows * inside // max(1, end - begin))
 
 
 def series_names(

@@ -59,20 +59,32 @@ class SeriesRows:
             self._group()
 
     def _group(self) -> None:
-        """Move the rows that arrived since the last call into the groups, a slice at a time."""
+        """Move the rows that arrived since the last call into the groups, a slice at a time.
+
+        Invariant: rows enter the groups in one C-level step and leave the columns without a call in between, so an
+        interrupt finds a slice in its groups or not at all; which one its first row tells.
+        """
         while self._names:
             with self._lock:
-                if not self._names:
+                names, values, runs = self._names, self._values, self._runs
+                if not names:
                     return
-                first = self._runs[0][1]
-                end = self._runs[1][0] if len(self._runs) > 1 else len(self._names)
+                first = runs[0][1]
+                end = runs[1][0] if len(runs) > 1 else len(names)
                 count = min(end, SLICE_ROWS)
-                pairs = zip(range(first, first + count), self._values[:count], strict=True)
-                # One C-level pass: no other thread, and no signal handler, sees half of it.
-                deque(map(list.extend, map(self._groups.__getitem__, self._names[:count]), pairs), maxlen=0)
-                del self._names[:count], self._values[:count]
-                later = [(at - count, number) for at, number in self._runs[1:]]
-                self._runs = later if count == end else [(0, first + count), *later]
+                group = self._groups.get(names[0])
+                if group is None or group[-2] < first:
+                    if count == 1:
+                        self._groups[names[0]] += (first, values[0])
+                    else:
+                        pairs = zip(range(first, first + count), values[:count], strict=True)
+                        deque(map(list.extend, map(self._groups.__getitem__, names[:count]), pairs), maxlen=0)
+                later = [(at - count, number) for at, number in runs[1:]]
+                if count < end:
+                    later.insert(0, (0, first + count))
+                self._runs = later
+                del names[:count]
+                del values[:count]
 
     def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
         """Numbers and values of the series' rows with low <= number < high. Cost: grouping what is new, O(log n)."""
@@ -92,9 +104,14 @@ class SeriesRows:
         if not group or group[-2] < low:
             return [], 0, 0
         count = len(group) >> 1
-        positions = range(count)
-        start = bisect_left(positions, low, key=lambda at: group[2 * at]) if group[0] < low else 0
-        end = count if group[2 * count - 2] < high else bisect_left(positions, high, key=lambda at: group[2 * at])
+        start, end = 0, count
+        if group[0] < low:
+            if group[2 * count - 4] < low:
+                start = count - 1  # The usual poll: one new row.
+            else:
+                start = bisect_left(range(count), low, key=lambda at: group[2 * at])
+        if group[2 * count - 2] >= high:
+            end = bisect_left(range(count), high, key=lambda at: group[2 * at])
         return group, start, end
 
     def names_below(self, number: int) -> list[bytes]:

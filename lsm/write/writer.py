@@ -64,6 +64,10 @@ class Writer:
         with self._lock:
             return Bounds(self.last_seq, self._numbers.copy())
 
+    def series_bound(self, family: bytes) -> int:
+        """Rows of the family with smaller numbers are accepted. Needs no lock: it moves when a batch is in memory whole."""
+        return self._numbers.get(family, 0)
+
     def restore_numbers(self, numbers: dict[bytes, int]) -> None:
         """Families found in the log at recovery."""
         self._numbers.update(numbers)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from opendata_log.config import RetentionConfig, SegmentConfig
 from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
-from opendata_log.keys import SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta
+from opendata_log.keys import SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
 from opendata_log.record import Segment
 from opendata_log.segment import SealPolicy, SegmentTable, check_range, expired, successor
 
@@ -29,7 +29,7 @@ def test_empty_table_has_nothing() -> None:
     assert table.oldest is table.latest is table.get(1) is None
     assert table.sealed_frontier == 0
     assert table.segments() == []
-    assert table.for_range() == []
+    assert table.parts(0, 100) == []
     assert table.between() == []
 
 
@@ -68,29 +68,32 @@ def test_range_before_the_oldest_segment_overlaps_nothing() -> None:
 
     assert table.segments(0, 100) == []
     assert table.segments(0, 101) == [B]
-    assert table.for_range(0, 150) == [(B, 100, 150)]
+    assert table.parts(0, 100) == []
+    assert table.parts(0, 150) == [(100, entry_family(B.id), 100, 150)]
 
 
 def test_parts_of_a_range_by_segment() -> None:
-    assert TABLE.for_range() == [(A, 0, 100), (B, 100, 200), (C, 200, None)]
-    assert TABLE.for_range(50, 250) == [(A, 50, 100), (B, 100, 200), (C, 200, 250)]
-    assert TABLE.for_range(120, 130) == [(B, 120, 130)]
-    assert TABLE.for_range(300) == [(C, 300, None)]
-    assert TABLE.for_range(300, 300) == []
+    a, b, c = ((one.start_seq, entry_family(one.id)) for one in (A, B, C))
+
+    assert TABLE.parts(0, 300) == [(*a, 0, 100), (*b, 100, 200), (*c, 200, 300)]
+    assert TABLE.parts(50, 250) == [(*a, 50, 100), (*b, 100, 200), (*c, 200, 250)]
+    assert TABLE.parts(120, 130) == [(*b, 120, 130)]
+    assert TABLE.parts(250, 300) == [(*c, 250, 300)]
+    assert TABLE.parts(300, 300) == []
 
 
-@given(tables(), st.integers(0, 70), st.none() | st.integers(0, 70))
-def test_parts_tile_the_range_like_a_model(table: SegmentTable, start: int, end: int | None) -> None:
+@given(tables(), st.integers(0, 70), st.integers(0, 70))
+def test_parts_tile_the_range_like_a_model(table: SegmentTable, start: int, end: int) -> None:
     def owner(sequence: int) -> Segment | None:
         return max((one for one in table if one.start_seq <= sequence), key=lambda one: one.start_seq, default=None)
 
-    last = 80 if end is None else end
-    expected = [(owner(one), one) for one in range(start, last) if owner(one) is not None]
+    expected = [(found, one) for one in range(start, end) if (found := owner(one)) is not None]
 
-    parts = table.for_range(start, end)
+    parts = table.parts(start, end)
 
-    assert [(one, n) for one, low, high in parts for n in range(low, last if high is None else high)] == expected
-    assert table.segments(start, end) == [part[0] for part in parts]
+    tiles = [(base, family, n) for base, family, low, high in parts for n in range(low, high)]
+    assert tiles == [(one.start_seq, entry_family(one.id), n) for one, n in expected]
+    assert [base for base, *_ in parts] == [one.start_seq for one in table.segments(start, end)]
 
 
 def test_segments_between_ids() -> None:
@@ -103,7 +106,7 @@ def test_segments_between_ids() -> None:
 
 @pytest.mark.parametrize("bound", [-1, True, 1.0, "1", b"1"])
 def test_bad_bounds_are_refused(bound: object) -> None:
-    for call in (TABLE.segments, TABLE.for_range, TABLE.between, check_range):
+    for call in (TABLE.segments, TABLE.between, check_range):
         for start, end in ((bound, None), (0, bound)):
             with pytest.raises(InvalidInputError, match=r"start|end"):
                 call(start, end)  # type: ignore[arg-type]

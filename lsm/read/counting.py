@@ -1,0 +1,149 @@
+"""Read walk: how many rows a series has, and where they are, from row counts in the indexes; data only at the ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from lsm.manifest.model import Partition
+from lsm.read.series import key_after, series_tables
+from lsm.rows.chunk import series_prefix
+from lsm.sst.block import SeriesBlock
+from lsm.sst.builder import TableInfo
+from lsm.sst.table import TableReader
+from lsm.view import View
+
+
+class TierCount(msgspec.Struct, frozen=True, kw_only=True):
+    """A series' rows in level 0 or in the sorted runs of its partition.
+
+    `ssts_total`: tables a read has to consider: all of level 0, and of each run those whose keys admit the range.
+    `runs`: runs with such a table; 0 for level 0.
+    """
+
+    runs: int = 0
+    ssts_total: int = 0
+    ssts_with_data: int = 0
+    blocks_with_data: int = 0
+    records: int = 0
+
+
+class SeriesCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rows of a series are: `memory` are in no table yet."""
+
+    l0: TierCount
+    sorted_runs: TierCount
+    memory: int
+
+    @property
+    def total(self) -> int:
+        return self.l0.records + self.sorted_runs.records + self.memory
+
+
+def count_series(
+    view: View,
+    bound: int,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    approximate: bool,
+) -> int:
+    """How many rows `scan_series` yields.
+
+    Cost: indexes, and per table the blocks at the ends of the range that reach beyond it; `approximate` estimates those.
+    """
+    total = _count_memory(view, bound, family, name, low, high)
+    if low < min(high, view.series_end(family)):
+        prefix = series_prefix(family, name)
+        for table in series_tables(view.manifest, family, name, low, high, tables):
+            total += _count_table(table, prefix, name, low, high, tables, approximate=approximate)[0]
+    return total
+
+
+def inspect_series(
+    view: View, bound: int, family: bytes, name: bytes, low: int, high: int, tables: TableReader
+) -> SeriesCount:
+    """`count_series` by where the rows are. Cost: as that."""
+    prefix = series_prefix(family, name)
+    first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
+    l0 = runs = TierCount()
+    if low < high:
+        admitted = {table.number for table in series_tables(view.manifest, family, name, low, high, tables)}
+        for partition in view.manifest.partitions_for(first, last):
+            l0, runs = _tiers(partition, admitted, prefix, name, low, high, tables)
+    return SeriesCount(l0=l0, sorted_runs=runs, memory=_count_memory(view, bound, family, name, low, high))
+
+
+def _tiers(
+    partition: Partition, admitted: set[int], prefix: bytes, name: bytes, low: int, high: int, tables: TableReader
+) -> tuple[TierCount, TierCount]:
+    first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
+
+    def tier(candidates: Iterable[TableInfo], runs: int) -> TierCount:
+        total = with_data = blocks = records = 0
+        for table in candidates:
+            total += 1
+            if table.number in admitted:
+                rows, spanned = _count_table(table, prefix, name, low, high, tables, approximate=False)
+                with_data += rows > 0
+                blocks += spanned
+                records += rows
+        return TierCount(
+            runs=runs, ssts_total=total, ssts_with_data=with_data, blocks_with_data=blocks, records=records
+        )
+
+    covering = [found for run in partition.runs if (found := run.tables_for(first, last))]
+    return tier(partition.l0, 0), tier((table for found in covering for table in found), len(covering))
+
+
+def _count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> int:
+    high = min(high, bound)
+    if low >= high:
+        return 0
+    total = 0
+    for memtable in view.memtables:
+        series = memtable.series.get(family)
+        if series is not None:
+            total += series.count(name, low, high)
+    return total
+
+
+def _count_table(
+    table: TableInfo, prefix: bytes, name: bytes, low: int, high: int, tables: TableReader, *, approximate: bool
+) -> tuple[int, int]:
+    """The rows of the range in one table, and how many blocks they span."""
+    index = tables.index(table)
+    first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
+    start, end = index.blocks_for(first, last)
+    total = blocks = 0
+    for at in (start, end - 1) if end - start > 1 else range(start, end):
+        rows = index.rows_before[at + 1] - index.rows_before[at]
+        after = index.keys[at + 1] if at + 1 < len(index) else table.last_key + b"\x00"
+        if first > index.keys[at] or (last is not None and after > last):
+            if approximate:
+                rows = _estimate(rows, index.keys[at], after, prefix, low, high)
+            else:
+                block = tables.block(table, at)
+                begin, stop = block.find(name, low, high) if isinstance(block, SeriesBlock) else (0, 0)
+                rows = stop - begin
+        total += rows
+        blocks += rows > 0
+    if end - start > 2:
+        total += index.rows_before[end - 1] - index.rows_before[start + 1]
+        blocks += end - start - 2
+    return total, blocks
+
+
+def _estimate(rows: int, key: bytes, after: bytes, prefix: bytes, low: int, high: int) -> int:
+    """How many rows of a block from `key` to `after` are in the range: by their numbers where the block is all of the
+    series, else half of them."""
+    if not (key.startswith(prefix) and after.startswith(prefix)):
+        return (rows + 1) // 2
+    at = len(prefix)
+    begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
+    inside = min(high, end) - max(low, begin)
+    return max(0, rows * inside // max(1, end - begin))

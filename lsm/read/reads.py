@@ -8,6 +8,7 @@ from typing import TypeVar
 from lsm.errors import Error, InvalidError, TableMissingError
 from lsm.read import lookup
 from lsm.read.counting import SeriesCount, count_series, inspect_series
+from lsm.read.descending import scan_series_descending
 from lsm.read.iterator import (
     DEFAULT_SCAN,
     DurabilityLevel,
@@ -111,15 +112,24 @@ class Reads:
         low: int = 0,
         high: int = NUMBER_MAX,
         *,
+        descending: bool = False,
         cache_blocks: bool = True,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
     ) -> Iterable[NumbersAndValues]:
-        """Numbers and values of a series' rows with low <= number < high, ascending, some hundred rows at a time.
+        """Numbers and values of a series' rows with low <= number < high, some hundred rows at a time.
 
         All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
-        durable only the caller can tell, by its numbers. Cost: no request where no table can hold such a row.
+        durable only the caller can tell, by its numbers. `descending`: newest first, chunks and the rows inside them;
+        tables are opened as far back as it is iterated, and the stretches asked for grow up to `read_ahead_bytes`.
+        Cost: no request where no table can hold such a row.
         """
         view, bound = self._see_family(family)
+        if descending:
+            return self._guarded(
+                scan_series_descending(
+                    view, bound, family, name, low, high, self._tables, keep=cache_blocks, ahead_bytes=read_ahead_bytes
+                )
+            )
         if low >= view.series_end(family):
             return memory_rows(view, bound, family, name, low, high)
         stream = scan_series(

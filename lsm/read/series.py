@@ -66,22 +66,32 @@ def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, hi
 
 
 def series_tables(
-    manifest: Manifest, family: bytes, name: bytes, low: int, high: int, tables: TableReader
+    manifest: Manifest,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    descending: bool = False,
 ) -> Iterator[TableInfo]:
-    """The tables that may hold such rows, oldest first, by key range and filter."""
+    """The tables that may hold such rows, oldest first or newest first, by key range and filter.
+
+    Cost: filter and index of a table are asked for when it is its turn.
+    """
     prefix = series_prefix(family, name)
     first = prefix + low.to_bytes(8, "big")
     last = prefix + min(high, (1 << 64) - 1).to_bytes(8, "big")
     if high >= 1 << 64:
         last += b"\x00"
+    found: list[TableInfo] = []
     for partition in manifest.partitions_for(first, last):
         for run in reversed(partition.runs):
-            for table in run.tables_for(first, last):
-                if tables.may_contain(table, prefix):
-                    yield table
-        for table in reversed(partition.l0):
-            if table.overlaps(first, last) and tables.may_contain(table, prefix):
-                yield table
+            found += run.tables_for(first, last)
+        found += [table for table in reversed(partition.l0) if table.overlaps(first, last)]
+    for table in reversed(found) if descending else found:
+        if tables.may_contain(table, prefix):
+            yield table
 
 
 def _blocks(

@@ -18,6 +18,8 @@ from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 
 READ_AHEAD_BYTES: Final = 1 << 20
 """Stored bytes a sequential reader asks for at a time, once it has shown that it goes on."""
+GROWTH: Final = 4
+"""How much more than the time before a backward reader asks for."""
 
 Block = RowChunk | SeriesBlock
 
@@ -119,11 +121,39 @@ class TableReader:
                 yield from self._read_stretch(table, at, stop, keep=keep)
             at = stop
 
-    def _read_stretch(self, table: TableInfo, start: int, end: int, *, keep: bool) -> Iterator[Block]:
+    def blocks_descending(
+        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead_bytes: int = READ_AHEAD_BYTES
+    ) -> Iterator[Block]:
+        """Blocks [start, end), last first. The first is read alone, then stretches that grow: whoever reads backwards
+        mostly wants a few rows.
+
+        Cost: one GET per stretch of blocks that are not cached, each up to GROWTH times the one before and `ahead_bytes`.
+        """
+        offsets = self.index(table).offsets
+        at, wanted = end, 0
+        while at > start:
+            found = self._blocks.peek((self._database, table.number, at - 1))
+            if found is not None:
+                yield found
+                at -= 1
+                continue
+            first = at - 1
+            while first > start and offsets[at] - offsets[first - 1] <= wanted:
+                first -= 1
+            wanted = min(ahead_bytes, GROWTH * (offsets[at] - offsets[first]))
+            if first == at - 1:
+                yield self.block(table, first, keep=keep)
+            else:
+                yield from self._read_stretch(table, first, at, keep=keep, descending=True)
+            at = first
+
+    def _read_stretch(
+        self, table: TableInfo, start: int, end: int, *, keep: bool, descending: bool = False
+    ) -> Iterator[Block]:
         offsets = self.index(table).offsets
         base = offsets[start]
         data = self._read(table, base, offsets[end])
-        for at in range(start, end):
+        for at in range(end - 1, start - 1, -1) if descending else range(start, end):
             block, weight = self._decode(table, data[offsets[at] - base : offsets[at + 1] - base], offsets[at])
             if keep:
                 self._blocks.put((self._database, table.number, at), block, weight)

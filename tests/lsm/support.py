@@ -85,6 +85,17 @@ def read_series(
     ]
 
 
+def read_series_descending(
+    db: Any, family: bytes, name: bytes, low: int = 0, high: int = (1 << 64) - 1
+) -> list[tuple[int, bytes]]:
+    """The rows newest first, in the order they came."""
+    return [
+        row
+        for numbers, values in db.scan_series(family, name, low, high, descending=True)
+        for row in zip(numbers, values, strict=True)
+    ]
+
+
 def read_names(db: lsm.Db, family: bytes) -> list[bytes]:
     return [name for names in db.series_names(family) for name in names]
 

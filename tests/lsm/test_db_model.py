@@ -19,6 +19,7 @@ from tests.lsm.support import (
     read_names,
     read_rows,
     read_series,
+    read_series_descending,
     series_rows,
     tiny,
 )
@@ -198,6 +199,7 @@ class DbMachine(RuleBasedStateMachine):
         expected = [row for row in self.series.get((family, name), []) if low <= row[0] < low + length]
 
         assert read_series(self.db, family, name, low, low + length) == expected
+        assert read_series_descending(self.db, family, name, low, low + length) == expected[::-1]
         assert self.db.count_series(family, name, low, low + length) == len(expected)
 
     @rule(family=st.sampled_from(FAMILIES))
@@ -237,6 +239,7 @@ class DbMachine(RuleBasedStateMachine):
                 assert read_rows(db) == self._expected(None, None)
                 for (family, name), rows in self.series.items():
                     assert read_series(db, family, name) == rows
+                    assert read_series_descending(db, family, name) == rows[::-1]
 
 
 TestDbMachine = DbMachine.TestCase

@@ -1,0 +1,73 @@
+"""Read walk: the rows of one series in a view, newest source first, without touching what nobody asks for.
+
+The mirror of `series`: numbers only grow within a family, so newer sources hold greater numbers, and whoever wants the end
+of a series never opens what lies before it. A source is looked at when the one above it is used up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lsm.errors import CorruptionError
+from lsm.read.series import NumbersAndValues, key_after, series_tables
+from lsm.rows.chunk import series_prefix
+from lsm.rows.memtable import SLICE_ROWS
+from lsm.sst.block import SeriesBlock
+from lsm.sst.builder import TableInfo
+from lsm.sst.table import TableReader
+from lsm.view import View
+
+
+def scan_series_descending(
+    view: View,
+    bound: int,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    keep: bool,
+    ahead_bytes: int,
+) -> Iterator[NumbersAndValues]:
+    """Numbers and values of the rows with low <= number < high, descending; rows in memory below `bound`.
+
+    Shape: chunks follow each other descending, and so do the rows inside a chunk.
+    Cost: of the tables that the key range admits, newest first and as far as it is iterated: one GET for filter and index,
+    and one per stretch of blocks.
+    """
+    if low >= high:
+        return
+    for memtable in view.memtables:
+        series = memtable.series.get(family)
+        top = min(high, bound)
+        while series is not None and low < top:
+            numbers, values = series.last_rows(name, low, top, SLICE_ROWS)
+            if not numbers:
+                break
+            yield numbers[::-1], values[::-1]
+            high = top = numbers[0]
+    # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
+    if low >= high:
+        return
+    prefix = series_prefix(family, name)
+    oldest = high
+    for table in series_tables(view.manifest, family, name, low, high, tables, descending=True):
+        for block in _blocks(table, prefix, low, high, tables, keep=keep, ahead_bytes=ahead_bytes):
+            start, end = block.find(name, low, high)
+            if start < end:
+                if block.numbers[end - 1] >= oldest:
+                    raise CorruptionError(
+                        f"number {block.numbers[end - 1]} comes before {oldest}", object_name=table.name
+                    )
+                oldest = block.numbers[start]
+                yield block.numbers[start:end][::-1], block.values(start, end)[::-1]
+
+
+def _blocks(
+    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool, ahead_bytes: int
+) -> Iterator[SeriesBlock]:
+    start, end = tables.index(table).blocks_for(prefix + low.to_bytes(8, "big"), key_after(prefix, high))
+    for block in tables.blocks_descending(table, start, end, keep=keep, ahead_bytes=ahead_bytes):
+        if isinstance(block, SeriesBlock):
+            yield block

@@ -9,7 +9,7 @@ import contextlib
 import enum
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm.assembly import Engine
@@ -113,6 +113,11 @@ class Db(Reads):
             raise self._closed
         return self._engine.writer.append_series(family, names, first, values, size)
 
+    def keep_arrivals(self) -> None:
+        """Keep series rows that are appended from now on in the order they come, too, while they are in memory, for
+        `series_arrivals`. Cost: two list references a batch."""
+        self._engine.writer.keep_arrivals()
+
     @property
     def has_space(self) -> bool:
         """Less than `max_unflushed_bytes` are accepted and not flushed."""
@@ -146,6 +151,19 @@ class Db(Reads):
     def durable_seq(self) -> int:
         """Batches with sequence numbers up to this one are durable."""
         return self._engine.wal.durable_seq
+
+    @property
+    def last_seq(self) -> int:
+        """The newest accepted batch."""
+        return self._engine.writer.last_seq
+
+    def subscribe(self, on_durable: Callable[[], None], on_failure: Callable[[], None]) -> None:
+        """Call `on_durable` whenever `durable_seq` has advanced, `on_failure` once when this handle has failed or closed.
+
+        They are called from whichever thread it happens in, under the engine's lock: they must return at once and must
+        not call the database.
+        """
+        self._engine.wal.subscribe(on_durable, on_failure)
 
     def flush(self, kind: FlushType = FlushType.WAL) -> None:
         """Return when everything written before is durable (`MEMTABLE`: and in tables).
@@ -275,6 +293,10 @@ class Db(Reads):
             cache_misses=engine.tables.misses,
             requests=requests,
         )
+
+    def check(self) -> None:
+        """Raise what keeps this handle from working: ClosedError, FencedError, or the failure of a background thread."""
+        self._check_open()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

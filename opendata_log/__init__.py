@@ -30,6 +30,7 @@ from opendata_log.errors import (
     SnapshotExpired,
     StorageError,
 )
+from opendata_log.follow import LogFollower
 from opendata_log.inspection import (
     Inspection,
     LevelSummary,
@@ -80,6 +81,7 @@ __all__ = [
     "LogDbBuilder",
     "LogDbReader",
     "LogEntry",
+    "LogFollower",
     "LogIterator",
     "LogKey",
     "LogKeyIterator",

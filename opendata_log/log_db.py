@@ -27,6 +27,7 @@ from opendata_log.log_read import Reads
 from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, columns
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
+from opendata_log.wakeups import DurableWakeups, Wakeups
 from opendata_log.watch import DurableWatch
 from opendata_log.writer import LogWriter
 
@@ -45,7 +46,7 @@ class LogDb(Reads):
 
     def __init__(self, config: Config, *, clock: lsm.Clock | None = None, file_system: Any = None) -> None:
         self._config = config
-        self._is_closed = False
+        self._is_closed = self._may_not_read = False
         self._runtime = lsm.Runtime(clock)
         storage = config.storage_config
         settings = engine_settings(config)
@@ -64,8 +65,11 @@ class LogDb(Reads):
             )
         except lsm.Error as error:
             raise translate(error) from error
+        self._is_memory_visible = config.read_visibility is ReadVisibility.MEMORY
+        self._wakeups = Wakeups(self._runtime) if self._is_memory_visible else DurableWakeups(self._runtime, self._db)
+        self._db.subscribe(self._wakeups.advanced, self._stop_reads)
         try:
-            self._writer = LogWriter(self._db, self._runtime, config.segmentation)
+            self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups)
         except BaseException as error:
             with suppress(lsm.Error):
                 self._db.close()
@@ -173,14 +177,23 @@ class LogDb(Reads):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _engine_for_reads(self) -> SeriesReads:
-        if self._is_closed:
-            raise ClosedError("the log is closed: open it again")
+        if self._may_not_read:
+            self._check_open()
+            try:
+                self._db.check()
+            except lsm.Error as error:
+                raise translate(error) from error
         return self._db
+
+    def _stop_reads(self) -> None:
+        """The handle is closed, or the engine has failed: reads say so, and whoever follows is told."""
+        self._may_not_read = True
+        self._wakeups.tell_all()
 
     def _visible(self) -> tuple[SegmentTable, Sequence]:
         # The frontier first: the segments of everything below it are in the table by then.
         writer = self._writer
-        if self._config.read_visibility is ReadVisibility.MEMORY:
+        if self._is_memory_visible:
             frontier = writer.next_sequence
         else:
             frontier = writer.durable_sequence
@@ -218,6 +231,7 @@ class LogDb(Reads):
         if self._is_closed:
             return
         self._is_closed = True
+        self._stop_reads()
         try:
             try:
                 self._writer.finish()

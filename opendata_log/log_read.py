@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import lsm
-from opendata_log.config import CountOptions, ScanOptions
+from opendata_log.config import CountOptions, ScanOptions, timeout_seconds
 from opendata_log.errors import InvalidInputError, translate
+from opendata_log.follow import LogFollower
 from opendata_log.inspection import Inspection, TreeSummary, inspection, tree_summary
+from opendata_log.interleave import KeySet, read_interleaved
 from opendata_log.keys import entry_family
-from opendata_log.record import BytesLike, Segment, SegmentId, Sequence, to_key
-from opendata_log.scan import LogIterator, LogKeyIterator, SeriesReads
+from opendata_log.record import BytesLike, Segment, SegmentId, Sequence, to_bytes, to_key
+from opendata_log.scan import LogIterator, LogKeyIterator, SeriesReads, read_blocks
 from opendata_log.segment import SegmentTable, check_range
+from opendata_log.wakeups import Wakeups
 
 _DEFAULT_SCAN = ScanOptions()
 _DEFAULT_COUNT = CountOptions()
@@ -32,17 +36,47 @@ class LogRead(Protocol):
 
     def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection: ...
 
+    def scan_all(
+        self,
+        keys: Iterable[BytesLike] | None = None,
+        start: Sequence = 0,
+        end: Sequence | None = None,
+        *,
+        prefix: BytesLike | None = None,
+        options: ScanOptions | None = None,
+    ) -> LogIterator: ...
+
+    def follow_all(
+        self,
+        keys: Iterable[BytesLike] | None = None,
+        start: Sequence = 0,
+        *,
+        prefix: BytesLike | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> LogFollower: ...
+
     def list_keys(
-        self, start_segment: SegmentId | None = None, end_segment: SegmentId | None = None
+        self,
+        start_segment: SegmentId | None = None,
+        end_segment: SegmentId | None = None,
+        *,
+        prefix: BytesLike = b"",
     ) -> LogKeyIterator: ...
 
     def list_segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]: ...
+
+    def follow(
+        self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None
+    ) -> LogFollower: ...
 
     def tree_summary(self) -> TreeSummary: ...
 
 
 class Reads:
     """`LogRead` over an engine, a table of segments and a frontier: reads see the sequences below it."""
+
+    _wakeups: Wakeups
+    _runtime: lsm.Runtime
 
     def _engine_for_reads(self) -> SeriesReads:
         """The engine. Raises: ClosedError."""
@@ -71,13 +105,79 @@ class Reads:
         first, stop = check_range(start, end)
         segments, frontier = self._visible()
         bound = frontier if stop is None or stop > frontier else stop
-        return LogIterator(
-            engine,
-            name,
-            segments.parts(first, bound),
+        blocks = read_blocks(engine, name, segments.parts(first, bound), options)
+        return LogIterator(blocks, start=first, frontier=bound, limit=options.limit)
+
+    def scan_all(
+        self,
+        keys: Iterable[BytesLike] | None = None,
+        start: Sequence = 0,
+        end: Sequence | None = None,
+        *,
+        prefix: BytesLike | None = None,
+        options: ScanOptions | None = None,
+    ) -> LogIterator:
+        """Entries of many keys, or of all keys that begin with `prefix`, in the order of the one global sequence.
+
+        Cost: what is in memory is filtered; behind it, a scan per key and window of some ten thousand sequences.
+        Raises: as `scan`; InvalidInputError unless one of `keys` and `prefix` is given.
+        """
+        return self._interleaved(KeySet(keys, prefix), start, end, options)
+
+    def _interleaved(
+        self, wanted: KeySet, start: Sequence, end: Sequence | None, options: ScanOptions | None
+    ) -> LogIterator:
+        engine = self._engine_for_reads()
+        if options is not None and not isinstance(options, ScanOptions):
+            raise InvalidInputError(f"options must be ScanOptions, got {type(options).__name__}")
+        first, stop = check_range(start, end)
+        segments, frontier = self._visible()
+        bound = frontier if stop is None or stop > frontier else stop
+        blocks = read_interleaved(engine, wanted, segments.parts(first, bound))
+        return LogIterator(blocks, start=first, frontier=bound, limit=options.limit if options is not None else None)
+
+    def follow(self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None) -> LogFollower:
+        """Entries of `key` from `start` on: those that are there, then those that come, as they become visible.
+
+        Ends after `timeout` seconds without a new entry (None: never), and when the log is closed. Its `next_sequence` is
+        where another follower goes on. Cost: a scan; then, while it waits, nothing: it is woken.
+        Raises: InvalidInputError; while iterating as `scan`, and the failure of the log.
+        """
+        name = to_key(key)
+        first, _ = check_range(start, None)
+        self._engine_for_reads()
+        return LogFollower(
+            lambda cursor: self.scan(name, cursor),
+            self._wakeups,
+            self._runtime,
+            keys=(name,),
             start=first,
-            frontier=bound,
-            options=options,
+            timeout=timeout_seconds(timeout),
+        )
+
+    def follow_all(
+        self,
+        keys: Iterable[BytesLike] | None = None,
+        start: Sequence = 0,
+        *,
+        prefix: BytesLike | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> LogFollower:
+        """As `follow`, for many keys, or for all that begin with `prefix`, in the order of the one global sequence.
+
+        Its `next_sequence` is the one number that resumes all of them. Cost: as `scan_all`; new entries are filtered out of
+        what arrived. Raises: as `follow`; InvalidInputError unless one of `keys` and `prefix` is given.
+        """
+        wanted = KeySet(keys, prefix)
+        first, _ = check_range(start, None)
+        self._engine_for_reads().keep_arrivals()
+        return LogFollower(
+            lambda cursor: self._interleaved(wanted, cursor, None, None),
+            self._wakeups,
+            self._runtime,
+            keys=wanted.keys,
+            start=first,
+            timeout=timeout_seconds(timeout),
         )
 
     def count(
@@ -119,17 +219,27 @@ class Reads:
         except lsm.Error as error:
             raise translate(error) from error
 
-    def list_keys(self, start_segment: SegmentId | None = None, end_segment: SegmentId | None = None) -> LogKeyIterator:
-        """Distinct keys of the segments with start_segment <= id < end_segment, in lexicographic order.
+    def list_keys(
+        self,
+        start_segment: SegmentId | None = None,
+        end_segment: SegmentId | None = None,
+        *,
+        prefix: BytesLike = b"",
+    ) -> LogKeyIterator:
+        """Distinct keys of the segments with start_segment <= id < end_segment that begin with `prefix`, in lexicographic
+        order.
 
         Cost: the segments' listings, not their data.
         """
         engine = self._engine_for_reads()
+        head = to_bytes(prefix, "prefix")
         segments, frontier = self._visible()
         chosen = [one for one in segments.between(start_segment, end_segment) if one.start_seq < frontier]
 
         def names() -> list[Iterator[Iterable[bytes]]]:
-            return [engine.series_names(entry_family(one.id), below=frontier - one.start_seq) for one in chosen]
+            return [
+                engine.series_names(entry_family(one.id), below=frontier - one.start_seq, prefix=head) for one in chosen
+            ]
 
         return LogKeyIterator(names)
 

@@ -19,6 +19,7 @@ from opendata_log.log_read import Reads
 from opendata_log.record import Sequence
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
+from opendata_log.wakeups import Wakeups
 
 
 class LogDbReader(Reads):
@@ -28,11 +29,14 @@ class LogDbReader(Reads):
         self._config = config
         storage = config.storage_config
         self._is_closed = False
+        self._runtime = lsm.Runtime()
+        self._wakeups = Wakeups(self._runtime)
         try:
             self._db = lsm.DbReader.open(
                 storage.url,
                 config.engine,
                 refresh_interval=config.refresh_interval,
+                runtime=self._runtime,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
                 prefix_extractor=LogPartitions(),
@@ -78,6 +82,7 @@ class LogDbReader(Reads):
     def close(self) -> None:
         """Stop following. Idempotent."""
         self._is_closed = True
+        self._wakeups.tell_all()
         self._db.close()
 
     def __enter__(self) -> LogDbReader:

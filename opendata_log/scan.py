@@ -40,10 +40,31 @@ class SeriesReads(Protocol):
 
     def inspect_series(self, family: bytes, name: bytes, low: int = ..., high: int = ...) -> lsm.SeriesCount: ...
 
-    def series_names(self, family: bytes, *, below: int | None = ...) -> Iterator[Any]: ...
+    def series_arrivals(self, family: bytes, low: int, high: int = ...) -> list[Any] | None: ...
+
+    def series_names(self, family: bytes, *, below: int | None = ..., prefix: bytes = ...) -> Iterator[Any]: ...
+
+    def keep_arrivals(self) -> None: ...
 
     @property
     def manifest(self) -> lsm.Manifest: ...
+
+
+def read_blocks(
+    engine: SeriesReads, key: bytes, parts: Iterable[Part], options: ScanOptions
+) -> Iterator[list[LogEntry]]:
+    """The entries of one key, in lists that are not empty."""
+    for base, family, first, end in parts:
+        for numbers, values in engine.scan_series(
+            family,
+            key,
+            first - base,
+            end - base,
+            cache_blocks=options.cache_blocks,
+            read_ahead_bytes=options.read_ahead_bytes,
+        ):
+            sequences = map(base.__add__, numbers) if base else numbers
+            yield list(map(LogEntry, repeat(key), sequences, values))
 
 
 class LogIterator:
@@ -55,14 +76,7 @@ class LogIterator:
     __slots__ = ("_block", "_blocks_left", "_entries", "_error", "_frontier", "_is_drained", "_passed", "_position")
 
     def __init__(
-        self,
-        engine: SeriesReads,
-        key: bytes,
-        parts: Iterable[Part],
-        *,
-        start: Sequence,
-        frontier: Sequence,
-        options: ScanOptions,
+        self, blocks: Iterator[list[LogEntry]], *, start: Sequence, frontier: Sequence, limit: int | None = None
     ) -> None:
         self._frontier = frontier
         self._passed = start
@@ -70,38 +84,27 @@ class LogIterator:
         self._position: Any = None
         self._is_drained = False
         self._error: Error | None = None
-        self._blocks_left = self._blocks(engine, key, parts, options)
+        self._blocks_left = self._one_by_one(blocks, limit)
         self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks_left)
 
-    def _blocks(
-        self, engine: SeriesReads, key: bytes, parts: Iterable[Part], options: ScanOptions
+    def _one_by_one(
+        self, blocks: Iterator[list[LogEntry]], left: int | None
     ) -> Generator[Iterator[LogEntry], None, None]:
         """One iterator per block. Invariant: when the next block is asked for, the last one was yielded to its end."""
-        left = options.limit
         if left == 0:
             return
         try:
-            for base, family, first, end in parts:
-                for numbers, values in engine.scan_series(
-                    family,
-                    key,
-                    first - base,
-                    end - base,
-                    cache_blocks=options.cache_blocks,
-                    read_ahead_bytes=options.read_ahead_bytes,
-                ):
-                    sequences = map(base.__add__, numbers) if base else numbers
-                    entries = list(map(LogEntry, repeat(key), sequences, values))
-                    if left is not None:
-                        if len(entries) > left:
-                            entries = entries[:left]
-                        left -= len(entries)
-                    self._block = entries
-                    self._position = iter(entries)
-                    yield self._position
-                    self._passed = entries[-1].sequence + 1
-                    if left == 0:
-                        return
+            for entries in blocks:
+                if left is not None:
+                    if len(entries) > left:
+                        entries = entries[:left]
+                    left -= len(entries)
+                self._block = entries
+                self._position = iter(entries)
+                yield self._position
+                self._passed = entries[-1].sequence + 1
+                if left == 0:
+                    return
             self._is_drained = True
         except lsm.Error as error:
             self._error = translate(error)
@@ -131,6 +134,14 @@ class LogIterator:
         if self._error is not None:
             raise self._error
         return next(self._entries)
+
+    def next_block(self) -> Iterator[LogEntry] | None:
+        """What is left of the current block, else the next one; None at the end. For those who use blocks only."""
+        if self._error is not None:
+            raise self._error
+        if self._block and self._position.__length_hint__():
+            return self._position  # type: ignore[no-any-return]
+        return next(self._blocks_left, None)
 
     def fetchmany(self, count: int) -> list[LogEntry]:
         """Up to `count` entries; an empty list at the end."""

@@ -24,6 +24,7 @@ from opendata_log.keys import (
 from opendata_log.record import Segment, SegmentId, Sequence
 from opendata_log.segment import SealPolicy, SegmentTable, successor
 from opendata_log.sequence import Sequences
+from opendata_log.wakeups import Wakeups
 
 MARKS_MAX = 8192
 """Batches remembered for the durable watermark before the durable ones among them are forgotten."""
@@ -32,9 +33,10 @@ MARKS_MAX = 8192
 class LogWriter:
     """The writing half of an open log."""
 
-    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig) -> None:
+    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig, wakeups: Wakeups) -> None:
         self._db = db
         self._runtime = runtime
+        self._wakeups = wakeups
         self._lock = runtime.lock()
         self._policy = SealPolicy(config)
         self._may_seal_by_itself = config.seal_interval is not None or config.seal_byte_limit is not None
@@ -93,6 +95,8 @@ class LogWriter:
             self._mark_seqs.append(seq)
             self._mark_ends.append(end)
             self.next_sequence = end
+            if self._wakeups.is_followed:
+                self._wakeups.appended(keys, seq)
             if len(self._mark_seqs) > MARKS_MAX:
                 self._advance_durable()
         return first

@@ -26,6 +26,7 @@ class Following:
         self._next = self._manifest.replay_after + 1
         self._epoch = self._manifest.wal_epoch_floor
         self._seq = self._manifest.last_seq
+        self._keeps_arrivals = False
         self._table = Memtable(runtime)
 
     def first(self) -> tuple[View, Bounds]:
@@ -52,6 +53,11 @@ class Following:
         self._read_on()
         return self._state()
 
+    def keep_arrivals(self) -> None:
+        """Rows in memory can be read in the order they came in, from now on."""
+        self._keeps_arrivals = True
+        self._table.keep_arrivals()
+
     def _read_on(self) -> None:
         """Read the log up to the first number that is not there."""
         while (entries := read_wal_object(self._store, self._next, self._manifest.database)) is not None:
@@ -70,6 +76,8 @@ class Following:
         self._next = max(self._next, manifest.replay_after + 1)
         self._epoch = max(self._epoch, manifest.wal_epoch_floor)
         self._table = Memtable(self._runtime)
+        if self._keeps_arrivals:
+            self._table.keep_arrivals()
         self._seq = manifest.last_seq
         for entries in self._log:
             self._seq = max(self._seq, apply_frames(self._table, entries.frames, after_seq=self._seq))

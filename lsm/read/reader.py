@@ -90,6 +90,11 @@ class DbReader(Reads):
         with self._refreshing:
             self._state = self._following.again()
 
+    def keep_arrivals(self) -> None:
+        """As `Db.keep_arrivals`, for rows that are found from now on."""
+        with self._refreshing:
+            self._following.keep_arrivals()
+
     def _refresh_regularly(self) -> None:
         while True:
             with self._ticks:

@@ -19,9 +19,10 @@ from lsm.read.iterator import (
     open_scan,
     range_under,
 )
-from lsm.read.series import NumbersAndValues, memory_rows, scan_series, series_names
+from lsm.read.series import NumbersAndValues, memory_rows, recent_arrivals, scan_series, series_names
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.content import BytesLike, as_key
+from lsm.rows.memtable import Arrival
 from lsm.sst.table import READ_AHEAD_BYTES, TableReader
 from lsm.view import Bounds, View
 
@@ -155,15 +156,23 @@ class Reads:
         except TableMissingError as error:
             raise self._explained(error) from error
 
-    def series_names(self, family: bytes, *, below: int | None = None) -> Iterator[Sequence[bytes]]:
-        """The distinct names of a family's series, sorted, some thousand at a time. `below`: of rows that are in memory
-        only, count those with a smaller number."""
+    def series_arrivals(self, family: bytes, low: int, high: int = NUMBER_MAX) -> list[Arrival] | None:
+        """The family's rows with low <= number < high, of all series, in the order they were appended: `(number of the
+        first, names, values)` per batch. None where they are not all in memory in that order: see `keep_arrivals`."""
+        view, bound = self._see_family(family)
+        return recent_arrivals(view, bound, family, low, high)
+
+    def series_names(
+        self, family: bytes, *, below: int | None = None, prefix: bytes = b""
+    ) -> Iterator[Sequence[bytes]]:
+        """The distinct names of a family's series that begin with `prefix`, sorted, some thousand at a time. `below`: of
+        rows that are in memory only, count those with a smaller number."""
         view, bound = self._see_family(family)
         directory = self._layout.directory(family) if self._layout is not None else None
         if directory is None:
             raise InvalidError(f"family {family!r} keeps no directory of its series")
         bound = bound if below is None else min(bound, below)
-        return self._guarded(series_names(view, family, directory, bound, self._tables))
+        return self._guarded(series_names(view, family, directory, bound, self._tables, prefix))
 
     def _guarded(self, stream: Iterator[T]) -> Iterator[T]:
         try:

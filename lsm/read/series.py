@@ -12,6 +12,7 @@ from lsm.errors import CorruptionError
 from lsm.manifest.model import Manifest
 from lsm.read.scan import table_sources
 from lsm.rows.chunk import RowChunk, prefix_end, series_prefix
+from lsm.rows.memtable import Arrival
 from lsm.rows.merge import merge_rows, newest_rows
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
@@ -65,6 +66,22 @@ def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, hi
     return found
 
 
+def recent_arrivals(view: View, bound: int, family: bytes, low: int, high: int) -> list[Arrival] | None:
+    """The rows of the family with low <= number < high in the order they came in; None where memory does not have all of
+    them in that order."""
+    if low < view.series_end(family):
+        return None
+    found: list[Arrival] = []
+    for memtable in reversed(view.memtables):
+        series = memtable.series.get(family)
+        if series is not None:
+            part = series.arrivals(low, min(high, bound))
+            if part is None:
+                return None
+            found += part
+    return found
+
+
 def series_tables(
     manifest: Manifest,
     family: bytes,
@@ -110,19 +127,20 @@ def key_after(prefix: bytes, high: int) -> bytes | None:
 
 
 def series_names(
-    view: View, family: bytes, directory: bytes, bound: int, tables: TableReader
+    view: View, family: bytes, directory: bytes, bound: int, tables: TableReader, prefix: bytes = b""
 ) -> Iterator[Sequence[bytes]]:
-    """The distinct names of a family that have a row in a table, or one in memory with a number below `bound`; sorted.
+    """The distinct names beginning with `prefix` of a family that have a row in a table, or one in memory with a number
+    below `bound`; sorted.
 
     Cost: the blocks of the family's directory, not its data.
     """
+    low, high = directory + prefix, prefix_end(directory + prefix)
     sources: list[Iterator[RowChunk]] = []
     for memtable in view.memtables:
         series = memtable.series.get(family)
         if series is not None:
-            names = series.names_below(bound)
-            sources.append(_name_rows(directory, names))
-    sources += table_sources(view.manifest, directory, prefix_end(directory), tables)
+            sources.append(_name_rows(directory, series.names_below(bound, prefix)))
+    sources += table_sources(view.manifest, low, high, tables)
     skip = len(directory)
     for chunk in merge_rows(sources):
         yield [key[skip:] for key in newest_rows(chunk).keys]

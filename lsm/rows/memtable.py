@@ -10,15 +10,16 @@ number it may see (rows) or a bound on the numbers (series), and so never sees p
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, islice
+from operator import itemgetter
 from typing import Any, Final
 
 from sortedcontainers import SortedList
 
-from lsm.rows.chunk import RowChunk, SeriesChunk
+from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end
 from lsm.runtime import Runtime
 
 Version = tuple[int, int, bytes, Any]
@@ -30,14 +31,42 @@ ROW_OVERHEAD: Final = 48
 """Bytes a row costs beyond its key and value, for the accounting of memory."""
 
 
+Arrival = tuple[int, Sequence[bytes], Sequence[bytes]]
+"""A batch as it arrived: the number of its first row, names, values."""
+
+_number_of = itemgetter(0)
+
+
+def _clipped(arrival: Arrival, low: int, high: int) -> Arrival:
+    first, names, values = arrival
+    start, end = max(0, low - first), min(len(names), max(0, high - first))
+    if start == 0 and end == len(names):
+        return arrival
+    return first + start, names[start:end], values[start:end]
+
+
 class SeriesRows:
     """The rows of one family in a memtable."""
 
-    __slots__ = ("_groups", "_is_read", "_lock", "_names", "_runs", "_sorted", "_values", "family", "next_number")
+    __slots__ = (
+        "_arrivals",
+        "_groups",
+        "_is_read",
+        "_lock",
+        "_names",
+        "_runs",
+        "_sorted",
+        "_values",
+        "family",
+        "first_number",
+        "next_number",
+    )
 
-    def __init__(self, family: bytes, runtime: Runtime) -> None:
+    def __init__(self, family: bytes, runtime: Runtime, *, keeps_arrivals: bool = False) -> None:
         self.family = family
+        self.first_number = -1
         self.next_number = -1
+        self._arrivals: list[Arrival] | None = [] if keeps_arrivals else None
         self._is_read = False
         self._lock = runtime.lock()
         self._names: list[bytes] = []
@@ -54,6 +83,10 @@ class SeriesRows:
                 self._runs.append((len(self._names), first))
             self._values += values
             self._names += names
+            if self._arrivals is not None:
+                self._arrivals.append((first, names, values))
+            if self.first_number < 0:
+                self.first_number = first
             self.next_number = first + len(names)
         if self._is_read and len(self._names) >= SLICE_ROWS:
             self._group()
@@ -85,6 +118,25 @@ class SeriesRows:
                 self._runs = later
                 del names[:count]
                 del values[:count]
+
+    def keep_arrivals(self) -> None:
+        """Remember batches in the order they come, from now on."""
+        with self._lock:
+            if self._arrivals is None:
+                self._arrivals = []
+
+    def arrivals(self, low: int, high: int) -> list[Arrival] | None:
+        """The rows with low <= number < high as they arrived, batch by batch; None where they were not kept."""
+        low, high = max(low, self.first_number), min(high, self.next_number)
+        if low >= high:
+            return []
+        with self._lock:
+            arrivals = self._arrivals
+            if not arrivals or arrivals[0][0] > low:
+                return None
+            start = bisect_right(arrivals, low, key=_number_of) - 1
+            found = arrivals[start : bisect_left(arrivals, high, key=_number_of)]
+        return [part for one in found if (part := _clipped(one, low, high))[1]]
 
     def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
         """Numbers and values of the series' rows with low <= number < high. Cost: grouping what is new, O(log n)."""
@@ -120,9 +172,12 @@ class SeriesRows:
             end = bisect_left(range(count), high, key=lambda at: group[2 * at])
         return group, start, end
 
-    def names_below(self, number: int) -> list[bytes]:
-        """The names that have a row with a smaller number, sorted."""
+    def names_below(self, number: int, prefix: bytes = b"") -> list[bytes]:
+        """The names beginning with `prefix` that have a row with a smaller number, sorted."""
         names = self.names()
+        if prefix:
+            after = prefix_end(prefix)
+            names = names[bisect_left(names, prefix) : None if after is None else bisect_left(names, after)]
         if self.next_number <= number:
             return names
         groups = self._groups
@@ -173,6 +228,7 @@ class Memtable:
         self._new_keys: list[bytes] = []
         self._index: Any = SortedList()
         self.series: dict[bytes, SeriesRows] = {}
+        self._keeps_arrivals = False
         self.size = 0
         self.rows = 0
         self.first_seq = 0
@@ -187,6 +243,12 @@ class Memtable:
     @property
     def is_empty(self) -> bool:
         return not self.rows
+
+    def keep_arrivals(self) -> None:
+        """As `SeriesRows.keep_arrivals`, for series that come, too. Requires: the write lock."""
+        self._keeps_arrivals = True
+        for series in self.series.values():
+            series.keep_arrivals()
 
     def put_rows(
         self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes], size: int
@@ -207,7 +269,7 @@ class Memtable:
         """One batch's series rows. Requires: as `SeriesRows.append`."""
         table = self.series.get(family)
         if table is None:
-            table = self.series[family] = SeriesRows(family, self._runtime)
+            table = self.series[family] = SeriesRows(family, self._runtime, keeps_arrivals=self._keeps_arrivals)
         table.append(names, first, values)
         self._count(seq, len(names), size)
 

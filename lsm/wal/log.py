@@ -12,7 +12,7 @@ objects of an older epoch, and the manifest remembers the oldest epoch that coun
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
@@ -97,6 +97,7 @@ class WriteAheadLog:
         self._is_late = False
         self._is_closing = False
         self._fatal: Error | None = None
+        self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._failures = 0
         self._outage: Error | None = None
         self.durable_seq = durable_seq
@@ -252,6 +253,16 @@ class WriteAheadLog:
                 self._lock.wait(wait)
             return self.durable_seq
 
+    def subscribe(self, on_durable: Callable[[], None], on_failure: Callable[[], None]) -> None:
+        """Call these when `durable_seq` has advanced, and when nothing will become durable any more. They are called under
+        the write lock: they must be quick, and must not call the database."""
+        with self._lock:
+            self._listeners.append((on_durable, on_failure))
+
+    def _tell_durable(self) -> None:
+        for on_durable, _ in self._listeners:
+            on_durable()
+
     # -- uploading ----------------------------------------------------------------------------------------------------
 
     def _next_upload(self, *, is_awaited: bool) -> WalObject | None:
@@ -313,6 +324,7 @@ class WriteAheadLog:
                 self.unwritten_bytes -= done.size
                 self._written.append(done)
             self._outage = None
+            self._tell_durable()
             # Those who waited for this object are about to append again: the next one waits for them, a moment.
             now = self._runtime.monotonic()
             self._last_group = len(self._awaited)
@@ -412,6 +424,8 @@ class WriteAheadLog:
         """Refuse further work with `error` and wake everybody who waits. Requires: the write lock."""
         if self._fatal is None:
             self._fatal = error
+            for _, on_failure in self._listeners:
+                on_failure()
         self._lock.notify_all()
         self._work.notify_all()
 
@@ -419,6 +433,7 @@ class WriteAheadLog:
         """Batches up to `seq` are durable in tables. Requires: the write lock."""
         if seq > self.durable_seq:
             self.durable_seq = seq
+            self._tell_durable()
             self._lock.notify_all()
 
     def close(self) -> None:

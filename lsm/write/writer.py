@@ -53,6 +53,7 @@ class Writer:
         # The size at which something is to be done: get a worker ready, later freeze.
         self._next_step = memtable_bytes // 4
         self._numbers: dict[bytes, int] = {}
+        self._keeps_arrivals = False
         self._poison: Error | None = None
         self._stopped: Error | None = None
         self.last_seq = last_seq
@@ -163,6 +164,12 @@ class Writer:
         self._poison = poison
         self._wal.fail(poison)
 
+    def keep_arrivals(self) -> None:
+        """Series rows in memory can be read in the order they came in, from now on."""
+        with self._lock:
+            self._keeps_arrivals = True
+            self._active.keep_arrivals()
+
     # -- freezing -----------------------------------------------------------------------------------------------------
 
     def freeze(self) -> int:
@@ -186,6 +193,8 @@ class Writer:
             self._freeze_at_count = self._wal.sealed_count + self._wal_objects_max
             self._frozen_bytes += self._active.size
             self._active = Memtable(self._runtime)
+            if self._keeps_arrivals:
+                self._active.keep_arrivals()
             self._views.push(self._active)
             self._on_freeze()
         except BaseException as error:

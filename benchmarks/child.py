@@ -12,8 +12,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.measurements import STEPS, Figures, Task
+from benchmarks.measurements import STEPS
 from benchmarks.stores import load
+from benchmarks.tasks import Figures, Task
 from benchmarks.workloads import Workload
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -12,30 +12,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-from benchmarks import process
-from benchmarks.stores import Batch, Store, open_store
+from benchmarks import polling, process
+from benchmarks.stores import Batch
+from benchmarks.tasks import Figures, Task
 from benchmarks.workloads import Workload
 
-Figures = dict[str, float]
 _now = time.perf_counter
-
-
-@dataclass(frozen=True)
-class Task:
-    """One measurement: which step, on which store, in which directory, with which records."""
-
-    step: str
-    store: str
-    path: str
-    workload: Workload
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def open(self, *, durable: bool = False) -> Store:
-        engine = self.options.get("engine") if self.store == "ours" else None
-        return open_store(self.store, self.path, durable=durable, options=engine)
 
 
 def _prepared(workload: Workload) -> list[Batch]:
@@ -231,4 +215,4 @@ _STEPS: tuple[Callable[[Task], Figures], ...] = (
     memory_keys,
     memory_reopened,
 )
-STEPS = {step.__name__: step for step in _STEPS}
+STEPS = {**{step.__name__: step for step in _STEPS}, **polling.STEPS}

@@ -156,6 +156,51 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        name="poll",
+        workload=Workload(100_000),
+        steps=("poll",),
+        peers=("slatedb+", "rocksdict", "lmdb", "sqlite3"),
+        rows=(
+            Row("poll_idle_us", "poll, nothing new, p50", "µs", False, goals={"sqlite3": 1.0}, limit=8.0),
+            Row("poll_new_us", "poll, one new record, p50", "µs", False, limit=15.0),
+        ),
+    ),
+    Scenario(
+        name="poll-busy",
+        workload=Workload(2_000_000),
+        steps=("poll_beside_ingest",),
+        peers=("lmdb", "rocksdict"),
+        rows=(
+            Row("poll_busy_p50_us", "poll beside full ingest, p50", "µs", False),
+            Row("poll_busy_p99_us", "poll beside full ingest, p99", "µs", False, limit=1000.0),
+            Row("poll_late_p99_us", "the same, from when it was due", "µs", False),
+        ),
+    ),
+    Scenario(
+        name="follow",
+        workload=Workload(2_000, keys=1),
+        steps=("follow",),
+        peers=(),
+        rows=(
+            Row("wake_p50_us", "append to follower, p50", "µs", False),
+            Row("wake_p99_us", "append to follower, p99", "µs", False, limit=5000.0),
+        ),
+    ),
+    Scenario(
+        name="count-short",
+        workload=Workload(100_000),
+        steps=("count",),
+        peers=(),
+        rows=(Row("count_us", "count of a stream of 100", "µs", False, limit=17.0),),
+    ),
+    Scenario(
+        name="count-long",
+        workload=Workload(100_000, keys=1),
+        steps=("count",),
+        peers=(),
+        rows=(Row("count_us", "count of a stream of 100,000", "µs", False, limit=250.0),),
+    ),
+    Scenario(
         name="memory",
         workload=Workload(1_000_000),
         steps=("memory_ingest",),

@@ -32,6 +32,8 @@ from opendata_log.watch import DurableWatch
 from opendata_log.writer import LogWriter
 
 _NOTHING_WRITTEN = AppendOutput(0)
+HAND_OVER_ROWS = 1024
+"""Records appended between two chances for threads that read; some half a millisecond."""
 
 
 class LogDb(Reads):
@@ -46,7 +48,8 @@ class LogDb(Reads):
 
     def __init__(self, config: Config, *, clock: lsm.Clock | None = None, file_system: Any = None) -> None:
         self._config = config
-        self._is_closed = self._may_not_read = False
+        self._is_closed = self._may_not_read = self._was_read = False
+        self._since_read = 0
         self._runtime = lsm.Runtime(clock)
         storage = config.storage_config
         settings = engine_settings(config)
@@ -104,10 +107,20 @@ class LogDb(Reads):
             raise ShutdownError("the log is closed: open it again", batch)
         if not self._db.has_space:
             raise self._full(batch)
+        return self._append(keys, values, key_bytes + value_bytes, batch)
+
+    def _append(self, keys: list[bytes], values: list[bytes], size: int, batch: list[Any]) -> AppendOutput:
         try:
-            return AppendOutput(self._writer.append(keys, values, key_bytes + value_bytes))
+            first = self._writer.append(keys, values, size)
         except lsm.Error as error:
             raise translate_append(error, batch) from error
+        if self._was_read:
+            self._since_read += len(keys)
+            if self._since_read >= HAND_OVER_ROWS:
+                # A thread that appends without end would make every other wait for the interpreter's switch interval.
+                self._was_read, self._since_read = False, 0
+                self._runtime.hand_over()
+        return AppendOutput(first)
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
         """As `try_append`, but waits up to `timeout` seconds for space (None: as long as it takes).
@@ -128,10 +141,7 @@ class LogDb(Reads):
             raise AppendTimeoutError(f"no space within {seconds} s: {error}", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
-        try:
-            return AppendOutput(self._writer.append(keys, values, key_bytes + value_bytes))
-        except lsm.Error as error:
-            raise translate_append(error, batch) from error
+        return self._append(keys, values, key_bytes + value_bytes, batch)
 
     def _full(self, batch: list[Any]) -> Error:
         try:
@@ -191,6 +201,7 @@ class LogDb(Reads):
         self._wakeups.tell_all()
 
     def _visible(self) -> tuple[SegmentTable, Sequence]:
+        self._was_read = True
         # The frontier first: the segments of everything below it are in the table by then.
         writer = self._writer
         if self._is_memory_visible:

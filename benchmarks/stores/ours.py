@@ -18,11 +18,17 @@ class OpenDataStore:
         self.log = LogDb.open(Config(storage=f"file://{path}", engine=settings))
         self.append = self.log.try_append
         self.flush = self.log.flush
+        self.follow = self.log.follow
+        self.count = self.log.count
 
     def scan(self, key: bytes, start: int = 0, limit: int | None = None) -> Entries:
         if limit is None:
             return self.log.scan(key, start).fetchall()
         return self.log.scan(key, start, options=ScanOptions(limit=limit)).fetchall()
+
+    def poll(self, key: bytes, cursor: int) -> tuple[Entries, int]:
+        found = self.log.scan(key, cursor)
+        return found.fetchall(), found.next_sequence
 
     def settle(self) -> None:
         wait_idle = getattr(self.log, "wait_idle", None)

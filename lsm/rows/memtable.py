@@ -27,6 +27,8 @@ Version = tuple[int, int, bytes, Any]
 
 SLICE_ROWS: Final = 1024
 """Rows taken out of a live table at a time; series rows grouped between two chances for other threads to run."""
+READ_LATELY_ROWS: Final = 65536
+"""Rows appended since the last read of a family after which nobody is taken to be reading it."""
 ROW_OVERHEAD: Final = 48
 """Bytes a row costs beyond its key and value, for the accounting of memory."""
 
@@ -51,11 +53,11 @@ class SeriesRows:
     __slots__ = (
         "_arrivals",
         "_groups",
-        "_is_read",
         "_lock",
         "_names",
         "_runs",
         "_sorted",
+        "_unread",
         "_values",
         "family",
         "first_number",
@@ -67,7 +69,7 @@ class SeriesRows:
         self.first_number = -1
         self.next_number = -1
         self._arrivals: list[Arrival] | None = [] if keeps_arrivals else None
-        self._is_read = False
+        self._unread = READ_LATELY_ROWS
         self._lock = runtime.lock()
         self._names: list[bytes] = []
         self._values: list[bytes] = []
@@ -88,7 +90,9 @@ class SeriesRows:
             if self.first_number < 0:
                 self.first_number = first
             self.next_number = first + len(names)
-        if self._is_read and len(self._names) >= SLICE_ROWS:
+        if self._unread < READ_LATELY_ROWS:
+            # Somebody reads: they find everything in its place, and take no lock that this thread may hold.
+            self._unread += len(names)
             self._group()
 
     def _group(self) -> None:
@@ -155,8 +159,10 @@ class SeriesRows:
         return max(0, end - start)
 
     def _find(self, name: bytes, low: int, high: int) -> tuple[list[Any], int, int]:
-        self._is_read = True
-        if self._names:
+        self._unread = 0
+        runs = self._runs
+        # Rows that come in just now are beyond what the caller may see: it does not wait for whoever appends them.
+        if runs and runs[0][1] < high:
             self._group()
         group = self._groups.get(name)
         if not group or group[-2] < low:

@@ -25,7 +25,7 @@ from lsm.errors import (
 )
 from lsm.gc import Garbage
 from lsm.manifest.model import Manifest, Partition, Run
-from lsm.metrics import PartitionStatus, Status
+from lsm.metrics import PartitionStatus, ReaderStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
 from lsm.read.counting import SeriesCount, TierCount
@@ -67,6 +67,7 @@ __all__ = [
     "Partition",
     "PartitionStatus",
     "PrefixExtractor",
+    "ReaderStatus",
     "RowIterator",
     "Run",
     "Runtime",

@@ -41,3 +41,26 @@ class Status(msgspec.Struct, frozen=True):
     cache_hits: int
     cache_misses: int
     requests: Mapping[tuple[str, str], Traffic]
+
+
+class ReaderStatus(msgspec.Struct, frozen=True):
+    """A reader's state at one moment.
+
+    `next_log_object`: the number of the log object it looks for next. `memory_bytes`: rows of the log that are in no table
+    yet, as it knows. `refresh_age`: seconds since the last poll that succeeded began. `refresh_interval`: seconds from one
+    poll to the next at present, None where only `refresh()` polls. `last_failure`: of the last poll. `close_reason`: why reads
+    fail, None while they do not.
+    """
+
+    url: str
+    manifest_number: int
+    next_log_object: int
+    last_seq: int
+    memory_bytes: int
+    refresh_age: float
+    refresh_interval: float | None
+    last_failure: str | None
+    close_reason: str | None
+    cache_hits: int
+    cache_misses: int
+    requests: Mapping[tuple[str, str], Traffic]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lsm
 from opendata_log.config import ReaderConfig
@@ -22,6 +22,14 @@ from opendata_log.segment import SegmentTable
 from opendata_log.wakeups import Wakeups
 
 
+class _Known(NamedTuple):
+    """Segments and frontier as of two versions of the engine's state."""
+
+    version: int
+    rows_version: int
+    visible: tuple[SegmentTable, Sequence]
+
+
 class LogDbReader(Reads):
     """Read-only; any number beside one writer. Shows only what is durable. Thread-safe; a context manager."""
 
@@ -31,6 +39,7 @@ class LogDbReader(Reads):
         self._is_closed = False
         self._runtime = lsm.Runtime()
         self._wakeups = Wakeups(self._runtime)
+        self._known = _Known(-1, -1, (SegmentTable(), 0))
         try:
             self._db = lsm.DbReader.open(
                 storage.url,
@@ -69,15 +78,27 @@ class LogDbReader(Reads):
         return self._db
 
     def _visible(self) -> tuple[SegmentTable, Sequence]:
+        known = self._known
         try:
-            rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
-            table = SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+            # Versions first: what is read then is at least as new, and kept no longer than until the next one.
+            version = self._db.version
+            if known.version != version:
+                rows_version = self._db.rows_version
+                table = known.visible[0] if known.rows_version == rows_version else self._load_segments()
+                latest = table.latest
+                end = 0 if latest is None else latest.start_seq + self._db.series_end(entry_family(latest.id))
+                self._known = known = _Known(version, rows_version, (table, end))
         except lsm.Error as error:
             raise translate(error) from error
-        latest = table.latest
-        if latest is None:
-            return table, 0
-        return table, latest.start_seq + self._db.series_end(entry_family(latest.id))
+        return known.visible
+
+    def _load_segments(self) -> SegmentTable:
+        rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
+        return SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+
+    def status(self) -> lsm.ReaderStatus:
+        """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""
+        return self._db.status()
 
     def close(self) -> None:
         """Stop following. Idempotent."""
@@ -93,4 +114,5 @@ class LogDbReader(Reads):
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open"
-        return f"<LogDbReader {self._config.storage_config.url}, {state}>"
+        failure = f", {self._db.last_failure}" if self._db.last_failure is not None else ""
+        return f"<LogDbReader {self._config.storage_config.url}, {state}{failure}>"

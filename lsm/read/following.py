@@ -1,88 +1,249 @@
 """Read walk of another process: a manifest, and the log behind it, as far as somebody else has written them.
 
-It shows what is durable and contiguous in the log, so nothing it has shown can be taken back by a crash of the writer.
+docs/protocol.md, rules R1 to R4. It shows what is durable and contiguous in the log, by the same rules as recovery replays
+it, so nothing it has shown can be taken back by a crash of the writer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
 from lsm.components import Stores
+from lsm.errors import CorruptionError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
+from lsm.object_store.names import wal_name
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.view import Bounds, View
-from lsm.wal.replay import LogEntries, apply_frames, list_wal, read_wal, read_wal_object
+from lsm.wal.frames import Frame
+from lsm.wal.replay import PREFETCH, LogEntries, apply_frames, list_wal, read_wal_object
+
+SINGLE_READS_MAX: Final = 8
+"""Log objects read one after the other before the log is listed, to read the others at the same time, and to know where
+to stop beside a writer that is as fast as this reader."""
+
+
+class News(NamedTuple):
+    """Rows became visible. `names`: of each series family the series that got some; None where that is not known."""
+
+    names: Mapping[bytes, set[bytes]] | None
+
+
+class State(NamedTuple):
+    """What reads see. `version` grows with every change, `rows_version` where rows that are in no series may differ."""
+
+    seen: tuple[View, Bounds]
+    version: int
+    rows_version: int
 
 
 class Following:
-    """What has been read of the database so far: a manifest, and the log behind it."""
+    """What has been read of the database so far: a manifest, and the log behind it. Requires: one caller at a time;
+    `state` may be read by any thread."""
 
     def __init__(self, stores: Stores, runtime: Runtime, manifests: ManifestStore) -> None:
         self._store = stores.wal.with_cause("poll")
         self._runtime = runtime
         self._manifests = manifests
-        self._manifest = manifests.current
-        self._log: list[LogEntries] = []
-        self._next = self._manifest.replay_after + 1
-        self._epoch = self._manifest.wal_epoch_floor
-        self._seq = self._manifest.last_seq
+        self._is_torn = False
         self._keeps_arrivals = False
-        self._table = Memtable(runtime)
+        self._added: list[LogEntries] = []
+        self._missed_rows = False
+        self._has_new_rows = False
+        self._start_over(manifests.current)
+        self._told_seq = self._seq
+        self.state = State(self._current(), 0, 0)
 
-    def first(self) -> tuple[View, Bounds]:
-        """Cost: one LIST, one GET per log object and one that finds nothing."""
-        taken = set(list_wal(self._store))
-        end = self._next
-        while end in taken:
-            end += 1
-        database = self._manifest.database
-        numbers = range(self._next, end)
-        for entries in read_wal(self._store, self._runtime, numbers, database, epoch_floor=self._epoch):
-            self._add(entries)
-        self._next = end
-        self._read_on()  # A listing may leave out what was created meanwhile.
-        return self._state()
-
-    def again(self) -> tuple[View, Bounds]:
-        """Cost: one GET and one HEAD for the manifest, one GET per new log object and one that finds nothing."""
-        manifest = self._manifests.refresh()
-        if manifest.replay_after != self._manifest.replay_after:
-            self._rebase(manifest)
-        self._seq = max(self._seq, manifest.last_seq)  # Without a log, tables are all there is to see.
+    def _start_over(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._read_on()
-        return self._state()
+        self._log: list[LogEntries] = []
+        self._next = manifest.replay_after + 1
+        self._epoch = manifest.wal_epoch_floor
+        self._seq = manifest.last_seq
+        self._table = self._new_table()
+
+    def _new_table(self) -> Memtable:
+        table = Memtable(self._runtime)
+        if self._keeps_arrivals:
+            table.keep_arrivals()
+        return table
 
     def keep_arrivals(self) -> None:
         """Rows in memory can be read in the order they came in, from now on."""
         self._keeps_arrivals = True
         self._table.keep_arrivals()
 
-    def _read_on(self) -> None:
-        """Read the log up to the first number that is not there."""
-        while (entries := read_wal_object(self._store, self._next, self._manifest.database)) is not None:
-            self._next += 1
-            if entries.epoch >= self._epoch:
-                self._add(entries)
+    @property
+    def next_number(self) -> int:
+        """The log object that is looked for next."""
+        return self._next
 
-    def _add(self, entries: LogEntries) -> None:
-        self._epoch = entries.epoch
-        self._log.append(entries)
-        self._seq = max(self._seq, apply_frames(self._table, entries.frames, after_seq=self._seq))
+    @property
+    def memory(self) -> Memtable:
+        """The rows of the log that are not in tables yet."""
+        return self._table
+
+    # -- reading on ---------------------------------------------------------------------------------------------------
+
+    def first(self) -> None:
+        """Cost: one LIST, one GET per log object; one GET and one HEAD for the manifest."""
+        self._read_listed()
+        if self._look():
+            self.catch_up(look=True)
+        self._publish()
+        self.take_news()
+
+    def catch_up(self, *, look: bool) -> bool:
+        """See everything of the log that is durable at the time of the call, with `look` of the manifest, too; whether
+        rows became visible.
+
+        Cost: one GET per new log object and one that finds nothing; from SINGLE_READS_MAX new objects on one LIST; `look`:
+        one GET and one HEAD. Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
+        """
+        if self._is_torn:
+            self._recover()
+        seen = self._shown_seq
+        try:
+            # Rule R3: the manifest after the log. A missing object is the end only if it was not collected by then.
+            while self._read_on() or (look and self._look()):
+                pass
+        finally:
+            self._publish()
+        return self._shown_seq > seen
+
+    def _read_on(self) -> bool:
+        """Read the log up to its first gap. True: it goes on in tables that a look at the manifest just found."""
+        for _ in range(SINGLE_READS_MAX):
+            entries = read_wal_object(self._store, self._next, self._manifest.database)
+            if entries is None:
+                return False
+            if self._take(entries):
+                return True
+            self._publish()
+        return self._read_listed()
+
+    def _read_listed(self) -> bool:
+        taken = set(list_wal(self._store))
+        end = self._next
+        while end in taken:
+            end += 1
+        width = 1 if self._store.store.is_near else PREFETCH
+        for start in range(self._next, end, width):
+            for entries in self._read_together(range(start, min(start + width, end))):
+                if entries is None:
+                    if self._look():
+                        return True
+                    raise CorruptionError("was listed, is gone, and is in no table", object_name=wal_name(self._next))
+                if self._take(entries):
+                    return True
+            self._publish()
+        return False
+
+    def _read_together(self, numbers: Sequence[int]) -> list[LogEntries | None]:
+        database = self._manifest.database
+        return self._runtime.map(
+            lambda number: read_wal_object(self._store, number, database), numbers, width=len(numbers)
+        )
+
+    def _take(self, entries: LogEntries) -> bool:
+        """Add the next log object. True: it is in tables by now, and the position has moved beyond it."""
+        # Rule W3: an object of an older epoch is a fenced writer's late arrival.
+        counts = entries.epoch >= self._epoch
+        # Where a look does not explain a gap it is in the log itself, and the next open replays it so, too.
+        if counts and not self._follows(entries.frames) and self._look() and self._next != entries.number:
+            return True
+        with self._changing():
+            self._next = entries.number + 1
+            if counts:
+                self._epoch = entries.epoch
+                self._log.append(entries)
+                self._added.append(entries)
+                self._has_new_rows = self._has_new_rows or not all(frame.family for frame in entries.frames)
+                self._seq = max(self._seq, apply_frames(self._table, entries.frames, after_seq=self._seq))
+        return False
+
+    def _follows(self, frames: Iterable[Frame]) -> bool:
+        """Rule R4: no batch is missing between what was seen and these. One is where the collector freed a number and a
+        fenced writer's late object took it; then all of them are in tables."""
+        first = next((frame.seq for frame in frames if frame.last_seq > self._seq), 0)
+        return first <= self._seq + 1
+
+    # -- the manifest -------------------------------------------------------------------------------------------------
+
+    def _look(self) -> bool:
+        """Take over the newest manifest. True: it knows batches that were not seen, so the log goes on elsewhere."""
+        manifest = self._manifests.refresh()
+        if manifest.number == self._manifest.number:
+            return False
+        position, seq = self._next, self._seq
+        with self._changing():
+            if (manifest.replay_after, manifest.last_seq) != (self._manifest.replay_after, self._manifest.last_seq):
+                self._rebase(manifest)
+            self._manifest = manifest
+            if manifest.last_seq > seq:
+                self._missed_rows = self._has_new_rows = True
+        self._publish()
+        return self._next != position or manifest.last_seq > seq
 
     def _rebase(self, manifest: Manifest) -> None:
         """The front part of the log is in tables now: start a new memtable behind it. Views of the old one stay whole."""
         self._log = [entries for entries in self._log if entries.number > manifest.replay_after]
         self._next = max(self._next, manifest.replay_after + 1)
-        self._epoch = max(self._epoch, manifest.wal_epoch_floor)
-        self._table = Memtable(self._runtime)
-        if self._keeps_arrivals:
-            self._table.keep_arrivals()
-        self._seq = manifest.last_seq
+        self._epoch = max(self._epoch, manifest.wal_epoch_floor)  # Rule W4.
+        self._table = self._new_table()
+        self._seq = manifest.last_seq  # Without a log, tables are all there is to see.
         for entries in self._log:
             self._seq = max(self._seq, apply_frames(self._table, entries.frames, after_seq=self._seq))
 
-    def _state(self) -> tuple[View, Bounds]:
+    # -- what is shown ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """An interrupt in here leaves rows half taken in: the next call starts over."""
+        self._is_torn = True
+        yield
+        self._is_torn = False
+
+    def _recover(self) -> None:
+        self._start_over(self._manifests.refresh())
+        self._missed_rows = self._has_new_rows = True
+        self._is_torn = False
+        self._read_listed()
+
+    def _publish(self) -> None:
+        (view, bounds), version, rows_version = self.state
+        is_same = view.manifest is self._manifest and view.memtables[0] is self._table and bounds.seq == self._seq
+        if self._is_torn or is_same or self._seq < bounds.seq:
+            return  # A new start shows nothing until it has all that was shown before.
+        self.state = State(self._current(), version + 1, rows_version + self._has_new_rows)
+        self._has_new_rows = False
+
+    @property
+    def _shown_seq(self) -> int:
+        return self.state.seen[1].seq
+
+    def _current(self) -> tuple[View, Bounds]:
         # The table grows with the next poll; the bounds keep this view where it is.
         numbers = {family: series.next_number for family, series in self._table.series.items()}
         return View((self._table,), self._manifest), Bounds(self._seq, numbers)
+
+    def take_news(self) -> News | None:
+        """What became visible since the last call, if anything did."""
+        added, missed, seq = self._added, self._missed_rows, self._shown_seq
+        self._added, self._missed_rows = [], False
+        if seq == self._told_seq:
+            return None
+        self._told_seq = seq
+        return News(None if missed else names_by_family(frame for each in added for frame in each.frames))
+
+
+def names_by_family(frames: Iterable[Frame]) -> dict[bytes, set[bytes]]:
+    """The series that got rows, by family. Cost: one C-level pass per frame."""
+    found: dict[bytes, set[bytes]] = {}
+    for frame in frames:
+        if frame.family:
+            found.setdefault(frame.family, set()).update(frame.keys)
+    return found

@@ -4,25 +4,40 @@ It shows what is durable and contiguous in the log, so nothing it has shown can 
 keeps nothing from being collected; a read that began with tables that are gone raises SnapshotExpiredError, never less than
 the whole answer.
 
-Source: SlateDB's DbReader in its mode FollowLatest, with the log; its managed checkpoint is a write per poll.
+Source: SlateDB's DbReader in its mode FollowLatest, with the log; its managed checkpoint is a write per poll, and its polls
+come at a fixed rate.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm.components import Components, Stores, table_reader
-from lsm.errors import ClosedError, Error, InvalidError, SnapshotExpiredError, TableMissingError, UnavailableError
+from lsm.errors import (
+    ClosedError,
+    Error,
+    InternalError,
+    InvalidError,
+    SnapshotExpiredError,
+    TableMissingError,
+    UnavailableError,
+)
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.read.following import Following
+from lsm.metrics import ReaderStatus
+from lsm.read.following import Following, News
 from lsm.read.iterator import DurabilityLevel
+from lsm.read.polling import is_look_due, next_interval, pause
 from lsm.read.reads import Reads
 from lsm.runtime import Runtime, Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
+
+SeriesNews = Mapping[bytes, set[bytes]] | None
+"""Of each series family the names that got rows; None: any may have got some."""
 
 
 class DbReader(Reads):
@@ -30,24 +45,30 @@ class DbReader(Reads):
 
     def __init__(self, url: str, settings: Settings, parts: Components, refresh_interval: float | None) -> None:
         self._closed: Error | None = None
+        self._damage: Error | None = None
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self._stores = Stores(url, settings, parts, self._runtime)
         self._layout = parts.series_layout
+        self._refresh_interval = refresh_interval
         self._interval = refresh_interval
         self._refreshing = self._runtime.lock()
         self._ticks = self._runtime.condition()
         self._task: Task | None = None
+        self._callbacks: tuple[Callable[[SeriesNews], object], ...] = ()
         self.last_failure: Error | None = None
+        """What the last poll failed with; None where it succeeded."""
         try:
-            self._open(url, settings, parts)
+            self._open(settings, parts)
         except BaseException:
             self._stores.close()
             self._runtime.close()
             raise
+        self._refreshed_at = self._polled_at = self._looked_at = self._runtime.monotonic()
+        _open_handles.add(self)
         if refresh_interval is not None:
             self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
 
-    def _open(self, url: str, settings: Settings, parts: Components) -> None:
+    def _open(self, settings: Settings, parts: Components) -> None:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
         if manifests is None:
             raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
@@ -59,7 +80,7 @@ class DbReader(Reads):
             raise InvalidError(f"the database was created with extractor and layout {names}, not {wanted}")
         self._tables = table_reader(self._stores.main, found.database, self._runtime, settings, parts.block_cache)
         self._following = Following(self._stores, self._runtime, manifests)
-        self._state = self._following.first()
+        self._following.first()
 
     @classmethod
     def open(
@@ -71,8 +92,11 @@ class DbReader(Reads):
         storage_options: Mapping[str, Any] | None = None,
         **components: Any,
     ) -> DbReader:
-        """Open what somebody wrote at an fsspec URL or path. `refresh_interval` None: only `refresh()` looks for more.
+        """Open what somebody wrote at an fsspec URL or path, and follow it.
 
+        What is durable is seen after `refresh_interval` seconds at the latest; after news polls come up to 16 times as often,
+        and an idle database costs three requests an interval. None: only `refresh()` looks for more.
+        Cost: 2 LIST, 2 + n GET and one HEAD for n log objects, however many tables there are.
         Raises: UnavailableError where nobody has written a database; InvalidError, CorruptionError.
         """
         try:
@@ -85,10 +109,61 @@ class DbReader(Reads):
     # -- following ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """See everything that is durable now. Raises: UnavailableError, CorruptionError; what was seen stays readable."""
-        self._check_open()
-        with self._refreshing:
-            self._state = self._following.again()
+        """See everything that is durable now.
+
+        Cost: one GET per new log object, one that finds nothing, one GET and one HEAD for the manifest.
+        Raises: UnavailableError, CorruptionError; what was seen stays readable.
+        """
+        if self._closed is not None:
+            raise self._closed
+        self._poll(look=True)
+
+    def on_news(self, callback: Callable[[SeriesNews], object]) -> None:
+        """Have `callback` called after every refresh that made rows visible, by the thread that refreshed, which holds no
+        lock then.
+
+        It gets, of each series family, the names that got rows; None where that is not known (rows that came to light in
+        tables), and when reads begin to fail because the log is damaged. It must be quick: polls wait for it. What it
+        raises is kept in `last_failure`.
+        """
+        self._callbacks = (*self._callbacks, callback)
+
+    def _poll(self, *, look: bool) -> bool:
+        """One look for news; whether rows became visible. Raises: Error."""
+        news: News | None = None
+        try:
+            with self._refreshing:
+                self._polled_at = self._runtime.monotonic()
+                if look:
+                    self._looked_at = self._polled_at
+                try:
+                    found = self._following.catch_up(look=look)
+                finally:
+                    news = self._following.take_news()
+                self._refreshed_at = self._polled_at
+                self.last_failure = self._damage = None
+        except Error as error:
+            self._failed(error)
+            raise
+        finally:
+            if news is not None:
+                self._tell(news.names)
+        return found
+
+    def _failed(self, error: Error) -> None:
+        """An outage passes, and reads go on with what was seen. Damage does not: nothing newer would ever be seen."""
+        self.last_failure = error
+        if not isinstance(error, UnavailableError) and self._damage is None:
+            self._damage = error
+            self._tell(None)
+
+    def _tell(self, names: SeriesNews) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(names)
+            except Exception as error:
+                self.last_failure = InternalError(f"a callback of on_news failed: {error!r}")
+                self.last_failure.__cause__ = error
 
     def keep_arrivals(self) -> None:
         """As `Db.keep_arrivals`, for rows that are found from now on."""
@@ -96,36 +171,66 @@ class DbReader(Reads):
             self._following.keep_arrivals()
 
     def _refresh_regularly(self) -> None:
-        while True:
-            with self._ticks:
-                if self._closed is None:
-                    self._ticks.wait(self._interval)
-                if self._closed is not None:
-                    return
+        assert self._refresh_interval is not None
+        interval = refresh_interval = self._refresh_interval
+        while self._wait(interval, refresh_interval):
+            now = self._runtime.monotonic()
+            found = False
             try:
-                self.refresh()
-                self.last_failure = None
-            except Error as error:
-                self.last_failure = error  # The next poll tries again; reads go on with what was seen.
+                found = self._poll(look=is_look_due(now, looked_at=self._looked_at, refresh_interval=refresh_interval))
+            except Error:
+                pass  # It is in last_failure, and the next poll tries again.
+            except BaseException as error:
+                failure = InternalError(f"a poll failed: {error!r}")
+                failure.__cause__ = error
+                self._failed(failure)
+            interval = self._interval = next_interval(interval, refresh_interval, found_news=found)
+
+    def _wait(self, interval: float, refresh_interval: float) -> bool:
+        """Wait for the next poll. False: the reader is closed."""
+        with self._ticks:
+            if self._closed is None:
+                now = self._runtime.monotonic()
+                self._ticks.wait(
+                    pause(
+                        now,
+                        polled_at=self._polled_at,
+                        looked_at=self._looked_at,
+                        interval=interval,
+                        refresh_interval=refresh_interval,
+                    )
+                )
+            return self._closed is None
+
+    # -- what is seen -------------------------------------------------------------------------------------------------
 
     @property
     def manifest(self) -> Manifest:
         """The manifest reads use at this moment."""
-        return self._state[0].manifest
+        return self._following.state.seen[0].manifest
+
+    @property
+    def version(self) -> int:
+        """Grows whenever what reads see has changed; for whoever keeps what was computed from it. Raises: as reads."""
+        self._check_open()
+        return self._following.state.version
+
+    @property
+    def rows_version(self) -> int:
+        """Grows whenever rows that are in no series may have changed: less often than `version`."""
+        return self._following.state.rows_version
 
     def series_end(self, family: bytes) -> int:
         """One more than the greatest number of the family's durable rows seen so far; 0 where there are none."""
-        view, bounds = self._state
+        view, bounds = self._following.state.seen
         end = view.manifest.series_ends().get(family, 0)
         if any(family in memtable.series for memtable in view.memtables):
             end = max(end, bounds.number(family))
         return end
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
         self._check_open()
-        return self._state
+        return self._following.state.seen
 
     def _explained(self, error: TableMissingError) -> Error:
         """Collected, or lost? A table the newest manifest still names has no business being gone."""
@@ -134,11 +239,35 @@ class DbReader(Reads):
             return error
         return SnapshotExpiredError(f"{error.object_name} was compacted away and collected: read again")
 
+    def status(self) -> ReaderStatus:
+        """State and counters of this handle. Cost: no request."""
+        view, bounds = self._following.state.seen
+        requests = self._stores.main.traffic()
+        if self._stores.wal is not self._stores.main:
+            requests |= self._stores.wal.traffic()
+        reason = self._closed or self._damage
+        return ReaderStatus(
+            url=self._stores.main.url,
+            manifest_number=view.manifest.number,
+            next_log_object=self._following.next_number,
+            last_seq=bounds.seq,
+            memory_bytes=self._following.memory.size,
+            refresh_age=self._runtime.monotonic() - self._refreshed_at,
+            refresh_interval=self._interval,
+            last_failure=None if self.last_failure is None else str(self.last_failure),
+            close_reason=None if reason is None else str(reason),
+            cache_hits=self._tables.hits,
+            cache_misses=self._tables.misses,
+            requests=requests,
+        )
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed is not None:
             raise self._closed
+        if self._damage is not None:
+            raise self._damage
 
     def close(self) -> None:
         """Stop following. Idempotent."""
@@ -157,3 +286,21 @@ class DbReader(Reads):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed is not None else f"seq {self._following.state.seen[1].seq}"
+        failure = f", {self.last_failure}" if self.last_failure is not None else ""
+        return f"<lsm.DbReader {self._stores.main.url}, {state}{failure}>"
+
+
+_open_handles: weakref.WeakSet[DbReader] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child nobody polls, and the parent's connections are not to be shared: refuse to be used."""
+    for reader in list(_open_handles):
+        reader._closed = ClosedError("this reader was opened before a fork: open it again in the child process")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -116,6 +116,14 @@ class Following:
 
     def _read_on(self) -> bool:
         """Read the log up to its first gap. True: it goes on in tables that a look at the manifest just found."""
+        try:
+            return self._read_up_to_a_gap()
+        except CorruptionError:
+            if self._look():  # The rows of the damaged object are in tables by now.
+                return True
+            raise
+
+    def _read_up_to_a_gap(self) -> bool:
         for _ in range(SINGLE_READS_MAX):
             entries = read_wal_object(self._store, self._next, self._manifest.database)
             if entries is None:

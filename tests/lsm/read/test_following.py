@@ -56,18 +56,26 @@ def test_shows_nothing_beyond_a_gap_and_of_a_fenced_writer_nothing_late(
         assert read_rows(db) == found
 
 
-def test_takes_the_epoch_that_counts_from_the_manifest(memory: MemoryStore, by_hand: WriterOfObjects) -> None:
-    """The objects that proved epoch 3 are collected; what an older writer puts late behind them still does not count."""
+@pytest.mark.parametrize("is_opened_before", [False, True])
+def test_takes_the_epoch_that_counts_from_the_manifest(
+    memory: MemoryStore, by_hand: WriterOfObjects, is_opened_before: bool
+) -> None:
+    """The objects that proved epoch 2 are in tables; what an older writer puts late behind them still does not count."""
+    sleeper = open_reader(memory)
+    by_hand.put(2, 1, 1, b"0")
     with open_plain(memory, tiny(compaction_enabled=False)) as db:
         db.put(b"a", b"1")
         db.flush(lsm.FlushType.MEMTABLE)
+        db.collect_garbage(min_age=0)
         after, epoch = db.manifest.replay_after, db.status().writer_epoch
     assert epoch == 2
 
-    by_hand.put(after + 1, 1, 2, b"zombie", through=0)
-    by_hand.put(after + 2, 2, 2, b"b")
-    with open_reader(memory) as reader:
-        assert read_rows(reader) == [(b"a", b"1"), (b"b", b"epoch 2")]
+    by_hand.put(after + 1, 1, 3, b"zombie", through=0)
+    by_hand.put(after + 2, 2, 3, b"b")
+    with sleeper, open_reader(memory) as opened:
+        reader = sleeper if is_opened_before else opened
+        reader.refresh()
+        assert read_rows(reader) == [(b"0", b"epoch 1"), (b"a", b"1"), (b"b", b"epoch 2")]
 
 
 @pytest.mark.parametrize("is_listed", [False, True])

@@ -21,6 +21,9 @@ from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
 from opendata_log.wakeups import Wakeups
 
+ATTEMPTS_MAX = 10
+"""Looks at the segments in a row that the collector may overtake."""
+
 
 class _Known(NamedTuple):
     """Segments and frontier as of two versions of the engine's state."""
@@ -93,8 +96,17 @@ class LogDbReader(Reads):
         return known.visible
 
     def _load_segments(self) -> SegmentTable:
-        rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
-        return SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+        attempts = 0
+        while True:
+            rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
+            try:
+                return SegmentTable.load(
+                    (parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows
+                )
+            except lsm.SnapshotExpiredError:
+                attempts += 1  # The engine has refreshed: what it sees now is there.
+                if attempts == ATTEMPTS_MAX:
+                    raise
 
     def status(self) -> lsm.ReaderStatus:
         """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""

@@ -90,8 +90,7 @@ class Following:
 
     def first(self) -> None:
         """Cost: one LIST, one GET per log object; one GET and one HEAD for the manifest."""
-        self._read_listed()
-        if self._look():
+        if self._read_listed() or self._look():
             self.catch_up(look=True)
         self._publish()
         self.take_news()

@@ -85,31 +85,32 @@ def check(log: LogDb, follower: Follower) -> None:
 
 def kills(place: dict[str, Any], count: int, chance: random.Random) -> Follower:
     """Children that write and die; some are fenced by the next one before they do."""
-    child = Child({**place, "seed": 0})
-    child.listen_for("opened")
+    children = [Child({**place, "seed": 0})]
+    children[0].listen_for("opened")
     follower = Follower(place, chance)
     try:
         for seed in range(1, count + 1):
             follower.poll_for(0.05 + 0.3 * chance.random())
             overtakes = chance.random() < 0.3
             if not overtakes:
-                child.kill()
+                children[-1].kill()
             if chance.random() < 0.3:
                 follower.restart()
-            following = Child({**place, "seed": seed})
+            children.append(Child({**place, "seed": seed}))
             if overtakes:
                 follower.poll_for(0.3 * chance.random())
-                child.kill()
-            following.listen_for("opened")
-            child = following
+                children[-2].kill()
+            children[-1].listen_for("opened")
         follower.poll_for(0.3)
-        child.kill()
+        children[-1].kill()
         follower.poll_for(0.1)
         with LogDb.open(config_of({**place, "seed": 0})) as log:
             check(log, follower)
     finally:
-        child.process.kill()
         follower.close()
+        for child in children:
+            if child.process.returncode is None:
+                child.kill()
     return follower
 
 

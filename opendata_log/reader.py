@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lsm
@@ -56,6 +57,7 @@ class LogDbReader(Reads):
             )
         except lsm.Error as error:
             raise translate(error) from error
+        self._db.on_news(self._wake)
 
     @classmethod
     def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
@@ -74,6 +76,14 @@ class LogDbReader(Reads):
             self._db.refresh()
         except lsm.Error as error:
             raise translate(error) from error
+
+    def _wake(self, names: Mapping[bytes, set[bytes]] | None) -> None:
+        """Tell the followers of these keys, by segment; None: all of them."""
+        if names is None:
+            self._wakeups.tell_all()
+        elif self._wakeups.is_followed:
+            for keys in names.values():
+                self._wakeups.tell(keys)
 
     def _engine_for_reads(self) -> SeriesReads:
         if self._is_closed:

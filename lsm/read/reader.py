@@ -223,10 +223,7 @@ class DbReader(Reads):
     def series_end(self, family: bytes) -> int:
         """One more than the greatest number of the family's durable rows seen so far; 0 where there are none."""
         view, bounds = self._following.state.seen
-        end = view.manifest.series_ends().get(family, 0)
-        if any(family in memtable.series for memtable in view.memtables):
-            end = max(end, bounds.number(family))
-        return end
+        return max(view.series_end(family), bounds.number(family))
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
         self._check_open()

@@ -12,7 +12,8 @@ import pytest
 
 from opendata_log import LogDb, LogDbReader, ScanOptions, SnapshotExpired, StorageConfig
 from tests.crashes.child import config_of
-from tests.crashes.ledger import Child
+from tests.crashes.ledger import Child, rows_of
+from tests.opendata_log.following import Listener
 from tests.servers.s3 import Ministack, Seaweed
 
 KEYS = [b"key-%d" % at for at in range(30)]
@@ -119,6 +120,29 @@ def test_a_reader_under_five_kills_it_sees_every_record_once(tmp_path: Path, see
     follower = kills({"url": str(tmp_path)}, 5, random.Random(seed))
 
     assert sum(map(len, follower.seen.values())) > 1000
+
+
+def test_a_follower_of_every_key_under_kills_it_yields_every_record_once(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    place = {"url": str(tmp_path)}
+    reader = listener = None
+    for seed in range(4):
+        child = Child({**place, "seed": seed})
+        child.listen_for("opened")
+        if listener is None:
+            reader = LogDbReader.open(storage=str(tmp_path), refresh_interval=0.05)
+            listener = Listener(reader.follow_all(prefix=b"key-"))
+        time.sleep(0.1 + 0.3 * chance.random())
+        child.kill()
+    assert reader is not None
+    assert listener is not None
+    with LogDb.open(config_of({**place, "seed": 0})) as log:
+        rows = rows_of(log)
+        listener.wait_for(len(rows))
+    reader.close()
+    assert listener.ended()
+    assert listener.error is None
+    assert [(entry.sequence, entry.key, entry.value) for entry in listener.entries] == rows
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import pytest
 
 import lsm
 from opendata_log import CorruptionError, LogDb, LogDbReader, ScanOptions, SnapshotExpired, StorageError
+from opendata_log.wakeups import Wakeups
+from tests.opendata_log.following import Listener
 from tests.opendata_log.support import tiny, values
 
 ALL = [b"a", b"b", b"idle"]
@@ -234,6 +236,72 @@ def test_a_sleeper_whose_segments_metadata_were_rewritten_it_looks_again(url: st
             assert frontier(reader) == end
 
 
+# -- followers --------------------------------------------------------------------------------------------------------
+
+
+def test_followers_are_told_of_their_own_keys(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_log(url) as log, open_reader(url) as reader:
+        end = append(log, b"a", 2)
+        reader.refresh()
+        a, b = Listener(reader.follow(b"a")), Listener(reader.follow(b"b", end))
+        assert len(a.wait_for(2)) == 2
+        told: list[Any] = []
+        real = Wakeups.tell
+        monkeypatch.setattr(Wakeups, "tell", lambda self, keys: told.append(set(keys)) or real(self, keys))
+
+        append(log, b"a")
+        append(log, b"idle")
+        reader.refresh()
+        assert len(a.wait_for(3)) == 3
+        append(log, b"b")
+        into_tables(log)
+        reader.refresh()
+        assert len(b.wait_for(1)) == 1
+
+        assert told == [{b"a", b"idle"}, {b"b"}]
+    assert a.ended()
+    assert b.ended()
+    assert (a.error, b.error) == (None, None)
+
+
+def test_followers_go_on_in_tables_where_the_reader_slept(url: str) -> None:
+    with open_log(url) as log, open_reader(url) as reader:
+        every, one = Listener(reader.follow_all(prefix=b"")), Listener(reader.follow(b"b"))
+        for turn in range(1, 4):
+            append(log, b"a", 5)
+            append(log, b"b", 5)
+            log.seal_segment()
+            append(log, b"idle")
+            into_tables(log)
+            reader.refresh()
+            assert len(every.wait_for(11 * turn)) == 11 * turn
+            assert len(one.wait_for(5 * turn)) == 5 * turn
+    assert every.ended()
+    assert [entry.sequence for entry in every.entries] == list(range(33))
+
+
+def test_followers_of_a_damaged_log_are_told(url: str) -> None:
+    with open_log(url) as log, open_reader(url) as reader:
+        append(log, b"a")
+        reader.refresh()
+        follower = Listener(reader.follow(b"a"))
+        follower.wait_for(1)
+        append(log, b"a")
+        damage_newest_log_object(url)
+
+        with pytest.raises(CorruptionError):
+            reader.refresh()
+
+        assert follower.ended()
+        assert isinstance(follower.error, CorruptionError)
+
+
+def damage_newest_log_object(url: str) -> None:
+    newest = max((Path(url) / "wal").rglob("*.wal"))
+    newest.chmod(0o600)
+    newest.write_bytes(newest.read_bytes()[:-1])
+
+
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
@@ -262,9 +330,7 @@ def test_a_damaged_log_it_is_a_corruption_error_of_the_log(url: str) -> None:
         append(log, b"a")
         reader.refresh()
         append(log, b"a")
-        newest = max((Path(url) / "wal").rglob("*.wal"))
-        newest.chmod(0o600)
-        newest.write_bytes(newest.read_bytes()[:-1])
+        damage_newest_log_object(url)
 
         with pytest.raises(CorruptionError, match="wal/"):
             reader.refresh()

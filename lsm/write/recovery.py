@@ -57,7 +57,7 @@ def open_database(
 ) -> Recovered:
     """Claim the database and bring its log into memory.
 
-    Cost: to open: 2 LIST, 1 + n GET, 1 GET that finds nothing, 2 PUT, 2 HEAD for n log objects, however many tables there
+    Cost: to open: 2 LIST, 1 + n GET, 2 GET that find nothing, 2 PUT, 2 HEAD for n log objects, however many tables there
     are. To create: the same, 2 LIST and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
@@ -66,8 +66,7 @@ def open_database(
         manifests = _create(store, wal_store, runtime, identity, probe=probe)
     _check_identity(manifests.current, identity)
     epoch = manifests.claim_writer(compactor=is_compactor)
-    manifest = manifests.current
-    fence = _fence(wal_store, runtime, manifest, epoch)
+    fence = _fence(wal_store, runtime, manifests, epoch)
     manifests.check_owner()
     return _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
 
@@ -103,11 +102,13 @@ def _check_identity(manifest: Manifest, identity: Identity) -> None:
             raise InvalidError(f"the database was created with {what} {found!r}; it cannot be opened with {wanted!r}")
 
 
-def _fence(wal_store: ReliableStore, runtime: Runtime, manifest: Manifest, epoch: int) -> int:
+def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore, epoch: int) -> int:
     """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
     objects have consecutive numbers, and the next one is taken (rule W2)."""
-    store = wal_store.with_cause("open")
+    store, manifest = wal_store.with_cause("open"), manifests.current
     number = _first_gap(store, manifest.replay_after + 1, manifest.database)
+    # Rule O5: the gap of a listing that a newer writer has written before is that writer's next number.
+    manifests.check_owner()
     while True:
         parts = seal_envelope(
             wal_name(number),

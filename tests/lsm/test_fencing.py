@@ -218,3 +218,37 @@ def test_does_not_believe_a_manifest_number_it_can_create_because_the_old_one_wa
             old._engine.manifests.update(lambda manifest: manifest)
         old.close()
         assert new.get(b"a") == b"1"
+
+
+class StoppedOpener(WrappedStore):
+    """Runs `meanwhile` when its owner, who has claimed an epoch, is about to look where the log ends."""
+
+    def __init__(self, store: MemoryStore, meanwhile: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._meanwhile: list[Callable[[], object]] = [meanwhile]
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        if call == "list" and name.startswith("wal") and self._meanwhile:
+            self._meanwhile.pop()()
+        return request()
+
+
+def test_an_opener_that_slept_while_another_took_over_leaves_its_log_alone() -> None:
+    """Awake again, it finds the log longer than it was: the first gap is the rightful writer's next number by then."""
+    memory, newer = MemoryStore(), []
+    open_plain(memory, tiny()).close()
+
+    def take_over() -> None:
+        db = open_plain(memory, tiny())
+        newer.append(db)
+        for number in range(3 * PIPELINE_MAX):
+            db.put(b"%03d" % number, b"", await_durable=True)
+
+    with pytest.raises(lsm.FencedError):
+        open_plain(StoppedOpener(memory, take_over), tiny())
+
+    with newer[0] as db:
+        for number in range(3 * PIPELINE_MAX, 4 * PIPELINE_MAX):
+            db.put(b"%03d" % number, b"", await_durable=True)
+    with open_plain(memory, tiny()) as db:
+        assert len(read_rows(db)) == 4 * PIPELINE_MAX

@@ -7,7 +7,7 @@ Every key starts with the same seven bytes; the first six route it to its segmen
     1       1     version       0x01
     2       4     segment_id    u32 big-endian; 0 is the system segment, user segments count from 1
     6       1     record_type   0x10 log entry, 0x20 sequence block, 0x30 segment metadata, 0x40 listing entry,
-                                0x50 seal mark
+                                0x50 seal mark, 0x60 time mark
 
 What follows depends on the record type:
 
@@ -16,6 +16,7 @@ What follows depends on the record type:
     segment metadata  | described_segment_id u32 BE |                       in segment 0
     listing entry     | user key as it is |                                 in the segment it belongs to
     seal mark         | nothing |                                           in segment 0
+    time mark         | sequence u64 BE |                                   in segment 0
 
 The engine composes the tail of a log entry itself: it knows a log entry's seven bytes as a *family*, in which each user
 key names a *series* of numbered rows (`LogSeries`). It escapes 0x00 as 01 01 and 0x01 as 01 02, which keeps byte order;
@@ -26,6 +27,8 @@ Values: a log entry's is the user's, a listing entry's is empty, and
     sequence block    | base u64 BE | size u64 BE |    sequences [base, base + size) may be in use
     segment metadata  | start_seq u64 BE | start_time_ms i64 BE |
     seal mark         | segment_id u32 BE |    this segment was sealed by hand: the next append starts another
+    time mark         | before_ms i64 BE | until_ms i64 BE |    entries below `sequence` were appended before before_ms,
+                        and, while this is the newest mark, all entries before until_ms
 
 Golden bytes: tests/formats/log_keys_v1.txt.
 
@@ -50,6 +53,7 @@ FIRST_SEGMENT_ID: SegmentId = 1
 
 SEGMENT_ID_MAX: SegmentId = 2**32 - 1
 SEQUENCE_MAX: Sequence = 2**64 - 1
+TIME_MS_MAX = (1 << 63) - 1
 
 
 class RecordType(IntEnum):
@@ -60,6 +64,7 @@ class RecordType(IntEnum):
     SEGMENT_META = 0x30
     LISTING_ENTRY = 0x40
     SEAL_MARK = 0x50
+    TIME_MARK = 0x60
 
 
 ROUTING_PREFIX_BYTES = 6
@@ -69,6 +74,8 @@ _PREFIX = struct.Struct(">BBIB")
 _META_KEY = struct.Struct(">BBIBI")
 _SEQ_BLOCK = struct.Struct(">QQ")
 _SEGMENT_META = struct.Struct(">Qq")
+_TIME_MARK_KEY = struct.Struct(">BBIBQ")
+_TIME_MARK = struct.Struct(">qq")
 
 
 def routing_prefix(segment_id: SegmentId) -> bytes:
@@ -101,6 +108,14 @@ SEAL_MARK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.S
 
 SEGMENT_META_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEGMENT_META)
 """What every segment metadata key starts with; they sort by the segment they describe."""
+
+TIME_MARK_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.TIME_MARK)
+"""What every time mark's key starts with; they sort by sequence."""
+
+
+def time_mark_key(sequence: Sequence) -> bytes:
+    """Where the time mark of a sequence is stored."""
+    return _TIME_MARK_KEY.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.TIME_MARK, sequence)
 
 
 def segment_meta_key(segment_id: SegmentId) -> bytes:
@@ -178,6 +193,32 @@ class SegmentMeta:
         if len(value) != _SEGMENT_META.size:
             raise _wrong_length("segment metadata value", value, _SEGMENT_META)
         return cls(*_SEGMENT_META.unpack(value))
+
+
+@dataclass(frozen=True, slots=True)
+class TimeMark:
+    """Every entry below `sequence` was appended before `before_ms`, and all entries, while this is the newest mark, before
+    `until_ms`: by the writer's clock, in milliseconds since the epoch."""
+
+    sequence: Sequence
+    before_ms: int
+    until_ms: int
+
+    def encode(self) -> bytes:
+        """The stored value."""
+        return _TIME_MARK.pack(self.before_ms, self.until_ms)
+
+    @classmethod
+    def decode(cls, key: bytes, value: bytes) -> TimeMark:
+        """Read a stored row. Raises: CorruptionError."""
+        if len(key) != _TIME_MARK_KEY.size:
+            raise _wrong_length(f"time mark key {key.hex()}", key, _TIME_MARK_KEY)
+        if len(value) != _TIME_MARK.size:
+            raise _wrong_length("time mark value", value, _TIME_MARK)
+        mark = cls(int.from_bytes(key[len(TIME_MARK_PREFIX) :], "big"), *_TIME_MARK.unpack(value))
+        if mark.before_ms >= mark.until_ms:
+            raise CorruptionError(f"impossible {mark}", object_name="time mark value", offset=0)
+        return mark
 
 
 def _wrong_length(row: str, value: bytes, layout: struct.Struct) -> CorruptionError:

@@ -22,8 +22,7 @@ from opendata_log.config import RetentionConfig, SegmentConfig
 from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
 from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
 from opendata_log.record import Segment, SegmentId, Sequence
-
-TIME_MS_MAX = (1 << 63) - 1
+from opendata_log.time_track import check_clock_ms
 
 
 class SegmentTable:
@@ -157,8 +156,7 @@ class SealPolicy:
 
 def successor(latest: Segment | None, *, start_seq: Sequence, now_ms: int) -> Segment:
     """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's."""
-    if type(now_ms) is not int or not -TIME_MS_MAX <= now_ms <= TIME_MS_MAX:
-        raise InvalidInputError(f"a clock's now_ms() must give milliseconds as an int of 64 bits, got {now_ms!r}")
+    check_clock_ms(now_ms)
     if latest is None:
         return Segment(FIRST_SEGMENT_ID, start_seq, now_ms)
     if latest.id >= SEGMENT_ID_MAX:

@@ -14,16 +14,20 @@ from opendata_log.keys import (
     SEAL_MARK_KEY,
     SEGMENT_META_PREFIX,
     SEQUENCE_MAX,
+    TIME_MARK_PREFIX,
     SegmentMeta,
+    TimeMark,
     decode_seal_mark,
     encode_seal_mark,
     entry_family,
     parse_segment_meta_key,
     segment_meta_key,
+    time_mark_key,
 )
 from opendata_log.record import Segment, SegmentId, Sequence
 from opendata_log.segment import SealPolicy, SegmentTable, successor
 from opendata_log.sequence import Sequences
+from opendata_log.time_track import TimeTrack, check_clock_ms
 from opendata_log.wakeups import Wakeups
 
 MARKS_MAX = 8192
@@ -45,10 +49,13 @@ class LogWriter:
         self._active_since = runtime.monotonic()
         # A clock that was handed in is the only time there is: somebody may be driving it by hand.
         self._has_own_time = not runtime.has_clock
+        self._now_ms = runtime.now_ms if self._has_own_time else self._checked_now_ms
         self._family = b""
         self._base = 0
         self.segments = self._load_segments()
         self._sealed_by_hand = self._load_seal_mark()
+        self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
+        self._due_ms = self.time_track.due_ms
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
@@ -84,8 +91,11 @@ class LogWriter:
             # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
             self._sequences.next = end
             try:
-                if self._needs_segment():
-                    seq = self._append_in_new_segment(first, keys, values)
+                now_ms = self._now_ms()
+                if now_ms >= self._due_ms:
+                    self._mark_time(first, now_ms)
+                if self._needs_segment(now_ms):
+                    seq = self._append_in_new_segment(first, keys, values, now_ms)
                 else:
                     seq = self._db.append_series(self._family, keys, first - self._base, values, size)
             except Exception:
@@ -101,7 +111,21 @@ class LogWriter:
                 self._advance_durable()
         return first
 
-    def _needs_segment(self) -> bool:
+    def _checked_now_ms(self) -> int:
+        return check_clock_ms(self._runtime.now_ms())
+
+    def _mark_time(self, first: Sequence, now_ms: int) -> None:
+        """Before a batch, in the order of the log: who sees the batch sees the mark. Cost: once in some seconds, a row."""
+        oldest = self.segments.oldest
+        marking = self.time_track.marking(first, now_ms, oldest=oldest.start_seq if oldest is not None else 0)
+        batch = lsm.WriteBatch().put(time_mark_key(first), marking.mark.encode())
+        for sequence in marking.dropped:
+            batch.delete(time_mark_key(sequence))
+        self._db.write(batch)
+        self.time_track = marking.track
+        self._due_ms = marking.track.due_ms
+
+    def _needs_segment(self, now_ms: int) -> bool:
         if not self._family:
             return True
         if self._sealed_by_hand:
@@ -110,14 +134,14 @@ class LogWriter:
             return False
         return self._policy.is_due(
             self.segments.latest,
-            now_ms=self._runtime.now_ms(),
+            now_ms=now_ms,
             active_bytes=self._active_bytes,
             held_ms=int(1000 * (self._runtime.monotonic() - self._active_since)) if self._has_own_time else 0,
         )
 
-    def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:
+    def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes], now_ms: int) -> int:
         """The segment's metadata and its first batch, atomically."""
-        segment = successor(self.segments.latest, start_seq=first, now_ms=self._runtime.now_ms())
+        segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
         batch.append_series(entry_family(segment.id), keys, 0, values)

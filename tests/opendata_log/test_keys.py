@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lsm.rows.chunk import series_prefix
 from opendata_log import keys
 from opendata_log.errors import CorruptionError
-from opendata_log.keys import LogPartitions, LogSeries, RecordType, SegmentMeta, SeqBlock
+from opendata_log.keys import LogPartitions, LogSeries, RecordType, SegmentMeta, SeqBlock, TimeMark
 
 GOLDEN = Path(__file__).parents[1] / "formats" / "log_keys_v1.txt"
 
@@ -50,6 +50,10 @@ WRITTEN = {
     "segment metadata key: of segment 258": keys.segment_meta_key(258),
     "segment metadata value: starts with 12345 at 1700000000000": SegmentMeta(12345, 1_700_000_000_000).encode(),
     "segment metadata value: starts with 1 at -1": SegmentMeta(1, -1).encode(),
+    "time mark key: of sequence 258": keys.time_mark_key(258),
+    "time mark value: before 1700000000000, until 1700000005000": TimeMark(
+        258, 1_700_000_000_000, 1_700_000_005_000
+    ).encode(),
 }
 
 
@@ -74,6 +78,8 @@ def test_golden_values_decode() -> None:
     assert SeqBlock.decode(found["sequence block value: 4096 sequences from 8192"]) == SeqBlock(8192, 4096)
     assert keys.parse_segment_meta_key(found["segment metadata key: of segment 258"]) == 258
     assert SegmentMeta.decode(found["segment metadata value: starts with 1 at -1"]) == SegmentMeta(1, -1)
+    mark = found["time mark key: of sequence 258"], found["time mark value: before 1700000000000, until 1700000005000"]
+    assert TimeMark.decode(*mark) == TimeMark(258, 1_700_000_000_000, 1_700_000_005_000)
 
 
 @given(st.tuples(segment_ids, user_keys, sequences), st.tuples(segment_ids, user_keys, sequences))
@@ -150,6 +156,7 @@ def test_record_types_keep_their_numbers() -> None:
         "SEGMENT_META": 0x30,
         "LISTING_ENTRY": 0x40,
         "SEAL_MARK": 0x50,
+        "TIME_MARK": 0x60,
     }
 
 
@@ -175,6 +182,29 @@ def test_values_of_another_length_are_corrupt(data: bytes) -> None:
             decode(data)
         assert caught.value.object_name
         assert caught.value.offset <= len(data)
+
+
+@given(sequences, st.integers(-(2**63), 2**63 - 2), st.integers(1, 2**63))
+def test_time_marks_survive_storage_and_sort_by_sequence(sequence: int, before_ms: int, length: int) -> None:
+    mark = TimeMark(sequence, before_ms, min(before_ms + length, 2**63 - 1))
+    key = keys.time_mark_key(sequence)
+
+    assert TimeMark.decode(key, mark.encode()) == mark
+    assert key.startswith(keys.TIME_MARK_PREFIX)
+    assert keys.time_mark_key(sequence // 2) <= key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (keys.time_mark_key(1)[:-1], TimeMark(1, 0, 1).encode()),
+        (keys.time_mark_key(1), TimeMark(1, 0, 1).encode() + b"\0"),
+        (keys.time_mark_key(1), TimeMark(1, 1, 1).encode()),
+    ],
+)
+def test_impossible_time_marks_are_corrupt(key: bytes, value: bytes) -> None:
+    with pytest.raises(CorruptionError, match="time mark"):
+        TimeMark.decode(key, value)
 
 
 @pytest.mark.parametrize("block", [SeqBlock(2**64 - 1, 1), SeqBlock(2**63, 2**64 - 1)])

@@ -3,6 +3,7 @@
 Each key is its own ordered log; a new one is just a new key. One global sequence orders everything.
 """
 
+from opendata_log.backward import ReverseIterator
 from opendata_log.config import (
     Config,
     CountOptions,
@@ -91,6 +92,7 @@ __all__ = [
     "ReaderConfig",
     "Record",
     "Result",
+    "ReverseIterator",
     "RetentionConfig",
     "ScanOptions",
     "Segment",

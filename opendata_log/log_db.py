@@ -27,6 +27,7 @@ from opendata_log.log_read import Reads
 from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, columns
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
+from opendata_log.time_track import TimeTrack
 from opendata_log.wakeups import DurableWakeups, Wakeups
 from opendata_log.watch import DurableWatch
 from opendata_log.writer import LogWriter
@@ -209,6 +210,9 @@ class LogDb(Reads):
         else:
             frontier = writer.durable_sequence
         return writer.segments, frontier
+
+    def _time_track(self) -> TimeTrack:
+        return self._writer.time_track
 
     # -- care ---------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import lsm
+from opendata_log.backward import scan_backward
 from opendata_log.config import CountOptions, ScanOptions, timeout_seconds
 from opendata_log.errors import InvalidInputError, translate
 from opendata_log.follow import LogFollower
@@ -16,6 +17,7 @@ from opendata_log.keys import entry_family
 from opendata_log.record import BytesLike, Segment, SegmentId, Sequence, to_bytes, to_key
 from opendata_log.scan import LogIterator, LogKeyIterator, SeriesReads, read_blocks
 from opendata_log.segment import SegmentTable, check_range
+from opendata_log.time_track import Time, TimeTrack, moment_ms
 from opendata_log.wakeups import Wakeups
 
 _DEFAULT_SCAN = ScanOptions()
@@ -27,7 +29,15 @@ class LogRead(Protocol):
     """The reading half of a log."""
 
     def scan(
-        self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: ScanOptions | None = None
+        self,
+        key: BytesLike,
+        start: Sequence = 0,
+        end: Sequence | None = None,
+        *,
+        reverse: bool = False,
+        last: int | None = None,
+        since: Time | None = None,
+        options: ScanOptions | None = None,
     ) -> LogIterator: ...
 
     def count(
@@ -69,6 +79,8 @@ class LogRead(Protocol):
         self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None
     ) -> LogFollower: ...
 
+    def sequence_at(self, time: Time) -> Sequence: ...
+
     def tree_summary(self) -> TreeSummary: ...
 
 
@@ -86,14 +98,31 @@ class Reads:
         """Segments and frontier of this moment."""
         raise NotImplementedError
 
+    def _time_track(self) -> TimeTrack:
+        """What is known about when entries were appended, at least up to a frontier taken before. Raises: lsm.Error."""
+        raise NotImplementedError
+
     def scan(
-        self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: ScanOptions | None = None
+        self,
+        key: BytesLike,
+        start: Sequence = 0,
+        end: Sequence | None = None,
+        *,
+        reverse: bool = False,
+        last: int | None = None,
+        since: Time | None = None,
+        options: ScanOptions | None = None,
     ) -> LogIterator:
         """Entries of `key` with start <= sequence < end, in order, across segments. A range with start >= end, or a key
         nobody wrote, is empty.
 
+        `reverse`: newest first. `last`: only the last so many entries of the range, still in order unless `reverse`; they
+        are held in memory. `since`: as if `start` were at least `sequence_at(since)`. `options.limit` cuts what is yielded,
+        at either end. Sequences to resume at: `LogIterator.next_sequence`; `ReverseIterator.next_sequence` for `reverse`.
+
         Cost: nothing until the first entry is asked for; then per table that may hold the key one GET for filter and
-        index and one per stretch of blocks, unless cached.
+        index and one per stretch of blocks, unless cached. `reverse` and `last` read from the end, and nothing of what
+        precedes the entries asked for.
         Raises: InvalidInputError; while iterating StorageError, CorruptionError.
         """
         engine = self._engine_for_reads()
@@ -104,8 +133,13 @@ class Reads:
         name = to_key(key)
         first, stop = check_range(start, end)
         segments, frontier = self._visible()
+        if since is not None:
+            first = max(first, self._sequence_at(since, segments, frontier))
         bound = frontier if stop is None or stop > frontier else stop
-        blocks = read_blocks(engine, name, segments.parts(first, bound), options)
+        parts = segments.parts(first, bound)
+        if reverse is not False or last is not None:
+            return scan_backward(engine, name, parts, options, reverse, last, start=first, frontier=bound)
+        blocks = read_blocks(engine, name, parts, options)
         return LogIterator(blocks, start=first, frontier=bound, limit=options.limit)
 
     def scan_all(
@@ -179,6 +213,28 @@ class Reads:
             start=first,
             timeout=timeout_seconds(timeout),
         )
+
+    def sequence_at(self, time: Time) -> Sequence:
+        """A sequence that every entry appended at `time` or later reaches: where to `scan` from to omit none of them.
+
+        `time`: a datetime (naive means local time), milliseconds since the epoch, or a timedelta: that long ago. Some entries
+        from shortly before can have it too: 5 seconds, or a sixteenth of how long ago it is. Times are what the writer's
+        clock showed; while it is set back, entries count as later than they are. Cost: the writer knows; a reader looks up
+        some rows. Raises: InvalidInputError; StorageError, CorruptionError.
+        """
+        self._engine_for_reads()
+        segments, frontier = self._visible()
+        return self._sequence_at(time, segments, frontier)
+
+    def _sequence_at(self, time: Time, segments: SegmentTable, frontier: Sequence) -> Sequence:
+        """Requires: a frontier from before this call, or the track could end before it."""
+        moment = moment_ms(time, self._runtime.now_ms())
+        try:
+            found = self._time_track().sequence_at(moment, frontier)
+        except lsm.Error as error:
+            raise translate(error) from error
+        oldest = segments.oldest
+        return found if oldest is None else min(frontier, max(found, oldest.start_seq))
 
     def count(
         self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: CountOptions | None = None

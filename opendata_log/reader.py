@@ -10,9 +10,11 @@ from opendata_log.config import ReaderConfig
 from opendata_log.errors import ClosedError, InvalidInputError, translate
 from opendata_log.keys import (
     SEGMENT_META_PREFIX,
+    TIME_MARK_PREFIX,
     LogPartitions,
     LogSeries,
     SegmentMeta,
+    TimeMark,
     entry_family,
     parse_segment_meta_key,
 )
@@ -20,6 +22,7 @@ from opendata_log.log_read import Reads
 from opendata_log.record import Sequence
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
+from opendata_log.time_track import TimeTrack
 from opendata_log.wakeups import Wakeups
 
 ATTEMPTS_MAX = 10
@@ -121,6 +124,9 @@ class LogDbReader(Reads):
     def status(self) -> lsm.ReaderStatus:
         """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""
         return self._db.status()
+
+    def _time_track(self) -> TimeTrack:
+        return TimeTrack(TimeMark.decode(*row) for row in self._db.scan_prefix(TIME_MARK_PREFIX))
 
     def close(self) -> None:
         """Stop following. Idempotent."""

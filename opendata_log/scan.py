@@ -30,6 +30,7 @@ class SeriesReads(Protocol):
         low: int = ...,
         high: int = ...,
         *,
+        descending: bool = ...,
         cache_blocks: bool = ...,
         read_ahead_bytes: int = ...,
     ) -> Iterable[Any]: ...

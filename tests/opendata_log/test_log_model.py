@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from opendata_log import (
     CountOptions,
     LogCompactionOptions,
     LogDb,
+    LogDbReader,
     ReadVisibility,
     ScanOptions,
     Segment,
@@ -137,6 +139,50 @@ class LogMachine(RuleBasedStateMachine):
             assert found.next_sequence == max(start, frontier)
         elif limit < len(wanted):
             assert found.next_sequence == (rows[-1][0] + 1 if rows else start)
+
+    @rule(
+        key=keys,
+        start=st.integers(0, 400),
+        end=bounds,
+        reverse=st.booleans(),
+        last=st.one_of(st.none(), st.integers(0, 40)),
+        limit=st.one_of(st.none(), st.integers(0, 30)),
+        in_reader=st.integers(0, 5).map(lambda number: not number),
+    )
+    def scan_from_the_end(
+        self,
+        key: bytes,
+        start: int,
+        end: int | None,
+        reverse: bool,
+        last: int | None,
+        limit: int | None,
+        in_reader: bool,
+    ) -> None:
+        if in_reader:
+            self.flush()
+        wanted = self.wanted(key, start, end)
+        if last is not None:
+            wanted = wanted[max(0, len(wanted) - last) :]
+        if reverse:
+            wanted.reverse()
+        options = ScanOptions(limit=limit)
+        source = (
+            LogDbReader.open(storage=self.config.storage, refresh_interval=3600, engine=self.engine)
+            if in_reader
+            else nullcontext(self.log)
+        )
+
+        with source as log:
+            found = log.scan(key, start, end, reverse=reverse, last=last, options=options)
+            rows = [(entry.sequence, entry.value) for entry in found]
+
+        assert rows == wanted[:limit]
+        frontier = len(self.visible) if end is None else min(end, len(self.visible))
+        if limit is None or limit > len(wanted):
+            assert found.next_sequence == max(start, frontier)
+        elif limit < len(wanted):
+            assert found.next_sequence == (rows[-1][0] + 1 if rows and not reverse else start)
 
     @rule(key=keys, step=st.integers(1, 7), batch=batches)
     def follow_by_resuming(self, key: bytes, step: int, batch: list[tuple[bytes, bytes]]) -> None:

@@ -2,10 +2,10 @@
 looked at, close together where they are young and far apart where they are old.
 
 A mark says that every entry below its sequence was appended before `before_ms`, and the newest one also that every entry
-there is was appended before its `until_ms`. The writer reads its clock with every batch, and sets a mark before the first
-one whose time is not before that. So both hold whatever the clock does: set back, it sets no marks until it has caught up,
-and a jump forward is a mark that says so. Either makes the track coarser and never untrue, and so does a mark that is
-thinned out.
+there is was appended before its `until_ms` (rule S4). The writer reads its clock with every batch, and sets a mark before
+the first one whose time is not before that. So both hold whatever the clock does: set back, it sets no marks until it has
+caught up, and a jump forward is a mark that says so. Either makes the track coarser and never untrue, and so does a mark
+that is thinned out.
 """
 
 from __future__ import annotations

@@ -147,6 +147,8 @@ CALLS: dict[str, Callable[[LogDb], Any]] = {
     "seal_segment": lambda log: log.seal_segment(),
     "scan": lambda log: log.scan(b"k"),
     "scan with options": lambda log: log.scan(b"k", 1, 2, options=ScanOptions(limit=1)),
+    "scan from the end": lambda log: log.scan(b"k", last=1),
+    "sequence_at": lambda log: log.sequence_at(0),
     "count": lambda log: log.count(b"k"),
     "list_keys": lambda log: log.list_keys(),
     "list_segments": lambda log: log.list_segments(),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from lsm.object_store import MemoryStore
-from opendata_log import Config, InvalidInputError, LogDb, LogDbBuilder, LogDbReader, ReadVisibility, ScanOptions
+import lsm
+from lsm.object_store import MemoryStore, ObjectStore
+from opendata_log import Config, Error, InvalidInputError, LogDb, LogDbBuilder, LogDbReader, ReadVisibility, ScanOptions
 from opendata_log.keys import TIME_MARK_PREFIX
 from opendata_log.time_track import MARK_EVERY_MS, MARKS_MAX
+from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
 from tests.opendata_log.support import ManualClock, tiny
 
 KEY = b"k"
@@ -117,6 +120,64 @@ def test_what_a_crash_took_with_it_is_not_missed() -> None:
     finally:
         with pytest.raises(Exception, match="newer writer"):
             log.close()
+
+
+class Scenario:
+    """Appends under a clock that goes back and forth, over three openings. `rows` has (sequence, time) of every append."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(START)
+        self.rows: list[tuple[int, int]] = []
+
+    def run(self, store: CrashingStore) -> None:
+        for turn in range(3):
+            log = open_on(store, self.clock)
+            try:
+                for step in (0, 7, 60, -40, 3, 50):
+                    self.clock.advance(step)
+                    self.rows.append((log.try_append([(KEY, b"x")]).start_sequence, self.clock.ms))
+                    if step != 60:
+                        log.flush()
+                if turn == 1:
+                    log.seal_segment()
+                log.close()
+            except (SimulatedCrash, Error):  # An Error tells of a background thread that died first.
+                log._db._engine.fail(lsm.InternalError("the simulated process died"))
+                with contextlib.suppress(Exception, SimulatedCrash):
+                    log.close()
+                raise
+            self.clock.advance(-30)
+
+
+def open_on(store: ObjectStore, clock: ManualClock) -> LogDb:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsm.components.open_store", lambda *_arguments, **_options: store)
+        return open_log(clock)
+
+
+def calls_of_scenario() -> int:
+    store = CrashingStore(MemoryStore())
+    Scenario().run(store)
+    return store.calls
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("how", CrashAt)
+def test_dying_at_any_store_call_it_leaves_nothing_out(how: CrashAt) -> None:
+    for at in range(1, calls_of_scenario() + 1):
+        memory, scenario = MemoryStore(), Scenario()
+        with contextlib.suppress(SimulatedCrash, Error):
+            scenario.run(CrashingStore(memory, at, how))
+        scenario.clock.advance(-20)
+        with open_on(memory, scenario.clock) as log:
+            for step in (0, 10, 30):
+                scenario.clock.advance(step)
+                scenario.rows.append((log.try_append([(KEY, b"x")]).start_sequence, scenario.clock.ms))
+            survived = {entry.sequence for entry in log.scan(KEY)}
+            rows = [(sequence, time) for sequence, time in scenario.rows if sequence in survived]
+            for _, moment in rows:
+                wanted = min(sequence for sequence, time in rows if time >= moment)
+                assert log.sequence_at(moment) <= wanted, (at, how, moment)
 
 
 def test_a_clock_set_back_leaves_nothing_out() -> None:

@@ -29,7 +29,7 @@ class Writer:
             track, mark, dropped = self.track.marking(self.sequence, now_ms, oldest=oldest)
             self.stored[mark.sequence] = mark
             for each in dropped:
-                del self.stored[each]
+                self.stored.pop(each, None)  # An interrupted batch may have deleted it already.
             if outcome == "interrupted":  # After the mark was written, before the writer took note of it.
                 self.sequence += count
                 return

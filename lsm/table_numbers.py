@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from lsm.object_store.names import COUNTER_BITS
 from lsm.runtime import Runtime
-
-COUNTER_BITS: Final = 40
 
 
 class TableNumbers:
@@ -31,7 +28,8 @@ class TableNumbers:
         with self._lock:
             self._taken.discard(first)
 
-    def horizon(self) -> int:
-        """No table at or below this number is on its way any more."""
+    def horizon(self, *, committing: int | None = None) -> int:
+        """No table at or below this number is on its way any more, once the tables that begin at `committing` are in the
+        manifest."""
         with self._lock:
-            return min(self._taken, default=self._next) - 1
+            return min(self._taken - {committing}, default=self._next) - 1

@@ -1,9 +1,16 @@
 """A manifest's bytes: the envelope of coding.py around MessagePack of the arrays in model.py, compressed. Pure.
 
-    body = zstd(msgpack([number, database, writer_epoch, compactor_epoch, replay_after, wal_epoch_floor, last_seq,
-                         gc_horizon, fences, extractor_name, series_name, wal_url, partitions]))
+    body = zstd frames end to end, which together hold
+           msgpack([number, database, writer_epoch, compactor_epoch, replay_after, wal_epoch_floor, last_seq, gc_horizon,
+                    fences, extractor_name, series_name, wal_url, partitions,
+                    gc_horizons, settled, checkpoints, parents])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end]
+    checkpoint, parent = the fields in checkpoint.py
+
+What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a
+commit that changes one partition of a thousand encodes and compresses one frame anew and copies the others. Version 1 had
+one frame for everything, and is read for ever.
 
 New fields are added at the end of an array with a default, which older versions of this library ignore and newer ones
 fill in; anything else raises MANIFEST_VERSION.
@@ -11,49 +18,129 @@ fill in; anything else raises MANIFEST_VERSION.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import msgspec
 import zstandard
+from crc32c import crc32c
 
 from lsm.coding import ENVELOPE, KIND_MANIFEST, open_envelope, seal_envelope
 from lsm.errors import CorruptionError
-from lsm.manifest.model import Manifest
+from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.names import manifest_name
 
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
+GROUP_PARTITIONS: Final = 16
+"""Partitions of a frame, on average."""
 _BODY_BYTES_MAX: Final = 1 << 30
+_READ_BYTES: Final = 1 << 20
+_FIELDS: Final = Manifest.__struct_fields__
+_SPLIT: Final = _FIELDS.index("partitions")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Manifest)
 
 
+class ManifestEncoder:
+    """Encodes versions of one manifest, keeping the frames of partitions that did not change. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._compress = zstandard.ZstdCompressor(level=1).compress
+        self._frames: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
+        self.encoded_partitions = 0
+        """How many partitions were encoded so far, those taken over from the version before not counted."""
+
+    def encode(self, manifest: Manifest, *, epoch: int, nonce: bytes) -> list[bytes]:
+        """The object's parts; the first is its header. Cost: the partitions in frames that changed, and a copy."""
+        fields = [_encoder.encode(getattr(manifest, name)) for name in _FIELDS if name != "partitions"]
+        head = b"".join((_array(len(_FIELDS)), *fields[:_SPLIT], _array(len(manifest.partitions))))
+        body = [self._compress(head), *self._partition_frames(manifest.partitions)]
+        body.append(self._compress(b"".join(fields[_SPLIT:])))
+        return seal_envelope(
+            manifest_name(manifest.number),
+            KIND_MANIFEST,
+            MANIFEST_VERSION,
+            database=manifest.database,
+            number=manifest.number,
+            epoch=epoch,
+            nonce=nonce,
+            body=[b"".join(body)],
+        )
+
+    def _partition_frames(self, partitions: tuple[Partition, ...]) -> Iterator[bytes]:
+        kept: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
+        for group in _groups(partitions):
+            key = tuple(map(id, group))
+            # The partitions are kept with the frame: as long as they are, no other object gets one of their ids.
+            found = self._frames.get(key)
+            if found is None:
+                self.encoded_partitions += len(group)
+                found = (group, self._compress(b"".join(map(_encoder.encode, group))))
+            kept[key] = found
+            yield found[1]
+        self._frames = kept
+
+
+def _groups(partitions: tuple[Partition, ...]) -> Iterator[tuple[Partition, ...]]:
+    """Consecutive partitions by what their prefixes hash to, so that one more or less shifts no border but its own."""
+    hashes = [crc32c(partition.prefix) for partition in partitions]
+    ends = [at for at, value in enumerate(hashes) if at and not value % GROUP_PARTITIONS]
+    start = 0
+    for end in chain(ends, (len(partitions),)):
+        if end > start:
+            yield partitions[start:end]
+        start = end
+
+
+def _array(length: int) -> bytes:
+    """The header of a MessagePack array."""
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
 def encode_manifest(manifest: Manifest, *, epoch: int, nonce: bytes) -> list[bytes]:
-    body = zstandard.ZstdCompressor(level=3).compress(_encoder.encode(manifest))
-    return seal_envelope(
-        manifest_name(manifest.number),
-        KIND_MANIFEST,
-        MANIFEST_VERSION,
-        database=manifest.database,
-        number=manifest.number,
-        epoch=epoch,
-        nonce=nonce,
-        body=[body],
-    )
+    """One version by itself."""
+    return ManifestEncoder().encode(manifest, epoch=epoch, nonce=nonce)
 
 
-def decode_manifest(data: bytes, *, number: int, database: bytes | None) -> Manifest:
-    """Raises: CorruptionError."""
-    name = manifest_name(number)
+def decode_manifest(data: bytes, *, number: int, database: bytes | None, name: str | None = None) -> Manifest:
+    """`name`: of the object, where it is not the manifest's own. Raises: CorruptionError."""
+    name = name if name is not None else manifest_name(number)
     envelope = open_envelope(
         name, data, kinds=(KIND_MANIFEST,), versions=MANIFEST_VERSION, number=number, database=database
     )
     try:
-        body = zstandard.ZstdDecompressor().decompress(
-            data[ENVELOPE.size : envelope.end], max_output_size=_BODY_BYTES_MAX
-        )
-        manifest = _decoder.decode(body)
+        manifest = _decoder.decode(_joined_frames(memoryview(data)[ENVELOPE.size : envelope.end]))
     except (zstandard.ZstdError, msgspec.MsgspecError, MemoryError) as error:
         raise CorruptionError(f"does not decode: {error}", object_name=name, offset=ENVELOPE.size) from error
     if manifest.number != number or manifest.database != envelope.database:
         raise CorruptionError("body and header disagree", object_name=name, offset=ENVELOPE.size)
     return manifest
+
+
+def _joined_frames(stored: memoryview) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as frames:
+        while part := frames.read(_READ_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > _BODY_BYTES_MAX:
+                raise MemoryError(f"more than {_BODY_BYTES_MAX} bytes")
+    return b"".join(parts)
+
+
+def reseal_manifest(data: bytes, *, number: int, name: str) -> list[bytes]:
+    """A stored version's bytes for a copy under another name: always the same ones. Raises: CorruptionError."""
+    own = manifest_name(number)
+    found = open_envelope(own, data, kinds=(KIND_MANIFEST,), versions=MANIFEST_VERSION, number=number, database=None)
+    return seal_envelope(
+        name,
+        KIND_MANIFEST,
+        found.version,
+        database=found.database,
+        number=number,
+        epoch=found.epoch,
+        nonce=found.nonce,
+        body=[data[ENVELOPE.size : found.end]],
+    )

@@ -8,10 +8,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, pairwise
+from operator import attrgetter, lt
 
 import msgspec
 
 from lsm.errors import InternalError
+from lsm.manifest.checkpoint import Checkpoint, Parent
+from lsm.object_store.names import COUNTER_BITS
 from lsm.sst.builder import TableInfo
 
 
@@ -57,8 +60,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
 
     `number` is the version, 1, 2, 3 without gaps. `replay_after` is the newest log object whose batches are all in tables;
     recovery starts at the next one and skips objects of an epoch below `wal_epoch_floor`. `last_seq` is the newest sequence
-    number in a table. `gc_horizon`: table numbers at or below it may have been deleted, so no new table may carry one.
-    `fences` are the log objects that fence older writers; they are kept for ever.
+    number in a table. `gc_horizon`: table numbers at or below it may have been deleted, so no new table may carry one;
+    `gc_horizons` says the same of single epochs above it: (epoch, number). `settled`, likewise: no table of that epoch at
+    or below that number is on its way any more. `fences` are the log objects that fence older writers; they are kept for
+    ever. `parents`, of a clone: the databases some of its tables belong to.
     """
 
     number: int
@@ -74,6 +79,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     series_name: str = ""
     wal_url: str = ""
     partitions: tuple[Partition, ...] = ()
+    gc_horizons: tuple[tuple[int, int], ...] = ()
+    settled: tuple[tuple[int, int], ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    parents: tuple[Parent, ...] = ()
 
     def partition(self, prefix: bytes) -> Partition | None:
         """The partition of that prefix. Cost: O(log partitions)."""
@@ -109,35 +118,65 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     def table_numbers(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}
 
+    def is_given_up(self, number: int) -> bool:
+        """Whether a table with this number may have been deleted: nobody may publish it any more (rule G2)."""
+        return number <= self.gc_horizon or number <= dict(self.gc_horizons).get(number >> COUNTER_BITS, 0)
+
+    def with_settled(self, epoch: int, number: int) -> Manifest:
+        """This manifest, saying that no table of `epoch` at or below `number` is on its way. Epochs that are over go."""
+        kept = {each: to for each, to in self.settled if each in (self.writer_epoch, self.compactor_epoch)}
+        kept[epoch] = max(number, kept.get(epoch, 0))
+        return msgspec.structs.replace(self, settled=tuple(sorted(kept.items())))
+
+    def checkpoint(self, checkpoint_id: str) -> Checkpoint | None:
+        return next((each for each in self.checkpoints if each.id == checkpoint_id), None)
+
     def check(self) -> None:
-        """Raise InternalError if this is not a possible database."""
-        problem = _problem(self)
+        """Raise InternalError if this is not a possible database. Cost: looks at every table."""
+        seen: set[int] = set()
+        for at in range(len(self.partitions)):
+            self.check_partition(at)
+            numbers = [table.number for table in self.partitions[at].tables()]
+            self.check_fresh(seen, numbers)
+            seen.update(numbers)
+
+    def check_fresh(self, named: set[int], numbers: list[int]) -> None:
+        """Raise InternalError where `numbers` repeats itself or something of `named`: every table is named once."""
+        if len(set(numbers)) < len(numbers) or not named.isdisjoint(numbers):
+            twice = next(number for at, number in enumerate(numbers) if number in named or number in numbers[:at])
+            self._refuse(f"table {twice} is named twice")
+
+    def check_partition(self, at: int) -> None:
+        """Raise InternalError if partition number `at` is impossible in itself or beside its neighbours."""
+        partition = self.partitions[at]
+        for left, right in pairwise(self.partitions[max(0, at - 1) : at + 2]):
+            # Partitions are sorted, and no prefix is a prefix of another.
+            if right.prefix.startswith(left.prefix) or right.prefix <= left.prefix:
+                self._refuse(f"partitions {left.prefix!r} and {right.prefix!r} overlap or are out of order")
+        problem = _problem(partition)
         if problem:
-            raise InternalError(f"manifest {self.number}: {problem}; nothing was written, please report this")
+            self._refuse(problem)
+
+    def _refuse(self, problem: str) -> None:
+        raise InternalError(f"manifest {self.number}: {problem}; nothing was written, please report this")
 
 
-def _problem(manifest: Manifest) -> str | None:
-    # Partitions are sorted, and no prefix is a prefix of another.
-    for left, right in pairwise(manifest.partitions):
-        if right.prefix.startswith(left.prefix) or right.prefix <= left.prefix:
-            return f"partitions {left.prefix!r} and {right.prefix!r} overlap or are out of order"
-    seen: set[int] = set()
-    for partition in manifest.partitions:
-        # Every table is named once.
-        for table in partition.tables():
-            if table.number in seen:
-                return f"table {table.number} is named twice"
-            seen.add(table.number)
-            if not (partition.prefix <= table.first_key <= table.last_key):
-                return f"table {table.number} has keys outside partition {partition.prefix!r}"
-        # Runs get deeper, and the tables of a run are disjoint and ascending.
-        for upper, lower in pairwise(partition.runs):
-            if upper.level >= lower.level:
-                return f"run levels {upper.level}, {lower.level} of partition {partition.prefix!r} do not descend"
-        for run in partition.runs:
-            if not run.tables:
-                return f"run {run.level} of partition {partition.prefix!r} is empty"
-            for one, two in pairwise(run.tables):
-                if one.last_key >= two.first_key:
-                    return f"tables {one.number} and {two.number} of a run overlap"
+_first_key = attrgetter("first_key")
+_last_key = attrgetter("last_key")
+
+
+def _problem(partition: Partition) -> str | None:
+    for table in partition.tables():
+        if not (partition.prefix <= table.first_key <= table.last_key):
+            return f"table {table.number} has keys outside partition {partition.prefix!r}"
+    # Runs get deeper, and the tables of a run are disjoint and ascending.
+    for upper, lower in pairwise(partition.runs):
+        if upper.level >= lower.level:
+            return f"run levels {upper.level}, {lower.level} of partition {partition.prefix!r} do not descend"
+    for run in partition.runs:
+        if not run.tables:
+            return f"run {run.level} of partition {partition.prefix!r} is empty"
+        if not all(map(lt, map(_last_key, run.tables), map(_first_key, run.tables[1:]))):
+            one, two = next(pair for pair in pairwise(run.tables) if pair[0].last_key >= pair[1].first_key)
+            return f"tables {one.number} and {two.number} of a run overlap"
     return None

@@ -7,13 +7,15 @@ predecessor exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
+from lsm.coding import ENVELOPE
 from lsm.errors import CorruptionError, FencedError, InternalError, UnavailableError
-from lsm.manifest.codec import decode_manifest, encode_manifest
-from lsm.manifest.model import Manifest
+from lsm.manifest.codec import ManifestEncoder, decode_manifest
+from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import MANIFESTS, manifest_name, number_of
 from lsm.object_store.reliable import ReliableStore
@@ -29,16 +31,36 @@ Edit = Callable[[Manifest], "Manifest | None"]
 only at its argument, and must recognise its own work."""
 
 
+class Version(NamedTuple):
+    """A version as it is stored: its content and the header of its object, whose nonce no other object has."""
+
+    manifest: Manifest
+    header: bytes
+
+
 class ManifestStore:
     """The current manifest of one process, shared by its writer, compactor and collector. Thread-safe."""
 
-    def __init__(self, store: ReliableStore, runtime: Runtime, current: Manifest) -> None:
+    def __init__(self, store: ReliableStore, runtime: Runtime, current: Version) -> None:
         self._store = store.with_cause("manifest")
         self._runtime = runtime
         self._lock = runtime.lock()
         self._is_stale = False
         self._writer_epoch: int | None = None
-        self.current = current
+        self._encoder = ManifestEncoder()
+        self._current = current
+        self._named: set[int] | None = None
+        self.checked_partitions = 0
+        """Partitions whose tables were looked at before commits."""
+
+    @property
+    def current(self) -> Manifest:
+        return self._current.manifest
+
+    @property
+    def encoded_partitions(self) -> int:
+        """Partitions encoded for commits; the bytes of the others were taken over from the version before."""
+        return self._encoder.encoded_partitions
 
     @classmethod
     def load(cls, store: ReliableStore, runtime: Runtime) -> ManifestStore | None:
@@ -49,8 +71,8 @@ class ManifestStore:
     @classmethod
     def create(cls, store: ReliableStore, runtime: Runtime, manifest: Manifest) -> ManifestStore:
         """Create version 1, or load what somebody else created meanwhile."""
+        parts = ManifestEncoder().encode(manifest, epoch=0, nonce=runtime.random_bytes(16))
         try:
-            parts = encode_manifest(manifest, epoch=0, nonce=runtime.random_bytes(16))
             store.with_cause("manifest").put_new(manifest_name(1), parts)
         except ObjectExists:
             found = cls.load(store, runtime)
@@ -59,7 +81,7 @@ class ManifestStore:
                     "the first manifest exists but cannot be listed: the store is inconsistent"
                 ) from None
             return found
-        return cls(store, runtime, manifest)
+        return cls(store, runtime, Version(manifest, parts[0]))
 
     def claim_writer(self, *, compactor: bool) -> int:
         """Take the writer epoch (and the compactor's, if this process compacts), fencing out every older writer."""
@@ -80,14 +102,15 @@ class ManifestStore:
     def check_owner(self) -> Manifest:
         """Read the newest version and make sure this process still owns the database.
 
-        Raises: FencedError. Cost: one GET and one HEAD, where nothing changed.
+        Raises: FencedError. Cost: a GET that finds nothing and one of 64 bytes, where nothing changed.
         """
         with self._lock:
             self._refresh()
             return self.current
 
     def update(self, edit: Edit) -> Manifest:
-        """Commit `edit` of the newest version and return what is current then. Cost: one PUT and one HEAD.
+        """Commit `edit` of the newest version and return what is current then. Cost: one PUT and a GET of 64 bytes; CPU for
+        the partitions that changed.
 
         Raises: FencedError: another writer owns the database. UnavailableError: the outcome may be unknown; then delete
         nothing, and call again later (the edit sees whether it was applied).
@@ -100,11 +123,27 @@ class ManifestStore:
                 if changed is None:
                     return self.current
                 proposed = msgspec.structs.replace(changed, number=self.current.number + 1)
-                proposed.check()
+                named = self._check(proposed)
                 if self._create(proposed):
-                    self.current = proposed
+                    self._named = named
                     return proposed
                 self._refresh()
+
+    def _check(self, proposed: Manifest) -> set[int]:
+        """Raise InternalError where the proposed version is impossible; all its table numbers. Partitions that are the
+        current version's own objects were checked before."""
+        known = {id(partition) for partition in self.current.partitions}
+        changed = [at for at, partition in enumerate(proposed.partitions) if id(partition) not in known]
+        kept = set(map(id, proposed.partitions))
+        named = self._named if self._named is not None else self.current.table_numbers()
+        named = named - _numbers(each for each in self.current.partitions if id(each) not in kept)
+        for at in changed:
+            proposed.check_partition(at)
+            numbers = [table.number for table in proposed.partitions[at].tables()]
+            proposed.check_fresh(named, numbers)
+            named.update(numbers)
+        self.checked_partitions += len(changed)
+        return named
 
     def refresh(self) -> Manifest:
         """Look for a newer version."""
@@ -113,48 +152,59 @@ class ManifestStore:
             return self.current
 
     def _create(self, proposed: Manifest) -> bool:
-        parts = encode_manifest(proposed, epoch=self._writer_epoch or 0, nonce=self._runtime.random_bytes(16))
+        nonce = self._runtime.random_bytes(16)
+        parts = self._encoder.encode(proposed, epoch=self._writer_epoch or 0, nonce=nonce)
         self._is_stale = True  # Until the reply is here, the version may or may not exist.
         try:
             self._store.put_new(manifest_name(proposed.number), parts)
-            if proposed.number > 1:
-                # Rule M4: a number whose predecessor is gone may have been used and deleted before.
-                self._store.head(manifest_name(proposed.number - 1))
-        except (ObjectExists, ObjectMissing):
+        except ObjectExists:
             return False
+        if not self._still_there(self._current):
+            return False
+        self._current = Version(proposed, parts[0])
         self._is_stale = False
         return True
 
+    def _still_there(self, known: Version) -> bool:
+        """Whether the very object of a version exists: then no later one was ever deleted (rule M4). One of the same number
+        that another process, as late as this one, put there after the deletion, has another nonce."""
+        try:
+            return self._store.get_range(manifest_name(known.manifest.number), 0, ENVELOPE.size) == known.header
+        except ObjectMissing:
+            return False
+
     def _refresh(self) -> None:
         found = self._probe()
-        if found.number < self.current.number or found.database != self.current.database:
+        manifest = found.manifest
+        if manifest.number < self.current.number or manifest.database != self.current.database:
             raise CorruptionError(
-                f"the newest manifest is {found.number} of database {found.database.hex()}, "
+                f"the newest manifest is {manifest.number} of database {manifest.database.hex()}, "
                 f"but {self.current.number} of {self.current.database.hex()} was seen before",
-                object_name=manifest_name(found.number),
+                object_name=manifest_name(manifest.number),
             )
-        self.current = found
+        if found is not self._current:
+            self._named = None
+        self._current = found
         self._is_stale = False
-        if self._writer_epoch is not None and found.writer_epoch != self._writer_epoch:
-            raise FencedError(_fenced(self._writer_epoch, found.writer_epoch))
+        if self._writer_epoch is not None and manifest.writer_epoch != self._writer_epoch:
+            raise FencedError(_fenced(self._writer_epoch, manifest.writer_epoch))
 
-    def _probe(self) -> Manifest:
-        newest = self.current
+    def _probe(self) -> Version:
+        newest = self._current
         for _ in range(PROBES_MAX):
+            number = newest.manifest.number + 1
             try:
-                data = self._store.get(manifest_name(newest.number + 1))
+                data = self._store.get(manifest_name(number))
             except ObjectMissing:
-                try:
-                    # Old versions go in ascending order: while the one we knew exists, no later one was ever deleted, so
-                    # the missing one was never there, and none of those found is a stalled process's second creation.
-                    self._store.head(manifest_name(self.current.number))
-                except ObjectMissing:
-                    break
-                return newest
-            newest = decode_manifest(data, number=newest.number + 1, database=newest.database)
+                # Old versions go in ascending order: while the one we knew exists, no later one was ever deleted, so the
+                # missing one was never there, and none of those found is a stalled process's second creation.
+                if self._still_there(self._current):
+                    return newest
+                break
+            newest = _version(data, number, newest.manifest.database)
         latest = _load_latest(self._store)
         if latest is None:
-            raise CorruptionError("every manifest is gone", object_name=manifest_name(newest.number))
+            raise CorruptionError("every manifest is gone", object_name=manifest_name(newest.manifest.number))
         return latest
 
 
@@ -162,14 +212,22 @@ def _fenced(own: int, found: int) -> str:
     return f"a newer writer (epoch {found}) took over from this one (epoch {own}): stop using this handle"
 
 
-def _load_latest(store: ReliableStore) -> Manifest | None:
+def _version(data: bytes, number: int, database: bytes | None) -> Version:
+    return Version(decode_manifest(data, number=number, database=database), data[: ENVELOPE.size])
+
+
+def _numbers(partitions: Iterable[Partition]) -> set[int]:
+    return {table.number for partition in partitions for table in partition.tables()}
+
+
+def _load_latest(store: ReliableStore) -> Version | None:
     for _ in range(LISTINGS_MAX):
         numbers = [number for info in store.list(MANIFESTS) if (number := number_of(info.name)) is not None]
         if not numbers:
             return None
         newest = max(numbers)
         try:
-            return decode_manifest(store.get(manifest_name(newest)), number=newest, database=None)
+            return _version(store.get(manifest_name(newest)), newest, None)
         except ObjectMissing:
             continue  # Deleted between listing and reading: then there is a newer one.
     raise UnavailableError("the newest manifest keeps vanishing between listing and reading it: check the store")

@@ -3,13 +3,20 @@
 manifest/00000000000000000007.manifest     version 7 of the manifest
 wal/00000000000000000042.wal               log object 42: data or a fence
 sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
+pinned/00000000000000000007.manifest       copy of a version that a checkpoint needs and the manifest's own prefix lost
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 MANIFESTS = "manifest/"
 WAL = "wal/"
 TABLES = "sst/"
+PINNED = "pinned/"
+
+COUNTER_BITS: Final = 40
+"""Of a table's number; the epoch of the process that gave it is above them."""
 
 
 def manifest_name(number: int) -> str:
@@ -22,6 +29,10 @@ def wal_name(number: int) -> str:
 
 def table_name(number: int) -> str:
     return f"{TABLES}{number:020d}.sst"
+
+
+def pinned_name(number: int) -> str:
+    return f"{PINNED}{number:020d}.manifest"
 
 
 def number_of(name: str) -> int | None:

@@ -7,6 +7,7 @@
 (b'Alice', 1)
 """
 
+from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
@@ -23,7 +24,8 @@ from lsm.errors import (
     TransactionError,
     UnavailableError,
 )
-from lsm.gc import Garbage
+from lsm.garbage import Garbage
+from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.metrics import PartitionStatus, ReaderStatus, Status
 from lsm.object_store.contract import ObjectStore
@@ -42,7 +44,9 @@ from lsm.write.batch import WriteBatch, WriteHandle
 __version__ = "0.1.0"
 
 __all__ = [
+    "Admin",
     "Cache",
+    "Checkpoint",
     "Clock",
     "ClosedError",
     "CompactionScheduler",
@@ -63,7 +67,9 @@ __all__ = [
     "KeyValue",
     "LeveledScheduler",
     "Manifest",
+    "ManifestInfo",
     "ObjectStore",
+    "Parent",
     "Partition",
     "PartitionStatus",
     "PrefixExtractor",

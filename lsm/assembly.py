@@ -58,8 +58,9 @@ class Engine:
         manifest = recovered.manifests.current
         self.manifests = recovered.manifests
         self.epoch = recovered.epoch
-        self.rules = Rules(manifest.database, table_format(settings), extractor, layout)
-        self.tables = table_reader(self.stores.main, manifest.database, self.runtime, settings, parts.block_cache)
+        self.stores.attach(manifest.parents)
+        self.rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
+        self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts.block_cache)
         self.numbers = TableNumbers(self.runtime, recovered.epoch)
         self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
         self.lock = self.runtime.lock()
@@ -153,7 +154,7 @@ class Engine:
             manifests=self.manifests,
             min_age=settings.gc_min_age,
             held_tables=self.views.held_tables,
-            safe_horizon=self.numbers.horizon,
+            own_horizons=lambda: {self.epoch: self.numbers.horizon()},
         )
 
     def _executor(self, executor: Executor) -> Executor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lsm.compaction.plan import CompactionScheduler
+from lsm.manifest.checkpoint import Parent
+from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectStore
+from lsm.object_store.names import table_name
 from lsm.object_store.open import open_store, takes_options
 from lsm.object_store.reliable import ReliableStore
+from lsm.object_store.routed import RoutedStore
 from lsm.placement import StoreAddress, can_pickle
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout
 from lsm.runtime import Clock, Runtime
@@ -31,6 +35,8 @@ class Components:
     wal_url: str | None = None
     wal_storage_options: Mapping[str, Any] = field(default_factory=dict)
     wal_object_store: ObjectStore | None = None
+    parent_stores: Mapping[str, ObjectStore] = field(default_factory=dict)
+    """Of a clone: stores of its parents by URL, where the URL alone does not open them."""
     prefix_extractor: PrefixExtractor | None = None
     series_layout: SeriesLayout | None = None
     scheduler: CompactionScheduler | None = None
@@ -44,6 +50,9 @@ class Stores:
 
     def __init__(self, url: str, settings: Settings, parts: Components, runtime: Runtime) -> None:
         self._settings = settings
+        self._parts = parts
+        self._runtime = runtime
+        self._parents: dict[str, ReliableStore] = {}
         self.main = self._reliable(
             parts.object_store
             or open_store(
@@ -95,7 +104,32 @@ class Stores:
             single_writer=settings.assume_single_writer,
         )
 
+    def parent(self, url: str) -> ReliableStore:
+        """The store of a database whose tables this one reads."""
+        if url not in self._parents:
+            parts = self._parts
+            store = parts.parent_stores.get(url) or open_store(
+                url,
+                parts.storage_options if takes_options(url) else {},
+                assume_single_writer=self._settings.assume_single_writer,
+                request_timeout=self._settings.request_timeout,
+            )
+            self._parents[url] = self._reliable(store, self._runtime)
+        return self._parents[url]
+
+    def attach(self, parents: Sequence[Parent]) -> None:
+        """From now on, tables of these databases are read where they are. No other process can open such a store."""
+        if parents:
+            elsewhere = {table_name(n): self.parent(each.url).store for each in parents for n in each.tables}
+            is_shared = self.wal is self.main
+            self.main = self.main.with_cause("")
+            self.main.store = RoutedStore(self.main.store, elsewhere)
+            if is_shared:
+                self.wal = self.main
+
     def close(self) -> None:
+        for parent in self._parents.values():
+            parent.close()
         self.main.close()
         if self.wal is not self.main:
             self.wal.close()
@@ -112,10 +146,10 @@ def table_format(settings: Settings) -> TableFormat:
 
 
 def table_reader(
-    store: ReliableStore, database: bytes, runtime: Runtime, settings: Settings, cache: Cache | None
+    store: ReliableStore, manifest: Manifest, runtime: Runtime, settings: Settings, cache: Cache | None
 ) -> TableReader:
     """The caches: an eighth of the budget for indexes and filters, the rest for blocks."""
     budget = settings.block_cache_bytes
     blocks = cache if cache is not None else Cache(budget - budget // 8, runtime)
     meta = cache if cache is not None else Cache(budget // 8, runtime)
-    return TableReader(store, database, runtime, blocks=blocks, meta=meta)
+    return TableReader(store, manifest.database, runtime, blocks=blocks, meta=meta, owners=manifest.owners())

@@ -13,9 +13,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm.assembly import Engine
+from lsm.checkpoints import create_checkpoint
 from lsm.components import Components
-from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError
-from lsm.gc import Garbage
+from lsm.errors import (
+    ClosedError,
+    Error,
+    FencedError,
+    InternalError,
+    InvalidError,
+    SnapshotExpiredError,
+    TableMissingError,
+)
+from lsm.garbage import Garbage
+from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
 from lsm.read.iterator import DurabilityLevel
@@ -202,7 +212,17 @@ class Db(Reads):
     def snapshot(self) -> Snapshot:
         """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""
         view, bounds = self._see(DurabilityLevel.MEMORY)
-        return Snapshot(view, bounds, self._tables, self._layout, self._engine.snapshots, self._check_open)
+        engine = self._engine
+        return Snapshot(
+            view, bounds, self._tables, self._layout, engine.snapshots, self._check_open, explained=self._explained
+        )
+
+    def _explained(self, error: TableMissingError) -> Error:
+        """A table that this handle's own collector left alone: one of another process took it, or it is lost."""
+        manifest = self._engine.manifests.refresh()
+        if any(table.name == error.object_name for each in manifest.partitions for table in each.tables()):
+            return error
+        return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
         self._check_open()
@@ -228,6 +248,19 @@ class Db(Reads):
     def manifest(self) -> Manifest:
         """The manifest reads use at this moment."""
         return self._engine.views.current.manifest
+
+    def create_checkpoint(self, lifetime: float | None = None, name: str | None = None) -> Checkpoint:
+        """Pin what is written so far: `DbReader.open(..., checkpoint=made.id)` reads the same bytes whatever becomes of the
+        database, for at least `lifetime` seconds (None: until it is deleted, see `Admin`).
+
+        Makes everything written before durable first. Cost: `flush`, and one commit of the manifest.
+        """
+        self._check_open()
+        engine = self._engine
+        is_logged = engine.settings.wal_enabled
+        self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
+        wal_last = engine.wal.durable_number if is_logged else 0
+        return create_checkpoint(engine.manifests, engine.runtime, wal_last=wal_last, lifetime=lifetime, name=name)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""

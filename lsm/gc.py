@@ -1,37 +1,43 @@
-"""The garbage collector: deletes what no manifest, log position or reader of this process needs.
+"""The garbage collector: deletes what no manifest, checkpoint, log position or reader of this process needs.
 
-docs/protocol.md, rules G1 to G5. Source: SlateDB protects unpublished tables by comparing ages; that trusts clocks. Here the
+docs/protocol.md, rules G1 to G8. Source: SlateDB protects unpublished tables by comparing ages; that trusts clocks. Here the
 collector first commits a horizon to the manifest, and nobody may publish a table at or below it any more; only then does
 it delete. `min_age` is courtesy to slow readers, never the reason why a deletion is safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import msgspec
-
+from lsm.checkpoints import ExpiryWatch, load_version
+from lsm.errors import CorruptionError
+from lsm.garbage import (
+    Garbage,
+    dead_copies,
+    dead_log,
+    dead_manifests,
+    dead_tables,
+    protected_by_age,
+    wanted_horizons,
+    with_horizons,
+    without_checkpoints,
+)
+from lsm.manifest.checkpoint import Checkpoint
+from lsm.manifest.codec import reseal_manifest
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.object_store.contract import ObjectInfo
-from lsm.object_store.names import MANIFESTS, TABLES, WAL, number_of, table_name
+from lsm.object_store.contract import ObjectInfo, ObjectMissing
+from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 
-MANIFESTS_KEPT = 8
-"""The newest versions stay, so that nobody who just listed them finds them gone."""
-
-
-class Garbage(msgspec.Struct, frozen=True):
-    """An object that can go, and why."""
-
-    name: str
-    size: int
-    reason: str
-
 
 class GarbageCollector:
-    """Collects in the writer's process, where every table on its way into the manifest is known."""
+    """Collects in the writer's process, where every table on its way into the manifest is known, or in one of its own.
+
+    `own_horizons`: of this process's epochs, numbers at or below which no table is on its way any more. `held_tables`:
+    those that readers of this process may still open.
+    """
 
     def __init__(
         self,
@@ -41,8 +47,9 @@ class GarbageCollector:
         wal_store: ReliableStore,
         manifests: ManifestStore,
         min_age: float,
-        held_tables: Callable[[], set[int]],
-        safe_horizon: Callable[[], int],
+        held_tables: Callable[[], set[int]] = set,
+        own_horizons: Callable[[], dict[int, int]] = dict,
+        trust_clock: bool = False,
     ) -> None:
         self._runtime = runtime
         self._store = store.with_cause("gc")
@@ -50,66 +57,108 @@ class GarbageCollector:
         self._manifests = manifests
         self._min_age = min_age
         self._held_tables = held_tables
-        self._safe_horizon = safe_horizon
+        self._own_horizons = own_horizons
+        self._watch = ExpiryWatch(runtime, trust_clock=trust_clock)
+        self._pinned: dict[int, set[int]] = {}
         self._lock = runtime.lock()
 
     def run_once(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete everything that can go (`dry_run`: only say what would); what it was.
 
-        Cost: 3 LIST; where a table can go, one manifest commit; one DELETE each.
+        Cost: 4 LIST; where a table can go, one manifest commit; one DELETE each; for each checkpoint one GET the first
+        time; with a `min_age` one GET.
         """
         age = self._min_age if min_age is None else min_age
         with self._lock:
             # Read before listing: tables that are not listed yet have numbers beyond it, or are in the manifest.
-            horizon = self._safe_horizon()
+            own = self._own_horizons()
             tables = self._old_enough(self._store.list(TABLES), age)
+            versions = self._store.list(MANIFESTS)
+            recent = self._recent_tables(versions, age)
             manifest = self._manifests.current
-            found = list(self._dead_tables(tables, manifest, horizon))
-            if found and not dry_run:
-                manifest = self._manifests.update(lambda fresh: _with_horizon(fresh, horizon))
+            expired = self._watch.expired(manifest.checkpoints)
+            wanted = wanted_horizons(manifest, own)
+            found = list(dead_tables(tables, manifest, wanted, self._live(manifest, expired) | recent))
+            if (found or expired) and not dry_run:
+                manifest = self._manifests.update(lambda fresh: _condemned(fresh, own, expired))
                 # Whatever was published meanwhile is in this version, and nothing else can be published any more.
-                found = list(self._dead_tables(tables, manifest, manifest.gc_horizon))
-            found += self._dead_log(self._old_enough(self._wal_store.list(WAL), age), manifest)
-            found += self._dead_manifests(self._store.list(MANIFESTS), age, manifest)
+                found = list(dead_tables(tables, manifest, dict(manifest.gc_horizons), self._live(manifest) | recent))
+            elif expired:
+                found += [Garbage(each.id, 0, "the checkpoint is expired") for each in expired]
+            log = self._old_enough(self._wal_store.list(WAL), age)
+            found += dead_log(log, manifest)
+            old = {info.name for info in self._old_enough(versions, age)}
+            found += (retired := list(dead_manifests(versions, old, manifest)))
+            found += dead_copies(self._store.list(PINNED), manifest)
+            found += self._leftovers(age)
             if not dry_run:
-                for garbage in found:
-                    store = self._wal_store if garbage.name.startswith(WAL) else self._store
-                    store.delete(garbage.name)
+                self._keep_pinned(retired, manifest)
+                self._delete(found, log)
             return found
+
+    def _live(self, manifest: Manifest, expired: list[Checkpoint] | None = None) -> set[int]:
+        """What the manifest and its checkpoints name and readers of this process hold."""
+        kept = [each.manifest_id for each in manifest.checkpoints if each not in (expired or ())]
+        for number in kept:
+            if number not in self._pinned:
+                self._pinned[number] = self._load_pinned(number, manifest)
+        for number in self._pinned.keys() - {each.manifest_id for each in manifest.checkpoints}:
+            del self._pinned[number]
+        return manifest.table_numbers().union(self._held_tables(), *(self._pinned[number] for number in kept))
+
+    def _load_pinned(self, number: int, manifest: Manifest) -> set[int]:
+        """The tables a pinned version names. Raises: CorruptionError where it is lost: nothing must be deleted then."""
+        try:
+            return load_version(self._store, number, manifest.database).table_numbers()
+        except ObjectMissing:
+            if any(each.manifest_id == number for each in self._manifests.refresh().checkpoints):
+                raise CorruptionError("is missing, and a checkpoint needs it", object_name=manifest_name(number)) from None
+            return set()  # Another collector dropped the checkpoint, and then the version.
+
+    def _recent_tables(self, versions: list[ObjectInfo], age: float) -> set[int]:
+        """What the version of `age` seconds ago names: a courtesy to readers that still use it."""
+        if not age:
+            return set()
+        number = protected_by_age(versions, self._runtime.now_ms() - int(age * 1000))
+        if number is None or number >= self._manifests.current.number:
+            return set()
+        try:
+            return load_version(self._store, number, self._manifests.current.database).table_numbers()
+        except ObjectMissing:  # Another collector was faster.
+            return set()
 
     def _old_enough(self, objects: list[ObjectInfo], age: float) -> list[ObjectInfo]:
         limit = self._runtime.now_ms() - int(age * 1000)
         return [info for info in objects if not age or info.modified_ms is None or info.modified_ms <= limit]
 
-    def _dead_tables(self, tables: list[ObjectInfo], manifest: Manifest, horizon: int) -> Iterator[Garbage]:
-        live = manifest.table_numbers() | self._held_tables()
-        for info in tables:
-            number = number_of(info.name)
-            if number is not None and number <= horizon and number not in live and info.name == table_name(number):
-                yield Garbage(info.name, info.size, f"not in manifest {manifest.number}, and at or below {horizon}")
+    def _leftovers(self, age: float) -> list[Garbage]:
+        """What creates that were cut off left behind. One that is still under way begins again (rule G8)."""
+        why = "a create that was cut off left it"
+        stores = {id(store.store): store for store in (self._store, self._wal_store)}.values()
+        left = [info for store in stores for info in self._old_enough(store.leftovers(), age)]
+        return [Garbage(info.name, info.size, why) for info in left]
 
-    def _dead_log(self, objects: list[ObjectInfo], manifest: Manifest) -> Iterator[Garbage]:
-        for info in objects:
-            number = number_of(info.name)
-            # Rule W6: a fence stays for ever, or the writer it stopped could write its number after all.
-            if number is not None and number < manifest.replay_after and number not in manifest.fences:
-                yield Garbage(
-                    info.name, info.size, f"all its rows are in tables (replay starts after {manifest.replay_after})"
-                )
+    def _keep_pinned(self, retired: list[Garbage], manifest: Manifest) -> None:
+        """Copy versions that checkpoints need out of the way of M4, before they go (rule G6)."""
+        pinned = {each.manifest_id for each in manifest.checkpoints}
+        for garbage in retired:
+            number = number_of(garbage.name)
+            if number in pinned:
+                assert number is not None
+                try:
+                    data = self._store.get(manifest_name(number))
+                except ObjectMissing:  # Another collector copied and deleted it.
+                    continue
+                self._store.put_new(pinned_name(number), reseal_manifest(data, number=number, name=pinned_name(number)))
 
-    def _dead_manifests(self, objects: list[ObjectInfo], age: float, manifest: Manifest) -> Iterator[Garbage]:
-        old = {info.name for info in self._old_enough(objects, age)}
-        for info in sorted(objects, key=lambda info: info.name):
-            number = number_of(info.name)
-            if number is None:
-                continue
-            # Rule M4: in ascending order, none left out, whatever the ages say.
-            if number > manifest.number - MANIFESTS_KEPT or info.name not in old:
-                return
-            yield Garbage(info.name, info.size, f"manifest {manifest.number} is the newest")
+    def _delete(self, found: list[Garbage], log: list[ObjectInfo]) -> None:
+        in_log = {info.name for info in log}
+        for garbage in found:
+            store = self._wal_store if garbage.name in in_log or garbage.name.startswith(WAL) else self._store
+            store.delete(garbage.name)
 
 
-def _with_horizon(manifest: Manifest, horizon: int) -> Manifest | None:
-    if horizon <= manifest.gc_horizon:
-        return None
-    return msgspec.structs.replace(manifest, gc_horizon=horizon)
+def _condemned(manifest: Manifest, own: dict[int, int], expired: list[Checkpoint]) -> Manifest | None:
+    """The manifest with the horizons raised and expired checkpoints taken out."""
+    given_up = with_horizons(manifest, wanted_horizons(manifest, own))
+    return without_checkpoints(given_up or manifest, expired) or given_up

@@ -15,6 +15,8 @@ class Rules(msgspec.Struct, frozen=True):
     table_format: TableFormat
     extractor: PrefixExtractor | None = None
     layout: SeriesLayout | None = None
+    owners: dict[int, bytes] = {}
+    """Of a clone: the databases of tables that are not its own."""
 
     def prefix_of(self, key: bytes) -> bytes:
         return self.extractor.prefix(key) if self.extractor is not None else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lsm.manifest.model import Manifest
 from lsm.object_store.names import COUNTER_BITS
 from lsm.runtime import Runtime
 
@@ -12,6 +13,7 @@ class TableNumbers:
 
     def __init__(self, runtime: Runtime, epoch: int) -> None:
         self._lock = runtime.lock()
+        self._epoch = epoch
         self._next = epoch << COUNTER_BITS | 1
         self._taken: set[int] = set()
 
@@ -22,6 +24,10 @@ class TableNumbers:
             self._next += count
             self._taken.add(first)
             return first
+
+    def settle(self, manifest: Manifest, *, committing: int | None = None) -> Manifest:
+        """The manifest, about to be committed, saying how far this process is settled: a collector elsewhere goes by it."""
+        return manifest.with_settled(self._epoch, self.horizon(committing=committing))
 
     def release(self, first: int) -> None:
         """Tables with these numbers are in the manifest by now, or never will be."""

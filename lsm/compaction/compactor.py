@@ -121,7 +121,7 @@ class Compactor:
         for entry in [entry for entry in self._running if entry[2].done()]:
             spec, job, future = entry
             try:
-                self._commit(spec, future.result(), moved=False)
+                self._commit(spec, future.result(), first_number=job.table_numbers[0])
             except (UnavailableError, BrokenExecutor, CancelledError, InvalidError, OSError) as error:
                 self._give_up(error)
             finally:
@@ -158,7 +158,7 @@ class Compactor:
     def _start(self, spec: CompactionSpec) -> None:
         sources = check_spec(self._manifests.current, spec)
         if is_move(sources):
-            self._commit(spec, sources.tables, moved=True)
+            self._commit(spec, sources.tables, first_number=None)
             return
         count = _outputs_max(sources, self._table_bytes)
         first = self._numbers.take(count)
@@ -178,13 +178,15 @@ class Compactor:
             self._running.append((spec, job, future))
         future.add_done_callback(self.wake)
 
-    def _commit(self, spec: CompactionSpec, outputs: list[TableInfo], *, moved: bool) -> None:
+    def _commit(self, spec: CompactionSpec, outputs: list[TableInfo], *, first_number: int | None) -> None:
+        moved = first_number is None
         wanted = {table.number for table in outputs}
 
         def edit(manifest: Manifest) -> Manifest | None:
             if not moved and wanted and wanted <= manifest.table_numbers():
                 return None  # An earlier attempt whose reply was lost has done it.
-            return with_compaction(manifest, spec, outputs, moved=moved)
+            changed = with_compaction(manifest, spec, outputs, moved=moved)
+            return self._numbers.settle(changed, committing=first_number)
 
         manifest = self._manifests.update(edit)
         self.committed += 1

@@ -49,7 +49,9 @@ def compact(store: ReliableStore, runtime: Runtime, job: CompactionJob) -> list[
     Raises: CorruptionError: an input is damaged; nothing is dropped then.
     """
     cache = Cache(META_BYTES, runtime)
-    tables = TableReader(store, job.rules.database, runtime, blocks=cache, meta=cache).for_cause("compaction")
+    rules = job.rules
+    tables = TableReader(store, rules.database, runtime, blocks=cache, meta=cache, owners=rules.owners)
+    tables = tables.for_cause("compaction")
     output_store = store.with_cause("compaction")
     outputs: list[TableInfo] = []
 

@@ -111,7 +111,7 @@ def _touches(tables: Iterable[TableInfo], low: bytes, high: bytes) -> bool:
 def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[TableInfo], *, moved: bool) -> Manifest:
     """The manifest with the sources replaced by the outputs. Raises: InvalidError: the sources are gone or changed."""
     check_spec(manifest, spec)
-    if not moved and any(table.number <= manifest.gc_horizon for table in outputs):
+    if not moved and any(manifest.is_given_up(table.number) for table in outputs):
         # Rule G2: numbers at or below the horizon may be deleted already.
         raise InvalidError("the outputs were built too long ago and may be collected")
     partition = manifest.partition(spec.prefix)

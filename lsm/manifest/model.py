@@ -118,6 +118,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     def table_numbers(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}
 
+    def owners(self) -> dict[int, bytes]:
+        """Of a clone: which database each table that is not its own belongs to."""
+        return {number: parent.database for parent in self.parents for number in parent.tables}
+
     def is_given_up(self, number: int) -> bool:
         """Whether a table with this number may have been deleted: nobody may publish it any more (rule G2)."""
         return number <= self.gc_horizon or number <= dict(self.gc_horizons).get(number >> COUNTER_BITS, 0)

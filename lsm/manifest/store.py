@@ -90,8 +90,10 @@ class ManifestStore:
         def edit(manifest: Manifest) -> Manifest:
             nonlocal claimed
             claimed = max(manifest.writer_epoch, manifest.compactor_epoch) + 1
-            changed = msgspec.structs.replace(manifest, writer_epoch=claimed)
-            return msgspec.structs.replace(changed, compactor_epoch=claimed) if compactor else changed
+            # A compactor in the old writer's process ends with it.
+            ended = manifest.compactor_epoch == manifest.writer_epoch
+            compactor_epoch = claimed if compactor else 0 if ended else manifest.compactor_epoch
+            return msgspec.structs.replace(manifest, writer_epoch=claimed, compactor_epoch=compactor_epoch)
 
         owned = self.update(edit)
         if owned.writer_epoch != claimed:

@@ -104,6 +104,11 @@ class ObjectStore(ABC):
     def delete(self, name: str, *, timeout: float) -> None:
         """Remove the object if it exists. Raises: StoreFault."""
 
+    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+        """What creates that were cut off left behind, by names that `list` never shows and `delete` takes. A create whose
+        leftover is deleted while it is under way begins again. Raises: StoreFault."""
+        return []
+
     def spec(self) -> StoreSpec | None:
         """How another process can open this store, or None where it cannot (memory, a file system handed in)."""
         return None

@@ -220,7 +220,14 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._fault("list", prefix or "everything", error) from error
 
-    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
+    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+        """Temporary files, which a kill in the middle of a create leaves where O_TMPFILE is missing."""
+        try:
+            return list(self._walk("", temporary=True))
+        except OSError as error:
+            raise self._fault("list", "leftovers", error) from error
+
+    def _walk(self, prefix: str, *, temporary: bool = False) -> Iterator[ObjectInfo]:
         try:
             entries = os.scandir(self._stem + prefix)
         except (FileNotFoundError, NotADirectoryError):
@@ -229,8 +236,8 @@ class LocalStore(ObjectStore):
             for entry in entries:
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(name + "/")
-                elif not entry.name.startswith(TEMPORARY_PREFIX):
+                    yield from self._walk(name + "/", temporary=temporary)
+                elif entry.name.startswith(TEMPORARY_PREFIX) == temporary:
                     try:
                         found = entry.stat()
                     except FileNotFoundError:

@@ -158,6 +158,14 @@ class ReliableStore:
         operation = _Operation(self, f"delete {name}")
         self._repeat(operation, lambda: operation.send("delete", self.store.delete, name))
 
+    def leftovers(self) -> list[ObjectInfo]:
+        """What creates that were cut off left behind. Cost: one LIST where the backend can leave anything.
+
+        Raises: UnavailableError.
+        """
+        operation = _Operation(self, "list leftovers")
+        return self._repeat(operation, lambda: self.store.leftovers(timeout=self.request_timeout))
+
     @staticmethod
     def _repeat(operation: _Operation, request: Callable[[], T]) -> T:
         while True:

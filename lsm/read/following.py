@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from lsm.components import Stores
-from lsm.errors import CorruptionError
+from lsm.errors import CorruptionError, Error, SnapshotExpiredError, TableMissingError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.names import wal_name
@@ -86,10 +86,16 @@ class Following:
         """The rows of the log that are not in tables yet."""
         return self._table
 
+    def explained(self, error: TableMissingError) -> Error:
+        """Collected, or lost? A table the newest manifest still names has no business being gone."""
+        if any(table.name == error.object_name for each in self._manifest.partitions for table in each.tables()):
+            return error
+        return SnapshotExpiredError(f"{error.object_name} was compacted away and collected: read again")
+
     # -- reading on ---------------------------------------------------------------------------------------------------
 
     def first(self) -> None:
-        """Cost: one LIST, one GET per log object; one GET and one HEAD for the manifest."""
+        """Cost: one LIST, one GET per log object; two short GETs for the manifest."""
         if self._read_listed() or self._look():
             self.catch_up(look=True)
         self._publish()
@@ -100,7 +106,7 @@ class Following:
         rows became visible.
 
         Cost: one GET per new log object and one that finds nothing; from SINGLE_READS_MAX new objects on one LIST; `look`:
-        one GET and one HEAD. Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
+        two short GETs. Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
         """
         if self._is_torn:
             self._recover()

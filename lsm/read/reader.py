@@ -21,7 +21,6 @@ from lsm.errors import (
     Error,
     InternalError,
     InvalidError,
-    SnapshotExpiredError,
     TableMissingError,
     UnavailableError,
 )
@@ -29,6 +28,7 @@ from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.metrics import ReaderStatus
 from lsm.read.following import Following, News
+from lsm.read.frozen import Frozen
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.polling import is_look_due, next_interval, pause
 from lsm.read.reads import Reads
@@ -43,7 +43,16 @@ SeriesNews = Mapping[bytes, set[bytes]] | None
 class DbReader(Reads):
     """A read-only handle on a database that another process may be writing. Thread-safe; a context manager."""
 
-    def __init__(self, url: str, settings: Settings, parts: Components, refresh_interval: float | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        parts: Components,
+        refresh_interval: float | None,
+        checkpoint: str | None = None,
+    ) -> None:
+        if checkpoint is not None:
+            refresh_interval = None
         self._closed: Error | None = None
         self._damage: Error | None = None
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
@@ -58,7 +67,7 @@ class DbReader(Reads):
         self.last_failure: Error | None = None
         """What the last poll failed with; None where it succeeded."""
         try:
-            self._open(settings, parts)
+            self._open(settings, parts, checkpoint)
         except BaseException:
             self._stores.close()
             self._runtime.close()
@@ -68,7 +77,7 @@ class DbReader(Reads):
         if refresh_interval is not None:
             self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
 
-    def _open(self, settings: Settings, parts: Components) -> None:
+    def _open(self, settings: Settings, parts: Components, checkpoint: str | None) -> None:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
         if manifests is None:
             raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
@@ -78,8 +87,13 @@ class DbReader(Reads):
         wanted = (extractor.name if extractor is not None else "", layout.name if layout is not None else "")
         if names != wanted:
             raise InvalidError(f"the database was created with extractor and layout {names}, not {wanted}")
-        self._tables = table_reader(self._stores.main, found.database, self._runtime, settings, parts.block_cache)
-        self._following = Following(self._stores, self._runtime, manifests)
+        self._stores.attach(found.parents)
+        self._tables = table_reader(self._stores.main, found, self._runtime, settings, parts.block_cache)
+        self._following: Following | Frozen
+        if checkpoint is None:
+            self._following = Following(self._stores, self._runtime, manifests)
+        else:
+            self._following = Frozen(self._stores, self._runtime, manifests, checkpoint)
         self._following.first()
 
     @classmethod
@@ -88,6 +102,7 @@ class DbReader(Reads):
         storage: str | os.PathLike[str],
         settings: Settings | None = None,
         *,
+        checkpoint: str | None = None,
         refresh_interval: float | None = 10.0,
         storage_options: Mapping[str, Any] | None = None,
         **components: Any,
@@ -96,7 +111,10 @@ class DbReader(Reads):
 
         What is durable is seen after `refresh_interval` seconds at the latest; after news polls come up to 16 times as often,
         and an idle database costs three requests an interval. None: only `refresh()` looks for more.
-        Cost: 2 LIST, 2 + n GET and one HEAD for n log objects, however many tables there are.
+        Cost: 2 LIST, 3 + n GET for n log objects, however many tables there are.
+
+        `checkpoint`: the id of one; the reader shows what it pins, byte for byte, until the checkpoint is over.
+
         Raises: UnavailableError where nobody has written a database; InvalidError, CorruptionError.
         """
         try:
@@ -104,14 +122,14 @@ class DbReader(Reads):
         except TypeError as error:
             raise InvalidError(f"DbReader.open: {error}") from None
         settings = settings if settings is not None else Settings()
-        return cls(os.fspath(storage), settings, parts, refresh_interval)
+        return cls(os.fspath(storage), settings, parts, refresh_interval, checkpoint)
 
     # -- following ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """See everything that is durable now.
 
-        Cost: one GET per new log object, one that finds nothing, one GET and one HEAD for the manifest.
+        Cost: one GET per new log object, one that finds nothing, two short GETs for the manifest.
         Raises: UnavailableError, CorruptionError; what was seen stays readable.
         """
         if self._closed is not None:
@@ -230,11 +248,9 @@ class DbReader(Reads):
         return self._following.state.seen
 
     def _explained(self, error: TableMissingError) -> Error:
-        """Collected, or lost? A table the newest manifest still names has no business being gone."""
+        """Collected, or lost?"""
         self.refresh()
-        if any(table.name == error.object_name for each in self.manifest.partitions for table in each.tables()):
-            return error
-        return SnapshotExpiredError(f"{error.object_name} was compacted away and collected: read again")
+        return self._following.explained(error)
 
     def status(self) -> ReaderStatus:
         """State and counters of this handle. Cost: no request."""

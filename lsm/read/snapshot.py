@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lsm.errors import ClosedError
+from lsm.errors import ClosedError, Error, TableMissingError
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.rows.chunk import SeriesLayout
@@ -24,6 +24,8 @@ class Snapshot(Reads):
         layout: SeriesLayout | None,
         open_snapshots: OpenSnapshots,
         check_open: Callable[[], None],
+        *,
+        explained: Callable[[TableMissingError], Error],
     ) -> None:
         self._view = view
         self._bounds = bounds
@@ -31,6 +33,7 @@ class Snapshot(Reads):
         self._layout = layout
         self._open_snapshots = open_snapshots
         self._check_open = check_open
+        self._explain = explained
         self._is_open = True
         open_snapshots.open(bounds.seq)
 
@@ -44,6 +47,9 @@ class Snapshot(Reads):
             raise ClosedError("the snapshot is closed")
         self._check_open()
         return self._view, self._bounds
+
+    def _explained(self, error: TableMissingError) -> Error:
+        return self._explain(error)
 
     def close(self) -> None:
         """Idempotent."""

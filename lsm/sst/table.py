@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Final
 
 from lsm.errors import CorruptionError, TableMissingError
@@ -22,21 +23,33 @@ GROWTH: Final = 4
 """How much more than the time before a backward reader asks for."""
 
 Block = RowChunk | SeriesBlock
+_NO_OWNERS: Final[Mapping[int, bytes]] = {}
 
 
 class TableReader:
     """Reads the tables of one database. Thread-safe; holds no open files."""
 
-    def __init__(self, store: ReliableStore, database: bytes, runtime: Runtime, *, blocks: Cache, meta: Cache) -> None:
+    def __init__(
+        self,
+        store: ReliableStore,
+        database: bytes,
+        runtime: Runtime,
+        *,
+        blocks: Cache,
+        meta: Cache,
+        owners: Mapping[int, bytes] = _NO_OWNERS,
+    ) -> None:
+        """`owners`: the databases of tables that are not `database`'s own, by number."""
         self._store = store.with_cause("read")
         self._database = database
+        self._owners = owners
         self._runtime = runtime
         self._blocks = blocks
         self._meta = meta
 
     def for_cause(self, cause: str) -> TableReader:
         """The same reader, its requests counted under another cause."""
-        twin = TableReader(self._store, self._database, self._runtime, blocks=self._blocks, meta=self._meta)
+        twin = copy(self)
         twin._store = self._store.with_cause(cause)
         return twin
 
@@ -48,11 +61,14 @@ class TableReader:
     def misses(self) -> int:
         return self._blocks.misses + self._meta.misses
 
+    def _owner(self, table: TableInfo) -> bytes:
+        return self._owners.get(table.number, self._database)
+
     # -- filter and index -------------------------------------------------------------------------------------------------
 
     def meta(self, table: TableInfo) -> tuple[Filter | None, Index]:
         """Filter (where the table has one) and index. Cost: one GET, then cached."""
-        key = (self._database, table.number)
+        key = (self._owner(table), table.number)
         found = self._meta.peek(key)
         if found is None:
             found = self._meta.get(key, lambda: self._load_meta(table))
@@ -80,7 +96,7 @@ class TableReader:
         return (table_filter, index), index.weight + (table_filter.weight if table_filter is not None else 0)
 
     def _open(self, table: TableInfo, data: bytes, offset: int, kind: int) -> bytes:
-        seed = checksum_seed(self._database, table.name)
+        seed = checksum_seed(self._owner(table), table.name)
         found, payload = open_block(data, seed=seed, name=table.name, offset=offset)
         if found != kind:
             raise CorruptionError(f"block kind {found} where {kind} belongs", object_name=table.name, offset=offset)
@@ -90,7 +106,7 @@ class TableReader:
 
     def block(self, table: TableInfo, at: int, *, keep: bool = True) -> Block:
         """Block number `at`. Cost: one GET, then cached."""
-        key = (self._database, table.number, at)
+        key = (self._owner(table), table.number, at)
         found = self._blocks.peek(key)
         if found is None:
             found = self._blocks.get(key, lambda: self._load_block(table, at), keep=keep)
@@ -106,7 +122,7 @@ class TableReader:
         offsets = self.index(table).offsets
         at = start
         while at < end:
-            found = self._blocks.peek((self._database, table.number, at))
+            found = self._blocks.peek((self._owner(table), table.number, at))
             if found is not None:
                 yield found
                 at += 1
@@ -156,7 +172,7 @@ class TableReader:
         for at in range(end - 1, start - 1, -1) if descending else range(start, end):
             block, weight = self._decode(table, data[offsets[at] - base : offsets[at + 1] - base], offsets[at])
             if keep:
-                self._blocks.put((self._database, table.number, at), block, weight)
+                self._blocks.put((self._owner(table), table.number, at), block, weight)
             yield block
 
     def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
@@ -190,7 +206,7 @@ class TableReader:
 
     def _decode(self, table: TableInfo, data: bytes, offset: int) -> tuple[Block, int]:
         name = table.name
-        kind, payload = open_block(data, seed=checksum_seed(self._database, name), name=name, offset=offset)
+        kind, payload = open_block(data, seed=checksum_seed(self._owner(table), name), name=name, offset=offset)
         return decode_block(kind, payload, name=name, offset=offset)
 
     def _read(self, table: TableInfo, start: int, end: int) -> bytes:

@@ -161,6 +161,11 @@ class WriteAheadLog:
         return self._fatal
 
     @property
+    def durable_number(self) -> int:
+        """The newest log object that is durable, and with it every one before."""
+        return self._durable_number
+
+    @property
     def buffered_bytes(self) -> int:
         return self._buffer.size
 

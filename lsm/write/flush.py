@@ -169,7 +169,7 @@ class Flusher:
                 self._dispatch(self._frozen()[len(self._building)])
             if self._is_built():
                 table, job, future = self._building[0]
-                self._commit(table, future.result())
+                self._commit(table, future.result(), job.table_numbers[0])
                 with self._lock:
                     self._building.popleft()
                     self._error = None
@@ -245,11 +245,13 @@ class Flusher:
             table_numbers=(first_number, first_number + TABLES_PER_FLUSH_MAX),
         )
 
-    def _commit(self, table: Memtable, built: Built) -> None:
+    def _commit(self, table: Memtable, built: Built, first_number: int) -> None:
         fences = self._new_fences
 
+
         def edit(manifest: Manifest) -> Manifest | None:
-            return with_flush(manifest, table, built, fences)
+            flushed = with_flush(manifest, table, built, fences)
+            return None if flushed is None else self._numbers.settle(flushed, committing=first_number)
 
         manifest = self._manifests.update(edit)
         self._new_fences = ()
@@ -286,7 +288,7 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
     """
     if manifest.last_seq >= table.last_seq:
         return None
-    if any(info.number <= manifest.gc_horizon for _, info in built):
+    if any(manifest.is_given_up(info.number) for _, info in built):
         raise UnavailableError("the tables were built too long ago and may be collected: building them again")
     changed = manifest
     for prefix, info in built:

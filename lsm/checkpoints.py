@@ -1,0 +1,204 @@
+"""Versions that stay readable: made, refreshed, dropped and expired as edits of the manifest; read where they are kept.
+
+docs/protocol.md, rules K1 to K4. Source: SlateDB's checkpoints (its RFC 4). Different on purpose: a pinned version does not
+stay among the manifest's own objects, where M4 needs the old ones to go, and one clock alone lets nothing expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from lsm.errors import CorruptionError, InvalidError
+from lsm.manifest.checkpoint import Checkpoint
+from lsm.manifest.codec import decode_manifest
+from lsm.manifest.model import Manifest
+from lsm.manifest.store import ManifestStore
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.names import manifest_name, pinned_name, wal_name
+from lsm.object_store.reliable import ReliableStore
+from lsm.runtime import Runtime
+from lsm.wal.replay import list_wal
+
+LIFETIME_MAX = 1e9
+"""Seconds, some thirty years."""
+
+
+def create_checkpoint(
+    manifests: ManifestStore,
+    runtime: Runtime,
+    *,
+    wal_last: int = 0,
+    lifetime: float | None = None,
+    name: str | None = None,
+    source: str | None = None,
+    checkpoint_id: str | None = None,
+) -> Checkpoint:
+    """Pin the newest version and the log behind it up to object `wal_last`, or what checkpoint `source` pins.
+
+    Cost: one commit. Raises: InvalidError.
+    """
+    made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
+    now = runtime.now_ms()
+    lifetime_ms = _lifetime_ms(lifetime)
+    wanted = source and as_checkpoint_id(source)
+
+    def edit(manifest: Manifest) -> Manifest | None:
+        if manifest.checkpoint(made_id) is not None:
+            return None
+        found = _required(manifest, wanted) if wanted else None
+        made = Checkpoint(
+            made_id,
+            found.manifest_id if found else manifest.number + 1,
+            found.wal_first if found else manifest.replay_after + 1,
+            found.wal_last if found else wal_last,
+            now,
+            lifetime_ms,
+            None if lifetime_ms is None else now + lifetime_ms,
+            name or "",
+        )
+        return msgspec.structs.replace(manifest, checkpoints=(*manifest.checkpoints, made))
+
+    return _required(manifests.update(edit), made_id)
+
+
+def refresh_checkpoint(
+    manifests: ManifestStore, runtime: Runtime, checkpoint_id: str, lifetime: float | None = None
+) -> Checkpoint:
+    """Let a checkpoint's lifetime begin again, with a new one if given. Raises: InvalidError where it is gone."""
+    wanted = as_checkpoint_id(checkpoint_id)
+    now = runtime.now_ms()
+    refreshed: Checkpoint | None = None
+
+    def edit(manifest: Manifest) -> Manifest | None:
+        nonlocal refreshed
+        found = _required(manifest, wanted)
+        if found == refreshed:
+            return None
+        lifetime_ms = found.lifetime_ms if lifetime is None else _lifetime_ms(lifetime)
+        refreshed = msgspec.structs.replace(
+            found,
+            lifetime_ms=lifetime_ms,
+            expire_ms=None if lifetime_ms is None else now + lifetime_ms,
+            refreshes=found.refreshes + 1,
+        )
+        kept = (refreshed if each.id == wanted else each for each in manifest.checkpoints)
+        return msgspec.structs.replace(manifest, checkpoints=tuple(kept))
+
+    return _required(manifests.update(edit), wanted)
+
+
+def delete_checkpoint(manifests: ManifestStore, checkpoint_id: str) -> None:
+    """Let go of what a checkpoint pins. One that is gone is fine."""
+    wanted = as_checkpoint_id(checkpoint_id)
+
+    def edit(manifest: Manifest) -> Manifest | None:
+        if manifest.checkpoint(wanted) is None:
+            return None
+        kept = tuple(each for each in manifest.checkpoints if each.id != wanted)
+        return msgspec.structs.replace(manifest, checkpoints=kept)
+
+    manifests.update(edit)
+
+
+def durable_end(wal_store: ReliableStore, manifest: Manifest) -> int:
+    """The last log object before the first gap. Cost: one LIST, and a GET that finds nothing."""
+    taken = set(list_wal(wal_store))
+    number = manifest.replay_after
+    while number + 1 in taken or _exists(wal_store, number + 1):
+        number += 1
+    return number
+
+
+def _exists(wal_store: ReliableStore, number: int) -> bool:
+    try:
+        wal_store.head(wal_name(number))
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _required(manifest: Manifest, checkpoint_id: str) -> Checkpoint:
+    found = manifest.checkpoint(checkpoint_id)
+    if found is None:
+        known = ", ".join(each.id for each in manifest.checkpoints) or "none"
+        raise InvalidError(f"there is no checkpoint {checkpoint_id}: it expired or was deleted; there are: {known}")
+    return found
+
+
+def as_checkpoint_id(text: object) -> str:
+    """A checkpoint's id as it is stored: 32 hexadecimal digits, given with or without the dashes of a UUID."""
+    digits = text.replace("-", "").lower() if isinstance(text, str) else ""
+    if len(digits) != 32 or set(digits) - set("0123456789abcdef"):
+        raise InvalidError(f"a checkpoint id is a string of 32 hexadecimal digits, got {text!r}")
+    return digits
+
+
+def _lifetime_ms(lifetime: float | None) -> int | None:
+    if lifetime is None:
+        return None
+    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not 0 < lifetime <= LIFETIME_MAX:
+        raise InvalidError(f"a lifetime is a number of seconds above 0, up to {LIFETIME_MAX:g}, got {lifetime!r}")
+    return max(1, int(lifetime * 1000))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_version(store: ReliableStore, number: int, database: bytes) -> Manifest:
+    """A version of the manifest, from its own place or from its copy. Cost: one GET, or two.
+
+    Raises: ObjectMissing, CorruptionError.
+    """
+    try:
+        return decode_manifest(store.get(manifest_name(number)), number=number, database=database)
+    except ObjectMissing:
+        # The collector makes the copy before it deletes the original, so one of them is always there.
+        name = pinned_name(number)
+        return decode_manifest(store.get(name), number=number, database=database, name=name)
+
+
+def load_checkpoint(store: ReliableStore, manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """The version a checkpoint pins. Raises: CorruptionError where it is gone all the same."""
+    try:
+        return load_version(store, checkpoint.manifest_id, manifest.database)
+    except ObjectMissing:
+        raise CorruptionError(
+            f"is missing, and checkpoint {checkpoint.id} needs it", object_name=manifest_name(checkpoint.manifest_id)
+        ) from None
+
+
+def find_checkpoint(manifest: Manifest, checkpoint_id: str) -> Checkpoint:
+    """Raises: InvalidError where there is none of that id (any more)."""
+    return _required(manifest, as_checkpoint_id(checkpoint_id))
+
+
+# -- expiry -----------------------------------------------------------------------------------------------------------
+
+
+class ExpiryWatch:
+    """Decides which checkpoints are over (rule K3): the recorded time is past by this process's clock, and this process
+    has seen the very same record for its whole lifetime by a clock that does not jump.
+
+    `trust_clock`: the recorded time alone decides, for collectors that run once and end.
+    """
+
+    def __init__(self, runtime: Runtime, *, trust_clock: bool) -> None:
+        self._runtime = runtime
+        self._trust_clock = trust_clock
+        self._seen: dict[Checkpoint, float] = {}
+
+    def expired(self, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+        """Those that are over. Call it again and again: it remembers since when it has known which."""
+        now_ms, now = self._runtime.now_ms(), self._runtime.monotonic()
+        seen = {each: self._seen.get(each, now) for each in checkpoints if each.lifetime_ms is not None}
+        self._seen = seen
+        return [
+            each
+            for each, since in seen.items()
+            if each.expire_ms is not None
+            and each.lifetime_ms is not None
+            and each.expire_ms <= now_ms
+            and (self._trust_clock or (now - since) * 1000 >= each.lifetime_ms)
+        ]

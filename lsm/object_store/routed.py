@@ -1,0 +1,43 @@
+"""A store of which some objects lie in other stores: a clone's, which reads its parents' tables in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lsm.object_store.contract import ObjectInfo, ObjectStore
+
+
+class RoutedStore(ObjectStore):
+    """Reads of the names in `elsewhere` go to the store given there; all else, deletes above all, to `own`."""
+
+    def __init__(self, own: ObjectStore, elsewhere: Mapping[str, ObjectStore]) -> None:
+        self.own = own
+        self.url = own.url
+        self.is_near = own.is_near and all(each.is_near for each in elsewhere.values())
+        self.object_bytes_max = own.object_bytes_max
+        self._elsewhere = elsewhere
+
+    def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+        self.own.put_if_absent(name, parts, timeout=timeout)
+
+    def get(self, name: str, *, timeout: float) -> bytes:
+        return self._elsewhere.get(name, self.own).get(name, timeout=timeout)
+
+    def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
+        return self._elsewhere.get(name, self.own).get_range(name, start, end, timeout=timeout)
+
+    def head(self, name: str, *, timeout: float) -> ObjectInfo:
+        return self._elsewhere.get(name, self.own).head(name, timeout=timeout)
+
+    def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
+        return self.own.list(prefix, timeout=timeout)
+
+    def delete(self, name: str, *, timeout: float) -> None:
+        self.own.delete(name, timeout=timeout)
+
+    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+        return self.own.leftovers(timeout=timeout)
+
+    def close(self) -> None:
+        for each in {id(store): store for store in (self.own, *self._elsewhere.values())}.values():
+            each.close()

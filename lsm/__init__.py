@@ -24,6 +24,8 @@ from lsm.errors import (
     TransactionError,
     UnavailableError,
 )
+from lsm.fsck.report import FsckReport, Orphan, Problem
+from lsm.fsck.verify import fsck
 from lsm.garbage import Garbage
 from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.model import Manifest, Partition, Run
@@ -60,6 +62,7 @@ __all__ = [
     "Error",
     "FencedError",
     "FlushType",
+    "FsckReport",
     "Garbage",
     "InternalError",
     "InvalidError",
@@ -69,11 +72,13 @@ __all__ = [
     "Manifest",
     "ManifestInfo",
     "ObjectStore",
+    "Orphan",
     "Parent",
     "Partition",
     "PartitionStatus",
     "PrefixExtractor",
     "ReaderStatus",
+    "Problem",
     "RowIterator",
     "Run",
     "Runtime",
@@ -90,6 +95,7 @@ __all__ = [
     "UnavailableError",
     "WriteBatch",
     "WriteHandle",
+    "fsck",
     "open_store",
     "read_settings_file",
     "series_prefix",

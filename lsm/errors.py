@@ -67,17 +67,17 @@ class CorruptionError(Error):
         super().__init__(where + message)
         self.object_name = object_name
         self.offset = offset
-        self._message = message
+        self.reason = message
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_corruption, (self._message, self.object_name, self.offset))
+        return (_corruption, (self.reason, self.object_name, self.offset))
 
 
 class TableMissingError(CorruptionError):
     """A table that the manifest names does not exist."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_missing, (self._message, self.object_name, self.offset))
+        return (_missing, (self.reason, self.object_name, self.offset))
 
 
 def _missing(message: str, object_name: str, offset: int) -> TableMissingError:

@@ -1,0 +1,1 @@
+"""Verification of everything a database stores. Reads, reports, repairs nothing."""

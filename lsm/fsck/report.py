@@ -1,0 +1,70 @@
+"""What a verification found. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from lsm.errors import CorruptionError
+
+PROBLEMS_MAX = 10_000
+"""More are counted and not kept."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Damage: an object (or a row), the byte offset where it shows, and what is wrong."""
+
+    object: str
+    offset: int
+    message: str
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """An object that nothing needs: what a crash left, or what the collector has not come to yet. No damage."""
+
+    object: str
+    size: int
+
+
+class FsckReport(msgspec.Struct, kw_only=True):
+    """What was verified and what was found. `problems_total` counts those beyond the first 10,000, too."""
+
+    url: str
+    database: str = ""
+    manifest_id: int = 0
+    manifests: int = 0
+    checkpoints: int = 0
+    log_objects: int = 0
+    tables: int = 0
+    blocks: int = 0
+    rows: int = 0
+    bytes: int = 0
+    problems: list[Problem] = []
+    problems_total: int = 0
+    orphans: list[Orphan] = []
+    notes: list[str] = []
+
+    @property
+    def is_sound(self) -> bool:
+        """No damage was found."""
+        return not self.problems_total
+
+    def add(self, message: str, *, object_name: str = "", offset: int = 0) -> None:
+        """One more problem."""
+        self.problems_total += 1
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(object_name, offset, message))
+
+    def add_error(self, error: CorruptionError) -> None:
+        """One more problem, as a read met it."""
+        self.add(error.reason, object_name=error.object_name, offset=error.offset)
+
+    def to_json(self) -> str:
+        """All of it, as one JSON object."""
+        found = {**msgspec.structs.asdict(self), "is_sound": self.is_sound}
+        return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes verified so far and those there are."""

@@ -1,0 +1,209 @@
+"""Every block of every table, and of a tree the order between its tables. Memory: a stretch of blocks per sorted source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby, pairwise
+from operator import gt, itemgetter, le
+
+from crc32c import crc32c
+
+from lsm.coding import CHECKSUM
+from lsm.errors import CorruptionError, TableMissingError
+from lsm.fsck.report import FsckReport
+from lsm.manifest.model import Manifest, Partition
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.chunk import DELETE, PUT, RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes
+from lsm.sst.block import SeriesBlock
+from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo
+from lsm.sst.table import TableReader
+
+Extent = tuple[bytes, bytes, int, int, int]
+"""Family, name, source (0 is the oldest), first and last number: a series' rows of one block."""
+
+
+class TableCheck:
+    """Verifies tables of one version of the manifest; what it finds goes into the report."""
+
+    def __init__(
+        self,
+        store: ReliableStore,
+        tables: TableReader,
+        manifest: Manifest,
+        report: FsckReport,
+        *,
+        layout: SeriesLayout | None,
+        is_needed: Callable[[int], bool],
+        advance: Callable[[int], None],
+    ) -> None:
+        """`is_needed`: asked where a table is missing: does the newest manifest still want it?"""
+        self._store = store
+        self._tables = tables
+        self._manifest = manifest
+        self._owners = manifest.owners()
+        self._report = report
+        self._layout = layout
+        self._is_needed = is_needed
+        self._advance = advance
+
+    def check_partition(self, partition: Partition) -> None:
+        """All tables of a tree, the order of each series' numbers from the deepest table up (rule C5), and its listing."""
+        sources: list[Sequence[TableInfo]] = [run.tables for run in reversed(partition.runs)]
+        sources += [(table,) for table in reversed(partition.l0)]
+        streams = [self._extents(partition, group, age) for age, group in enumerate(sources)]
+        ends = dict(partition.series_ends)
+        series = groupby(merge(*streams), key=itemgetter(0, 1))
+        for family, names in groupby(((key, list(extents)) for key, extents in series), key=lambda item: item[0][0]):
+            listing = self._listing(partition, family)
+            for (_, name), extents in names:
+                self._check_series(partition, family, name, extents, ends.get(family, 0))
+                if listing is not None and next(listing, None) != name:
+                    self._report.add(f"series {name!r} of family {family!r} is not listed")
+                    listing = None
+
+    def check_table(self, partition: Partition, table: TableInfo) -> None:
+        """One table by itself."""
+        for _ in self._extents(partition, (table,), 0):
+            continue
+
+    def _check_series(
+        self, partition: Partition, family: bytes, name: bytes, extents: Sequence[Extent], end: int
+    ) -> None:
+        where = f"series {name!r} of family {family!r}"
+        for (*_, last), (_, _, source, first, _) in pairwise(extents):
+            if first <= last:
+                self._report.add(f"{where}: number {first} of source {source} comes after {last}")
+        if extents[-1][4] >= end:
+            self._report.add(f"{where} goes to {extents[-1][4]}, partition {partition.prefix!r} says it ends before {end}")
+
+    def _listing(self, partition: Partition, family: bytes) -> Iterator[bytes] | None:
+        """The names listed for a family, or None where it keeps no listing."""
+        directory = self._layout.directory(family) if self._layout is not None else None
+        if directory is None:
+            return None
+        return self._listed(partition, directory)
+
+    def _listed(self, partition: Partition, directory: bytes) -> Iterator[bytes]:
+        low, high = directory, prefix_end(directory)
+        groups = [(table,) for table in partition.l0] + [run.tables_for(low, high) for run in partition.runs]
+        skip = len(directory)
+        names = merge(*(self._keys(group, low, high) for group in groups))
+        return (key[skip:] for key, _ in groupby(names))
+
+    def _keys(self, tables: Sequence[TableInfo], low: bytes, high: bytes | None) -> Iterator[bytes]:
+        for table in tables:
+            try:
+                if table.overlaps(low, high):
+                    start, end = self._tables.index(table).blocks_for(low, high)
+                    for block in self._tables.blocks(table, start, end, keep=False):
+                        if isinstance(block, RowChunk):
+                            yield from block.clip(low, high).keys
+            except CorruptionError:  # Reported where the table itself is verified.
+                return
+
+    # -- one table ----------------------------------------------------------------------------------------------------
+
+    def _extents(self, partition: Partition, tables: Sequence[TableInfo], age: int) -> Iterator[Extent]:
+        """The series of a sorted source, while verifying it."""
+        for table in tables:
+            self._report.tables += 1
+            try:
+                self._check_footer(table)
+                yield from self._blocks(partition, table, age)
+            except TableMissingError as error:
+                if self._is_needed(table.number):
+                    self._report.add_error(error)
+                else:
+                    self._report.notes.append(f"{table.name} was compacted away and collected meanwhile")
+            except CorruptionError as error:
+                self._report.add_error(error)
+            self._report.bytes += table.size
+            self._advance(table.size)
+
+    def _check_footer(self, table: TableInfo) -> None:
+        owner = self._owners.get(table.number, self._manifest.database)
+        try:
+            data = self._store.get_range(table.name, table.index_end, table.size + 1)
+        except ObjectMissing as error:
+            raise TableMissingError("the table is missing", object_name=table.name) from error
+        wanted = FOOTER.pack(
+            FOOTER_MAGIC,
+            TABLE_VERSION,
+            0,
+            owner,
+            table.number,
+            table.filter_offset,
+            table.index_offset,
+            table.index_end,
+            table.rows,
+        )
+        wanted += CHECKSUM.pack(crc32c(wanted, crc32c(table.name.encode())))
+        if data != wanted or table.size != table.index_end + len(wanted):
+            why = "the footer is damaged, or does not agree with the manifest"
+            raise CorruptionError(why, object_name=table.name, offset=table.index_end)
+
+    def _blocks(self, partition: Partition, table: TableInfo, age: int) -> Iterator[Extent]:
+        filters, index = self._tables.meta(table)
+        before = b""
+        last = b""
+        for at, block in enumerate(self._tables.blocks(table, 0, len(index), keep=False)):
+            offset = index.offsets[at]
+            if isinstance(block, RowChunk):
+                first, last = block.keys[0], block.keys[-1]
+                problem = _row_problem(block, self._manifest.last_seq)
+                items = list(dict.fromkeys(block.keys))
+            else:
+                first = series_key(block.family, block.names[0], block.numbers[0])
+                last = series_key(block.family, block.names[-1], block.numbers[-1])
+                problem = _series_problem(block)
+                items = series_prefixes(block.family, block.names)
+            if first != index.keys[at] or len(block) != index.rows_before[at + 1] - index.rows_before[at]:
+                problem = problem or "the index does not agree with the block"
+            if before >= first:
+                problem = problem or f"key {first!r} comes after {before!r}"
+            if not (first.startswith(partition.prefix) and last.startswith(partition.prefix)):
+                problem = problem or f"keys from {first!r} to {last!r} are not in partition {partition.prefix!r}"
+            if filters is not None and not all(map(filters.may_contain, items)):
+                problem = problem or "the filter does not know all keys of the block"
+            if problem:
+                raise CorruptionError(problem, object_name=table.name, offset=offset)
+            self._report.blocks += 1
+            self._report.rows += len(block)
+            before = last
+            if isinstance(block, SeriesBlock):
+                yield from _extents_of(block, age)
+        if (index.keys[0], last) != (table.first_key, table.last_key):
+            why = f"holds keys from {index.keys[0]!r} to {last!r}, the manifest says {table.first_key!r}, {table.last_key!r}"
+            raise CorruptionError(why, object_name=table.name)
+
+
+def _extents_of(block: SeriesBlock, age: int) -> Iterator[Extent]:
+    numbers = block.numbers
+    for name, (start, end) in zip(block.names, pairwise(block.starts), strict=True):
+        yield block.family, name, age, numbers[start], numbers[end - 1]
+
+
+def _row_problem(rows: RowChunk, last_seq: int) -> str | None:
+    keys, seqs = rows.keys, rows.seqs
+    if not all(map(le, keys, keys[1:])):
+        return "keys are not sorted"
+    if any(one == two and not newer > older for one, two, newer, older in zip(keys, keys[1:], seqs, seqs[1:])):
+        return "versions of a key are not newest first"
+    if not {PUT, DELETE}.issuperset(rows.kinds):
+        return f"row kinds {sorted(set(rows.kinds))} are unknown: update the library"
+    if max(seqs) > last_seq:
+        return f"holds batch {max(seqs)}, the manifest knows batches up to {last_seq}"
+    return None
+
+
+def _series_problem(block: SeriesBlock) -> str | None:
+    if not all(map(gt, block.names[1:], block.names)):
+        return "series names are not sorted"
+    numbers = block.numbers
+    for start, end in pairwise(block.starts):
+        part = numbers[start:end]
+        if not part or not all(map(gt, part[1:], part)):
+            return "the numbers of a series do not ascend"
+    return None

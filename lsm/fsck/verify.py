@@ -1,0 +1,226 @@
+"""`fsck`: every byte and every reference of a database.
+
+Reads only, so it may run beside a writer: what is collected meanwhile is told apart from what is lost. What it calls an
+orphan is no damage: the collector takes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from lsm.checkpoints import load_version
+from lsm.components import Components, Stores
+from lsm.errors import CorruptionError, InternalError, InvalidError, UnavailableError
+from lsm.fsck.report import FsckReport, Orphan, Progress
+from lsm.fsck.tables import TableCheck
+from lsm.fsck.wal import check_log, listed_log
+from lsm.garbage import MANIFESTS_KEPT
+from lsm.manifest.codec import decode_manifest
+from lsm.manifest.model import Manifest
+from lsm.manifest.store import ManifestStore
+from lsm.object_store.contract import ObjectInfo, ObjectMissing
+from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name, table_name
+from lsm.runtime import Runtime
+from lsm.settings import Settings
+from lsm.sst.cache import Cache
+from lsm.sst.table import TableReader
+
+INDEX_CACHE_BYTES = 64 << 20
+
+
+def fsck(
+    storage: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **components: Any,
+) -> FsckReport:
+    """Verify everything stored at `storage`; repairs nothing. `components`: as for `Db.open`; with the series layout it
+    verifies the listings, too.
+
+    Cost: reads every byte; memory for the manifest, an index cache of 64 MiB and a megabyte per sorted source of a tree.
+    Raises: UnavailableError where there is no database, or the store fails; damage is in the report.
+    """
+    try:
+        parts = Components(storage_options=storage_options or {}, **components)
+    except TypeError as error:
+        raise InvalidError(f"fsck: {error}; components are {sorted(Components.__annotations__)}") from None
+    settings = settings if settings is not None else Settings()
+    runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
+    stores = Stores(os.fspath(storage), settings, parts, runtime)
+    try:
+        return _Fsck(stores, runtime, parts, progress).run()
+    finally:
+        stores.close()
+        runtime.close()
+
+
+class _Fsck:
+    """One verification."""
+
+    def __init__(self, stores: Stores, runtime: Runtime, parts: Components, progress: Progress | None) -> None:
+        self._stores = stores
+        self._runtime = runtime
+        self._parts = parts
+        self._progress = progress
+        self._done = self._total = 0
+        self._report = FsckReport(url=stores.main.url)
+        self._manifests: ManifestStore | None = None
+        self._pinned: dict[int, Manifest] = {}
+
+    def run(self) -> FsckReport:
+        report = self._report
+        main = self._stores.main.with_cause("fsck")
+        versions = {number: info for info in main.list(MANIFESTS) if (number := number_of(info.name)) is not None}
+        try:
+            self._manifests = ManifestStore.load(main, self._runtime)
+        except CorruptionError as error:
+            report.add_error(error)
+            return report
+        if self._manifests is None:
+            raise UnavailableError(f"there is no database at {main.url}: nobody has written one yet")
+        newest = self._manifests.current
+        if newest.wal_url != self._stores.wal_url:
+            raise InvalidError(f"the database keeps its log at {newest.wal_url!r}: pass wal_url")
+        report.database, report.manifest_id = newest.database.hex(), newest.number
+        report.checkpoints = len(newest.checkpoints)
+        self._stores.attach(newest.parents)
+        # Tables first: what is put between the listings is young, and not named by this version.
+        tables = main.list(TABLES)
+        log = listed_log(self._stores.wal.with_cause("fsck").list(WAL))
+        self._total = sum(info.size for info in (*tables, *log.values()))
+        self._check_versions(versions, newest)
+        self._check_checkpoints(newest)
+        check_log(self._stores.wal.with_cause("fsck"), newest, log, report, self._advance)
+        self._check_tables(newest)
+        self._find_orphans(tables, newest)
+        return report
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    def _check_versions(self, versions: dict[int, ObjectInfo], newest: Manifest) -> None:
+        """Every stored version by itself, and that nothing goes back from one to the next."""
+        report = self._report
+        found: list[Manifest] = []
+        for number in sorted(versions.keys() | set(range(max(1, newest.number - MANIFESTS_KEPT + 1), newest.number + 1))):
+            name = manifest_name(number)
+            report.manifests += 1
+            try:
+                data = self._stores.main.with_cause("fsck").get(name)
+                manifest = decode_manifest(data, number=number, database=newest.database)
+                manifest.check()
+            except ObjectMissing:
+                if number > newest.number - MANIFESTS_KEPT and not self._is_overtaken(number):
+                    report.add("is missing: the newest versions are never deleted", object_name=name)
+                continue
+            except CorruptionError as error:
+                report.add_error(error)
+                continue
+            except InternalError as error:
+                report.add(str(error), object_name=name)
+                continue
+            report.bytes += len(data)
+            found.append(manifest)
+        for older, newer in pairwise(found):
+            if older.number + 1 < newer.number:
+                # A process that slept may leave a version far behind; the collector takes it.
+                report.notes.append(f"manifests between {older.number} and {newer.number} are collected, {older.number} is not")
+            elif problem := _step_problem(older, newer):
+                report.add(problem, object_name=manifest_name(newer.number))
+
+    def _is_overtaken(self, number: int) -> bool:
+        """Whether a version may have been collected since this verification began."""
+        assert self._manifests is not None
+        return number <= self._manifests.refresh().number - MANIFESTS_KEPT
+
+    def _check_checkpoints(self, newest: Manifest) -> None:
+        for checkpoint in newest.checkpoints:
+            number = checkpoint.manifest_id
+            if number in self._pinned:
+                continue
+            try:
+                pinned = load_version(self._stores.main.with_cause("fsck"), number, newest.database)
+                pinned.check()
+                self._pinned[number] = pinned
+            except ObjectMissing:
+                is_old = number <= newest.number - MANIFESTS_KEPT
+                name = pinned_name(number) if is_old else manifest_name(number)
+                self._report.add(f"is missing, and checkpoint {checkpoint.id} needs it", object_name=name)
+            except CorruptionError as error:
+                self._report.add_error(error)
+            except InternalError as error:
+                self._report.add(str(error), object_name=manifest_name(number))
+
+    # -- tables -------------------------------------------------------------------------------------------------------
+
+    def _check_tables(self, newest: Manifest) -> None:
+        check = self._table_check(newest)
+        for partition in newest.partitions:
+            check.check_partition(partition)
+        seen = newest.table_numbers()
+        for pinned in self._pinned.values():
+            check = self._table_check(pinned)
+            for partition in pinned.partitions:
+                for table in partition.tables():
+                    if table.number not in seen:
+                        seen.add(table.number)
+                        check.check_table(partition, table)
+
+    def _table_check(self, manifest: Manifest) -> TableCheck:
+        cache = Cache(INDEX_CACHE_BYTES, self._runtime)
+        store = self._stores.main.with_cause("fsck")
+        owners = manifest.owners()
+        reader = TableReader(store, manifest.database, self._runtime, blocks=cache, meta=cache, owners=owners)
+        return TableCheck(
+            store,
+            reader.for_cause("fsck"),
+            manifest,
+            self._report,
+            layout=self._parts.series_layout,
+            is_needed=self._is_needed,
+            advance=self._advance,
+        )
+
+    def _is_needed(self, number: int) -> bool:
+        """Whether the newest manifest or a checkpoint of it still names the table."""
+        assert self._manifests is not None
+        now = self._manifests.refresh()
+        kept = {each.manifest_id for each in now.checkpoints}
+        pinned = (manifest for at, manifest in self._pinned.items() if at in kept)
+        return any(number in manifest.table_numbers() for manifest in (now, *pinned))
+
+    def _find_orphans(self, tables: list[ObjectInfo], newest: Manifest) -> None:
+        report = self._report
+        named = newest.table_numbers().union(*(each.table_numbers() for each in self._pinned.values()))
+        for info in tables:
+            number = number_of(info.name)
+            if number is None or info.name != table_name(number) or number not in named:
+                report.orphans.append(Orphan(info.name, info.size))
+        pinned = {each.manifest_id for each in newest.checkpoints}
+        for info in self._stores.main.with_cause("fsck").list(PINNED):
+            if number_of(info.name) not in pinned:
+                report.orphans.append(Orphan(info.name, info.size))
+        left = {store.url: store for store in (self._stores.main, self._stores.wal)}.values()
+        report.orphans += [Orphan(info.name, info.size) for store in left for info in store.leftovers()]
+
+
+def _step_problem(older: Manifest, newer: Manifest) -> str | None:
+    """What may not go back from one version to the next does not."""
+    for field in ("writer_epoch", "replay_after", "wal_epoch_floor", "last_seq", "gc_horizon"):
+        before, after = getattr(older, field), getattr(newer, field)
+        if after < before:
+            return f"{field} goes back from {before} to {after}"
+    if not set(older.fences) <= set(newer.fences):
+        return f"forgets the fences {sorted(set(older.fences) - set(newer.fences))}"
+    born = newer.table_numbers() - older.table_numbers()
+    late = sorted(number for number in born if older.is_given_up(number))
+    return f"publishes tables {late} that were given up" if late else None

@@ -1,0 +1,217 @@
+"""fsck: silent on a sound database, whatever is in it; every damaged byte and every missing object is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+import lsm
+from lsm.manifest.codec import decode_manifest, encode_manifest
+from lsm.object_store import MemoryStore, ObjectStore
+from lsm.object_store.names import manifest_name, number_of, wal_name
+from tests.lsm.care.test_checkpoints import churn, open_admin
+from tests.lsm.support import FAMILIES, Lists, append, copy_of, objects_of, open_db, tiny
+
+
+def verify(store: ObjectStore, **components: Any) -> lsm.FsckReport:
+    return lsm.fsck("memory://", object_store=store, settings=tiny(op_timeout=1), series_layout=Lists(), **components)
+
+
+def everything() -> MemoryStore:
+    """A database with every kind of object: tables of rows and series, a log, fences, a pinned version and its copy."""
+    store = MemoryStore()
+    with open_db(store) as db:
+        churn(db, 2)
+        append(db, FAMILIES[0], [(b"s%d" % (at % 3), b"value %d" % at) for at in range(40)], 0)
+        db.flush(lsm.FlushType.MEMTABLE)
+        db.create_checkpoint(name="kept")
+        append(db, FAMILIES[0], [(b"s%d" % (at % 3), b"value %d" % at) for at in range(40)], 40)
+        churn(db, 10, start=50)
+        db.put(b"p2log", b"in the log", await_durable=True)
+        append(db, FAMILIES[1], [(b"t", b"in the log")], 0)
+        db.flush()
+        db.collect_garbage(min_age=0)
+        image = copy_of(store)
+    return image
+
+
+SOUND = everything()
+
+
+def test_finds_nothing_in_a_sound_database() -> None:
+    seen: list[tuple[int, int]] = []
+    report = verify(SOUND, progress=lambda done, total: seen.append((done, total)))
+
+    assert report.problems == []
+    assert report.orphans == []
+    assert report.is_sound
+    assert report.checkpoints == 1
+    assert min(report.tables, report.blocks, report.log_objects, report.manifests, report.rows) > 1
+    assert seen[-1][0] == seen[-1][1] == max(done for done, _ in seen)
+    told = json.loads(report.to_json())
+    assert told["is_sound"] is True
+    assert told["rows"] == report.rows
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_tells_every_object_that_is_damaged_cut_or_missing(part: int) -> None:
+    silent = []
+    for name in sorted(objects_of(SOUND))[part::4]:
+        whole = objects_of(SOUND)[name]
+        for change in ("flip first", "flip middle", "flip last", "cut", "extend", "empty", "missing"):
+            store = copy_of(SOUND)
+            damaged = bytearray(whole)
+            if change.startswith("flip"):
+                damaged[{"first": 0, "middle": len(whole) // 2, "last": -1}[change.split()[1]]] ^= 0x40
+            elif change == "cut":
+                del damaged[-1]
+            elif change == "extend":
+                damaged += b"x"
+            elif change == "empty":
+                damaged.clear()
+            objects_of(store)[name] = bytes(damaged)
+            if change == "missing":
+                del objects_of(store)[name]
+            report = verify(store)
+            is_told = any(each.object == name for each in report.problems)
+            if not is_told and not (change == "missing" and may_be_missing(name)):
+                silent.append((name, change, report.problems))
+    assert silent == []
+
+
+def may_be_missing(name: str) -> bool:
+    """What a collector may delete, and the newest objects: nothing that is left knows of them."""
+    newest = lsm.Admin("memory://", object_store=SOUND).read_manifest()
+    number = number_of(name)
+    assert number is not None
+    if name.startswith("manifest/"):
+        return number == newest.number
+    if name.startswith("wal/"):
+        last = max(at for each in objects_of(SOUND) if each.startswith("wal/") and (at := number_of(each)) is not None)
+        needed = any(each.needs_log(number) for each in newest.checkpoints) or number in newest.fences
+        return not needed and (number == newest.replay_after or number >= last - 1)
+    return name.startswith("pinned/") and manifest_name(number) in objects_of(SOUND)
+
+
+@pytest.mark.parametrize("at", range(0, 1000, 37))
+def test_tells_a_flip_of_any_byte_of_a_table(at: int) -> None:
+    name = max((name for name in objects_of(SOUND) if name.startswith("sst/")), key=lambda name: len(objects_of(SOUND)[name]))
+    whole = bytearray(objects_of(SOUND)[name])
+    whole[at % len(whole)] ^= 1
+    store = copy_of(SOUND)
+    objects_of(store)[name] = bytes(whole)
+
+    assert [each.object for each in verify(store).problems] == [name]
+
+
+def forged(change: Any) -> MemoryStore:
+    """The database with its newest manifest edited, checksums right."""
+    store = copy_of(SOUND)
+    newest = lsm.Admin("memory://", object_store=store).read_manifest()
+    name = manifest_name(newest.number)
+    found = decode_manifest(objects_of(store)[name], number=newest.number, database=None)
+    objects_of(store)[name] = b"".join(encode_manifest(change(found), epoch=1, nonce=b"n" * 16))
+    return store
+
+
+def edit_table(**changes: Any) -> Any:
+    def change(manifest: lsm.Manifest) -> lsm.Manifest:
+        partition = manifest.partitions[0]
+        run = partition.runs[-1]
+        table = msgspec.structs.replace(run.tables[-1], **changes)
+        run = msgspec.structs.replace(run, tables=(*run.tables[:-1], table))
+        return manifest.with_partition(msgspec.structs.replace(partition, runs=(*partition.runs[:-1], run)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (edit_table(rows=1), "does not agree"),
+        (edit_table(last_key=b"p0zzz"), "holds keys from"),
+        (edit_table(size=100_000), "footer"),
+        (lambda manifest: msgspec.structs.replace(manifest, last_seq=5), "goes back"),
+        (lambda manifest: msgspec.structs.replace(manifest, fences=()), "forgets the fences"),
+        (lambda manifest: msgspec.structs.replace(manifest, fences=(*manifest.fences, 3)), "fence"),
+        (
+            lambda manifest: manifest.with_partition(
+                msgspec.structs.replace(manifest.partitions[0], series_ends=((FAMILIES[0], 3),))
+            ),
+            "says it ends before",
+        ),
+    ],
+)
+def test_tells_what_contradicts_itself_behind_a_right_checksum(change: Any, why: str) -> None:
+    report = verify(forged(change))
+
+    assert any(why in each.message for each in report.problems), report.problems
+
+
+def test_tells_a_series_out_of_order_between_tables() -> None:
+    def swap(manifest: lsm.Manifest) -> lsm.Manifest:
+        partition = manifest.partition(b"p0")
+        assert partition is not None
+        tables = sorted(partition.tables(), key=lambda table: table.number)
+        level0 = tuple(tables)  # Oldest first, where newest first belongs.
+        return manifest.with_partition(msgspec.structs.replace(partition, l0=level0, runs=()))
+
+    store = MemoryStore()
+    with open_db(store, tiny(compaction_enabled=False)) as db:
+        for turn in range(3):
+            append(db, FAMILIES[0], [(b"s", b"%d" % turn)], turn)
+            db.flush(lsm.FlushType.MEMTABLE)
+    assert verify(store).problems == []
+    newest = lsm.Admin("memory://", object_store=store).read_manifest()
+    name = manifest_name(newest.number)
+    objects_of(store)[name] = b"".join(encode_manifest(swap(newest), epoch=1, nonce=b"n" * 16))
+
+    assert any("comes after" in each.message for each in verify(store).problems)
+
+
+def test_tells_a_series_that_is_not_listed() -> None:
+    class Unlisted(Lists):
+        def directory(self, family: bytes) -> bytes | None:
+            return None
+
+    from tests.lsm.support import TwoBytes
+
+    store = MemoryStore()
+    with lsm.Db.open(
+        "memory://", tiny(), object_store=store, prefix_extractor=TwoBytes(), series_layout=Unlisted()
+    ) as db:
+        append(db, FAMILIES[0], [(b"s", b"x")], 0)
+    assert any("not listed" in each.message for each in verify(store).problems)
+
+
+def test_lists_orphans_and_calls_them_no_damage() -> None:
+    store = copy_of(SOUND)
+    store.put_if_absent("sst/00000000000000000001.sst", [b"left by a crash"], timeout=1)
+
+    report = verify(store)
+
+    assert report.is_sound
+    assert [each.object for each in report.orphans] == ["sst/00000000000000000001.sst"]
+
+
+def test_a_clone_and_its_parent_are_sound() -> None:
+    from tests.lsm.care.test_clones import Named
+
+    parent, child = Named("parent"), Named("child")
+    objects_of(parent).update(objects_of(SOUND))
+    with open_admin(parent) as admin:
+        admin.create_clone("memory://", object_store=child)
+
+    assert verify(parent).problems == []
+    report = verify(child, parent_stores={parent.url: parent})
+    assert report.problems == []
+    assert report.tables > 1
+
+
+def test_says_so_where_there_is_nothing() -> None:
+    with pytest.raises(lsm.UnavailableError, match="no database"):
+        verify(MemoryStore())
+    assert wal_name(1)

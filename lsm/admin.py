@@ -74,12 +74,16 @@ class Admin:
             if self._manifests is None:
                 self._manifests = ManifestStore.load(self._stores.main, self._runtime)
                 if self._manifests is None:
-                    raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
+                    raise UnavailableError(
+                        f"there is no database at {self._stores.main.url}: nobody has written one yet"
+                    )
             else:
                 self._manifests.refresh()
             found = self._manifests.current.wal_url
             if found != self._stores.wal_url:
-                raise InvalidError(f"the database keeps its log at {found!r}, not at {self._stores.wal_url!r}: pass wal_url")
+                raise InvalidError(
+                    f"the database keeps its log at {found!r}, not at {self._stores.wal_url!r}: pass wal_url"
+                )
             return self._manifests
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -184,7 +188,8 @@ class Admin:
         wal_last = durable_end(self._stores.wal.with_cause("admin"), manifests.current) if source is None else 0
         try:
             parts = Components(
-                storage_options=self._parts.storage_options if storage_options is None else storage_options, **components
+                storage_options=self._parts.storage_options if storage_options is None else storage_options,
+                **components,
             )
         except TypeError as error:
             raise InvalidError(f"create_clone: {error}") from None

@@ -74,9 +74,7 @@ def _gc(options: argparse.Namespace) -> int:
     runtime = Runtime()
     with _admin(options) as admin:
         while True:
-            found = admin.run_gc_once(
-                dry_run=options.dry_run, min_age=options.min_age, trust_clock=options.trust_clock
-            )
+            found = admin.run_gc_once(dry_run=options.dry_run, min_age=options.min_age, trust_clock=options.trust_clock)
             _print([_named(each) for each in found])
             what = "can go" if options.dry_run else "deleted"
             print(f"{len(found)} objects, {sum(each.size for each in found)} bytes {what}", file=sys.stderr)

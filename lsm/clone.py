@@ -56,7 +56,9 @@ def create_clone(
             manifests, runtime, wal_last=wal_last, name=name, source=None if source is None else source.id
         )
     elif source is not None and made.manifest_id != source.manifest_id:
-        raise InvalidError(f"{clone.main.url} was begun as a clone of another checkpoint: delete checkpoint {made.id} first")
+        raise InvalidError(
+            f"{clone.main.url} was begun as a clone of another checkpoint: delete checkpoint {made.id} first"
+        )
     database = bytes.fromhex(made.id)
     _check_empty(clone, made)
     if probe:

@@ -55,7 +55,9 @@ def dead_log(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garb
         if number is None or number >= manifest.replay_after or number in manifest.fences:
             continue
         if not any(each.needs_log(number) for each in manifest.checkpoints):
-            why = f"all its rows are in tables (replay starts after {manifest.replay_after}), and no checkpoint needs it"
+            why = (
+                f"all its rows are in tables (replay starts after {manifest.replay_after}), and no checkpoint needs it"
+            )
             yield Garbage(info.name, info.size, why)
 
 
@@ -75,7 +77,12 @@ def dead_copies(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[G
     pinned = {each.manifest_id for each in manifest.checkpoints}
     for info in objects:
         number = number_of(info.name)
-        if number is not None and info.name == pinned_name(number) and number not in pinned and number <= manifest.number:
+        if (
+            number is not None
+            and info.name == pinned_name(number)
+            and number not in pinned
+            and number <= manifest.number
+        ):
             yield Garbage(info.name, info.size, f"no checkpoint of manifest {manifest.number} names version {number}")
 
 

@@ -7,7 +7,7 @@ it delete. `min_age` is courtesy to slow readers, never the reason why a deletio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lsm.checkpoints import ExpiryWatch, load_version
 from lsm.errors import CorruptionError
@@ -112,7 +112,9 @@ class GarbageCollector:
             return load_version(self._store, number, manifest.database).table_numbers()
         except ObjectMissing:
             if any(each.manifest_id == number for each in self._manifests.refresh().checkpoints):
-                raise CorruptionError("is missing, and a checkpoint needs it", object_name=manifest_name(number)) from None
+                raise CorruptionError(
+                    "is missing, and a checkpoint needs it", object_name=manifest_name(number)
+                ) from None
             return set()  # Another collector dropped the checkpoint, and then the version.
 
     def _recent_tables(self, versions: list[ObjectInfo], age: float) -> set[int]:
@@ -127,7 +129,7 @@ class GarbageCollector:
         except ObjectMissing:  # Another collector was faster.
             return set()
 
-    def _old_enough(self, objects: list[ObjectInfo], age: float) -> list[ObjectInfo]:
+    def _old_enough(self, objects: Iterable[ObjectInfo], age: float) -> list[ObjectInfo]:
         limit = self._runtime.now_ms() - int(age * 1000)
         return [info for info in objects if not age or info.modified_ms is None or info.modified_ms <= limit]
 

@@ -76,7 +76,9 @@ class TableCheck:
             if first <= last:
                 self._report.add(f"{where}: number {first} of source {source} comes after {last}")
         if extents[-1][4] >= end:
-            self._report.add(f"{where} goes to {extents[-1][4]}, partition {partition.prefix!r} says it ends before {end}")
+            self._report.add(
+                f"{where} goes to {extents[-1][4]}, partition {partition.prefix!r} says it ends before {end}"
+            )
 
     def _listing(self, partition: Partition, family: bytes) -> Iterator[bytes] | None:
         """The names listed for a family, or None where it keeps no listing."""

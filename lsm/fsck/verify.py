@@ -111,7 +111,9 @@ class _Fsck:
         """Every stored version by itself, and that nothing goes back from one to the next."""
         report = self._report
         found: list[Manifest] = []
-        for number in sorted(versions.keys() | set(range(max(1, newest.number - MANIFESTS_KEPT + 1), newest.number + 1))):
+        for number in sorted(
+            versions.keys() | set(range(max(1, newest.number - MANIFESTS_KEPT + 1), newest.number + 1))
+        ):
             name = manifest_name(number)
             report.manifests += 1
             try:
@@ -133,7 +135,9 @@ class _Fsck:
         for older, newer in pairwise(found):
             if older.number + 1 < newer.number:
                 # A process that slept may leave a version far behind; the collector takes it.
-                report.notes.append(f"manifests between {older.number} and {newer.number} are collected, {older.number} is not")
+                report.notes.append(
+                    f"manifests between {older.number} and {newer.number} are collected, {older.number} is not"
+                )
             elif problem := _step_problem(older, newer):
                 report.add(problem, object_name=manifest_name(newer.number))
 

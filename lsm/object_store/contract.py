@@ -104,7 +104,7 @@ class ObjectStore(ABC):
     def delete(self, name: str, *, timeout: float) -> None:
         """Remove the object if it exists. Raises: StoreFault."""
 
-    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+    def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         """What creates that were cut off left behind, by names that `list` never shows and `delete` takes. A create whose
         leftover is deleted while it is under way begins again. Raises: StoreFault."""
         return []

@@ -220,7 +220,7 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._fault("list", prefix or "everything", error) from error
 
-    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+    def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         """Temporary files, which a kill in the middle of a create leaves where O_TMPFILE is missing."""
         try:
             return list(self._walk("", temporary=True))

@@ -158,7 +158,7 @@ class ReliableStore:
         operation = _Operation(self, f"delete {name}")
         self._repeat(operation, lambda: operation.send("delete", self.store.delete, name))
 
-    def leftovers(self) -> list[ObjectInfo]:
+    def leftovers(self) -> Sequence[ObjectInfo]:
         """What creates that were cut off left behind. Cost: one LIST where the backend can leave anything.
 
         Raises: UnavailableError.

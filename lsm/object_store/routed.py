@@ -35,7 +35,7 @@ class RoutedStore(ObjectStore):
     def delete(self, name: str, *, timeout: float) -> None:
         self.own.delete(name, timeout=timeout)
 
-    def leftovers(self, *, timeout: float) -> list[ObjectInfo]:
+    def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         return self.own.leftovers(timeout=timeout)
 
     def close(self) -> None:

@@ -248,7 +248,6 @@ class Flusher:
     def _commit(self, table: Memtable, built: Built, first_number: int) -> None:
         fences = self._new_fences
 
-
         def edit(manifest: Manifest) -> Manifest | None:
             flushed = with_flush(manifest, table, built, fences)
             return None if flushed is None else self._numbers.settle(flushed, committing=first_number)

@@ -67,6 +67,11 @@ def open_db(store: ObjectStore, settings: lsm.Settings | None = None, **componen
     )
 
 
+def layouts() -> dict[str, Any]:
+    """The components that `open_db` gives, for a reader."""
+    return {"prefix_extractor": TwoBytes(), "series_layout": Lists()}
+
+
 def open_plain(store: ObjectStore, settings: lsm.Settings | None = None, **components: Any) -> lsm.Db:
     return lsm.Db.open("memory://", settings if settings is not None else tiny(), object_store=store, **components)
 

@@ -11,7 +11,7 @@ import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
 from tests.lsm.care.test_checkpoints import churn, open_admin
-from tests.lsm.support import FAMILIES, append, objects_of, open_db, read_rows, read_series, tiny
+from tests.lsm.support import FAMILIES, append, layouts, objects_of, open_db, read_rows, read_series, tiny
 
 
 class Named(MemoryStore):
@@ -72,7 +72,7 @@ def test_lets_go_of_the_parent_when_its_tables_are_rewritten() -> None:
     stores = {"parent_stores": {parent.url: parent}}
     with open_db(parent) as db:
         churn(db, 3)
-        made = clone(parent, child)
+        clone(parent, child)
         with open_db(child, **stores) as copy, open_admin(child, **stores) as care:
             care.run_gc_once(min_age=0)
             assert len(care.read_manifest().parents) == 1
@@ -116,12 +116,6 @@ def test_clones_of_clones_and_of_checkpoints() -> None:
     reader = lsm.DbReader.open("memory://", tiny(), object_store=second, **stores, **layouts())
     with reader:
         assert reader.get(b"p2own") == b"second"
-
-
-def layouts() -> dict[str, Any]:
-    from tests.lsm.support import Lists, TwoBytes
-
-    return {"prefix_extractor": TwoBytes(), "series_layout": Lists()}
 
 
 def test_refuses_a_place_that_is_taken() -> None:

@@ -11,9 +11,10 @@ import pytest
 import lsm
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
-from lsm.object_store.names import manifest_name, number_of, wal_name
+from lsm.object_store.names import manifest_name, number_of
 from tests.lsm.care.test_checkpoints import churn, open_admin
-from tests.lsm.support import FAMILIES, Lists, append, copy_of, objects_of, open_db, tiny
+from tests.lsm.care.test_clones import Named
+from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, copy_of, objects_of, open_db, tiny
 
 
 def verify(store: ObjectStore, **components: Any) -> lsm.FsckReport:
@@ -34,8 +35,7 @@ def everything() -> MemoryStore:
         append(db, FAMILIES[1], [(b"t", b"in the log")], 0)
         db.flush()
         db.collect_garbage(min_age=0)
-        image = copy_of(store)
-    return image
+        return copy_of(store)
 
 
 SOUND = everything()
@@ -98,7 +98,9 @@ def may_be_missing(name: str) -> bool:
 
 @pytest.mark.parametrize("at", range(0, 1000, 37))
 def test_tells_a_flip_of_any_byte_of_a_table(at: int) -> None:
-    name = max((name for name in objects_of(SOUND) if name.startswith("sst/")), key=lambda name: len(objects_of(SOUND)[name]))
+    name = max(
+        (name for name in objects_of(SOUND) if name.startswith("sst/")), key=lambda name: len(objects_of(SOUND)[name])
+    )
     whole = bytearray(objects_of(SOUND)[name])
     whole[at % len(whole)] ^= 1
     store = copy_of(SOUND)
@@ -177,8 +179,6 @@ def test_tells_a_series_that_is_not_listed() -> None:
         def directory(self, family: bytes) -> bytes | None:
             return None
 
-    from tests.lsm.support import TwoBytes
-
     store = MemoryStore()
     with lsm.Db.open(
         "memory://", tiny(), object_store=store, prefix_extractor=TwoBytes(), series_layout=Unlisted()
@@ -198,8 +198,6 @@ def test_lists_orphans_and_calls_them_no_damage() -> None:
 
 
 def test_a_clone_and_its_parent_are_sound() -> None:
-    from tests.lsm.care.test_clones import Named
-
     parent, child = Named("parent"), Named("child")
     objects_of(parent).update(objects_of(SOUND))
     with open_admin(parent) as admin:
@@ -214,4 +212,3 @@ def test_a_clone_and_its_parent_are_sound() -> None:
 def test_says_so_where_there_is_nothing() -> None:
     with pytest.raises(lsm.UnavailableError, match="no database"):
         verify(MemoryStore())
-    assert wal_name(1)

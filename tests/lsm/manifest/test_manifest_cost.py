@@ -24,7 +24,9 @@ def large() -> Manifest:
     for at in range(PARTITIONS):
         prefix = b"%06d" % at
         tables = tuple(
-            TableInfo((1 << 40) + at * TABLES + each, 1000, 10, prefix + b"k%02da" % each, prefix + b"k%02dz" % each, 5, 6, 7)
+            TableInfo(
+                (1 << 40) + at * TABLES + each, 1000, 10, prefix + b"k%02da" % each, prefix + b"k%02dz" % each, 5, 6, 7
+            )
             for each in range(TABLES)
         )
         partitions.append(Partition(prefix, (), (Run(1, tables),), ((prefix + b"L", 17),)))

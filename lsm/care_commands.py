@@ -11,11 +11,8 @@ from typing import Any
 import msgspec
 
 from lsm.admin import Admin
-from lsm.fsck.report import FsckReport
 from lsm.fsck.verify import fsck
 from lsm.runtime import Runtime
-
-PROBLEMS_SHOWN = 50
 
 
 def add_commands(commands: Any) -> None:
@@ -89,38 +86,17 @@ def _fsck(options: argparse.Namespace) -> int:
         options.url,
         storage_options=options.storage_options,
         wal_url=options.wal_url,
-        progress=show_progress if with_bar else None,
+        progress=_show_progress if with_bar else None,
     )
     if with_bar:
         print(file=sys.stderr)
-    return print_report(report, as_json=options.json)
+    print(report.to_json() if options.json else report.to_text())
+    return 0 if report.is_sound else 1
 
 
-def show_progress(done: int, total: int) -> None:
+def _show_progress(done: int, total: int) -> None:
     """A line on a terminal that says how far a verification is."""
     print(f"\r{done >> 20} of {total >> 20} MiB verified", end="", file=sys.stderr, flush=True)
-
-
-def print_report(report: FsckReport, *, as_json: bool) -> int:
-    """Show what a verification found; the exit status."""
-    if as_json:
-        print(report.to_json())
-    else:
-        print(
-            f"{report.url}: manifest {report.manifest_id}, {report.tables} tables, {report.blocks} blocks, {report.rows} rows, "
-            f"{report.log_objects} log objects, {report.checkpoints} checkpoints, {report.bytes} bytes"
-        )
-        for note in report.notes:
-            print(f"note: {note}")
-        if report.orphans:
-            size = sum(each.size for each in report.orphans)
-            print(f"{len(report.orphans)} orphans, {size} bytes: no damage, the collector takes them")
-        for problem in report.problems[:PROBLEMS_SHOWN]:
-            print(f"DAMAGE {problem.object or 'rows'} at byte {problem.offset}: {problem.message}")
-        if report.problems_total > PROBLEMS_SHOWN:
-            print(f"... {report.problems_total - PROBLEMS_SHOWN} more: see --json")
-        print("sound" if report.is_sound else f"{report.problems_total} problems")
-    return 0 if report.is_sound else 1
 
 
 def _create_checkpoint(options: argparse.Namespace) -> int:

@@ -190,6 +190,8 @@ class ReaderConfig:
     storage: str | StorageConfig = "file://.data/log"
     refresh_interval: float = 1.0
     """Seconds between two looks for new data."""
+    checkpoint: str | None = None
+    """The id of a checkpoint to read instead of what is newest."""
     block_cache_bytes: int | None = None
     """Memory for decoded blocks. None: the storage's, then the engine's setting."""
     engine: Settings | None = None
@@ -201,6 +203,7 @@ class ReaderConfig:
             *,
             storage: str | StorageConfig = ...,
             refresh_interval: float | timedelta = ...,
+            checkpoint: str | None = ...,
             block_cache_bytes: int | None = ...,
             engine: Settings | None = ...,
         ) -> None: ...
@@ -208,6 +211,8 @@ class ReaderConfig:
     def __post_init__(self) -> None:
         _storage(self)
         _duration(self, "refresh_interval")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str):
+            raise _refusal(self, "checkpoint", "the id of a checkpoint", repr(self.checkpoint))
         _integer(self, "block_cache_bytes", low=0, optional=True)
         _engine(self)
 

@@ -90,6 +90,11 @@ def parse_routing_prefix(prefix: bytes) -> SegmentId | None:
     return int.from_bytes(prefix[2:], "big")
 
 
+def segment_of_prefix(prefix: bytes) -> SegmentId:
+    """The segment a routing prefix belongs to."""
+    return int.from_bytes(prefix[2:ROUTING_PREFIX_BYTES], "big")
+
+
 def entry_family(segment_id: SegmentId) -> bytes:
     """The seven bytes that every log entry of a segment starts with."""
     return _PREFIX.pack(SUBSYSTEM, VERSION, segment_id, RecordType.LOG_ENTRY)

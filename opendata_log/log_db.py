@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -37,6 +37,10 @@ HAND_OVER_ROWS = 1024
 """Records appended between two chances for threads that read; some half a millisecond."""
 
 
+CLONE_SECONDS = 300.0
+"""How long what is cloned is kept at least, should the call be cut off."""
+
+
 class LogDb(Reads):
     """A keyed log: one writer, and reads of what it wrote. Thread-safe; a context manager.
 
@@ -52,6 +56,7 @@ class LogDb(Reads):
         self._is_closed = self._may_not_read = self._was_read = False
         self._since_read = 0
         self._runtime = lsm.Runtime(clock)
+        self._file_system = file_system
         storage = config.storage_config
         settings = engine_settings(config)
         self._flush_type = lsm.FlushType.WAL if settings.wal_enabled else lsm.FlushType.MEMTABLE
@@ -219,6 +224,49 @@ class LogDb(Reads):
     def status(self) -> lsm.Status:
         """State and counters of the engine: tables, compactions, requests by kind and cause."""
         return self._db.status()
+
+    def create_checkpoint(self, lifetime: float | timedelta | None = None, name: str | None = None) -> lsm.Checkpoint:
+        """Pin everything appended so far: `LogDbReader.open(..., checkpoint=made.id)` reads the same entries whatever
+        becomes of the log, for at least `lifetime` seconds (None: until `lsm.Admin` deletes it).
+
+        Cost: `flush`, and one commit of the manifest. Raises: StorageError, FencedError, ClosedError.
+        """
+        self._check_open()
+        seconds = timeout_seconds(lifetime, "lifetime")
+        try:
+            return self._db.create_checkpoint(seconds, name)
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    def clone(
+        self,
+        destination: str,
+        checkpoint: str | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> lsm.Checkpoint:
+        """Make a log at `destination` with everything appended so far, or what `checkpoint` pins, without copying tables:
+        it reads this log's in place until its own compactions have replaced them, and is written on its own.
+
+        The checkpoint returned keeps here what the clone needs; `lsm.Admin(destination).run_gc_once()` gives it back.
+        Raises: InvalidInputError where something is at `destination`, StorageError.
+        """
+        self._check_open()
+        storage = self._config.storage_config
+        try:
+            source = checkpoint if checkpoint is not None else self._db.create_checkpoint(CLONE_SECONDS).id
+            with lsm.Admin(
+                storage.url,
+                storage_options=storage.storage_options,
+                wal_url=storage.wal_url,
+                file_system=self._file_system,
+            ) as admin:
+                made = admin.create_clone(destination, source, storage_options=storage_options)
+                if checkpoint is None:
+                    admin.delete_checkpoint(source)
+                return made
+        except lsm.Error as error:
+            raise translate(error) from error
 
     def wait_idle(self, timeout: float | timedelta | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout` seconds."""

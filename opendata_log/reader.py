@@ -51,6 +51,7 @@ class LogDbReader(Reads):
             self._db = lsm.DbReader.open(
                 storage.url,
                 config.engine,
+                checkpoint=config.checkpoint,
                 refresh_interval=config.refresh_interval,
                 runtime=self._runtime,
                 storage_options=storage.storage_options,

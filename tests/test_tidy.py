@@ -245,7 +245,9 @@ def test_modules_that_call_themselves_pure_are(path: str) -> None:
 
     for module, _, line in imports(path):
         assert module.split(".")[0] not in IMPURE, f"{path}:{line}: {module}"
-    reached = {found for found in imported_files(path) if "/object_store/" in found} - {"lsm/object_store/names.py"}
+    # Names, and what a listing is made of, are values.
+    values = {"lsm/object_store/names.py", "lsm/object_store/contract.py"}
+    reached = {found for found in imported_files(path) if "/object_store/" in found} - values
     assert not reached, f"{path} is pure and imports {reached}"
 
 

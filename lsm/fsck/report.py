@@ -10,6 +10,7 @@ from lsm.errors import CorruptionError
 
 PROBLEMS_MAX = 10_000
 """More are counted and not kept."""
+PROBLEMS_SHOWN = 50
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -59,6 +60,23 @@ class FsckReport(msgspec.Struct, kw_only=True):
     def add_error(self, error: CorruptionError) -> None:
         """One more problem, as a read met it."""
         self.add(error.reason, object_name=error.object_name, offset=error.offset)
+
+    def to_text(self) -> str:
+        """What matters of it, in lines for a terminal."""
+        lines = [
+            f"{self.url}: manifest {self.manifest_id}, {self.tables} tables, {self.blocks} blocks, {self.rows} rows, "
+            f"{self.log_objects} log objects, {self.checkpoints} checkpoints, {self.bytes} bytes"
+        ]
+        lines += [f"note: {note}" for note in self.notes]
+        if self.orphans:
+            size = sum(each.size for each in self.orphans)
+            lines.append(f"{len(self.orphans)} orphans, {size} bytes: no damage, the collector takes them")
+        shown = self.problems[:PROBLEMS_SHOWN]
+        lines += [f"DAMAGE {each.object or 'rows'} at byte {each.offset}: {each.message}" for each in shown]
+        if self.problems_total > len(shown):
+            lines.append(f"... {self.problems_total - len(shown)} more: see the JSON report")
+        lines.append("sound" if self.is_sound else f"{self.problems_total} problems")
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """All of it, as one JSON object."""

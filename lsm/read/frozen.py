@@ -52,6 +52,9 @@ class Frozen:
     def take_news(self) -> None:
         """None ever."""
 
+    def keep_arrivals(self) -> None:
+        """Nothing arrives here."""
+
     def explained(self, error: CorruptionError) -> Error:
         """What a missing object means: the checkpoint is over, or the database is damaged. Cost: a look at the manifest."""
         if self._manifests.refresh().checkpoint(self._checkpoint.id) is None:

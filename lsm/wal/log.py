@@ -75,7 +75,7 @@ class WriteAheadLog:
         self._database = database
         self._epoch = epoch
         self._next_number = next_number
-        self._durable_number = next_number - 1
+        self.durable_number = next_number - 1
         self._serial_until = next_number + PIPELINE_MAX
         self._interval = flush_interval
         self._object_bytes = object_bytes
@@ -159,11 +159,6 @@ class WriteAheadLog:
     def fatal(self) -> Error | None:
         """Why nothing more will ever become durable."""
         return self._fatal
-
-    @property
-    def durable_number(self) -> int:
-        """The newest log object that is durable, and with it every one before."""
-        return self._durable_number
 
     @property
     def buffered_bytes(self) -> int:
@@ -325,7 +320,7 @@ class WriteAheadLog:
             while self._under_way and self._under_way[0].is_done:
                 done = self._under_way.popleft()
                 self.durable_seq = done.last_seq
-                self._durable_number = done.number
+                self.durable_number = done.number
                 self.unwritten_bytes -= done.size
                 self._written.append(done)
             self._outage = None
@@ -351,7 +346,7 @@ class WriteAheadLog:
                     number=upload.number,
                     epoch=self._epoch,
                     nonce=self._runtime.random_bytes(16),
-                    body=[encode_mark(self._durable_number), *upload.frames],
+                    body=[encode_mark(self.durable_number), *upload.frames],
                 )
             try:
                 self._store.put_new(name, upload.parts)

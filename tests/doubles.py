@@ -155,6 +155,11 @@ class CrashingStore(WrappedStore):
         self._how = how
         self._lock = threading.Lock()
 
+    def die_at(self, at: int, how: CrashAt) -> None:
+        """Die at this call, counted from the first one ever."""
+        with self._lock:
+            self._at, self._how = at, how
+
     def kill(self) -> None:
         """Die now."""
         with self._lock:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
 import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.rows.chunk import series_key
+from tests.doubles import SimulatedCrash
 
 PARTITIONS = (b"p0", b"p1", b"p2")
 FAMILIES = tuple(prefix + b"L" for prefix in PARTITIONS)
@@ -129,3 +131,10 @@ def copy_of(store: MemoryStore) -> MemoryStore:
 
 def engine_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("lsm-")]
+
+
+def abandon(db: lsm.Db) -> None:
+    """The process is gone: nothing is flushed any more, and its threads end."""
+    db._engine.fail(lsm.InternalError("the simulated process died"))
+    with contextlib.suppress(lsm.Error, SimulatedCrash):
+        db.close()

@@ -15,7 +15,7 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
-from tests.lsm.support import FAMILIES, append, open_db, read_rows, read_series, series_rows, tiny
+from tests.lsm.support import FAMILIES, abandon, append, open_db, read_rows, read_series, series_rows, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 SETTINGS = tiny(op_timeout=0.5, l0_sst_size_bytes=1 << 20, compaction_enabled=True)
@@ -92,13 +92,6 @@ class Scenario:
     def flush(self, db: lsm.Db, kind: lsm.FlushType) -> None:
         db.flush(kind)
         self.durable = len(self.accepted) - 1
-
-
-def abandon(db: lsm.Db) -> None:
-    """The process is gone: nothing is flushed any more, and its threads end."""
-    db._engine.fail(lsm.InternalError("the simulated process died"))
-    with contextlib.suppress(lsm.Error, SimulatedCrash):
-        db.close()
 
 
 def counted() -> tuple[int, Counter[tuple[str, str]], list[tuple[str, str]]]:

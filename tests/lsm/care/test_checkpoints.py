@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,8 +10,19 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import pinned_name
-from tests.doubles import CountingStore
-from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, objects_of, open_db, open_plain, read_rows, tiny
+from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash
+from tests.lsm.support import (
+    FAMILIES,
+    Lists,
+    TwoBytes,
+    abandon,
+    append,
+    objects_of,
+    open_db,
+    open_plain,
+    read_rows,
+    tiny,
+)
 
 TEN_YEARS_MS = 10 * 365 * 86400 * 1000
 
@@ -244,3 +256,42 @@ def test_costs_a_flush_and_a_commit() -> None:
         store.reset()
         db.create_checkpoint()
         assert store.counts == {"put_if_absent": 1, "get_range": 1}
+
+
+@pytest.mark.parametrize("how", CrashAt, ids=lambda how: how.name.lower())
+@pytest.mark.parametrize("what", ["create", "detached", "refresh", "delete"])
+def test_a_crash_at_any_call_leaves_a_whole_checkpoint_or_none(how: CrashAt, what: str) -> None:
+    at = 0
+    while True:
+        at += 1
+        memory = MemoryStore()
+        with open_plain(memory) as db:
+            db.put(b"a", b"1")
+            first = db.create_checkpoint(lifetime=100)
+        db = open_plain(store := CrashingStore(memory))
+        db.put(b"b", b"2", await_durable=True)
+        store.die_at(store.calls + at, how)
+        with contextlib.suppress(SimulatedCrash, lsm.Error), open_admin(store) as admin:
+            if what == "create":
+                db.create_checkpoint()
+            elif what == "detached":
+                admin.create_detached_checkpoint()
+            elif what == "refresh":
+                admin.refresh_checkpoint(first.id, lifetime=500)
+            else:
+                admin.delete_checkpoint(first.id)
+        was_cut_off = store.is_dead
+        store.kill()
+        abandon(db)
+        with open_plain(memory) as db:
+            assert read_rows(db) == [(b"a", b"1"), (b"b", b"2")]
+            churn(db, 9)
+        found = {each.id: each for each in stored(memory).checkpoints}
+        for each in found:
+            with lsm.DbReader.open("memory://", object_store=memory, checkpoint=each) as reader:
+                rows = [(b"a", b"1")] if each == first.id else [(b"a", b"1"), (b"b", b"2")]
+                assert read_rows(reader) == rows
+        if not was_cut_off:
+            assert len(found) == {"create": 2, "detached": 2, "refresh": 1, "delete": 0}[what]
+            break
+    assert at > 2

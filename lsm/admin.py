@@ -149,8 +149,6 @@ class Admin:
         machine's clock. A clone gives its parents' checkpoints back where it has no use for them any more.
         """
         manifests = self._load()
-        if not dry_run:
-            clone.detach(manifests, self._stores, self._runtime)
         with self._lock:
             if self._collector is None or trust_clock:
                 collector = GarbageCollector(
@@ -164,7 +162,10 @@ class Admin:
                 self._collector = self._collector if trust_clock else collector
             else:
                 collector = self._collector
-        return collector.run_once(dry_run=dry_run, min_age=min_age)
+        found = collector.run_once(dry_run=dry_run, min_age=min_age)
+        if not dry_run:
+            clone.detach(manifests, self._stores, self._runtime)
+        return found
 
     # -- clones -------------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from concurrent.futures import Executor
 
+from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.components import Components, Stores, table_format, table_reader
 from lsm.errors import Error, InvalidError
+from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
 from lsm.manifest.model import Manifest
 from lsm.placement import StoreAddress, WorkerProcesses, can_pickle
@@ -170,6 +172,13 @@ class Engine:
         if placement == "thread" or address is None:
             return None
         return self._executor(WorkerProcesses(count))
+
+    def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
+        """Delete what nothing refers to; a clone lets go of parents it has no use for any more."""
+        found = self.collector.run_once(dry_run=dry_run, min_age=min_age)
+        if not dry_run:
+            detach(self.manifests, self.stores, self.runtime, self.views.held_tables())
+        return found
 
     def fail(self, error: Error) -> None:
         """A background thread gave up: refuse further work, and wake whoever waits for a flush."""

@@ -9,6 +9,8 @@ Source: SlateDB's clones with external databases (its RFC 4).
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 import msgspec
 
 from lsm.checkpoints import create_checkpoint, delete_checkpoint, load_checkpoint, load_version
@@ -136,8 +138,10 @@ def _copy_log(source: ReliableStore, target: ReliableStore, parent: bytes, datab
             raise InvalidError(f"{target.url} holds another log: clone to an empty place") from None
 
 
-def detach(manifests: ManifestStore, stores: Stores, runtime: Runtime) -> list[Parent]:
-    """Let go of parents none of whose tables the clone or a checkpoint of it names; which.
+def detach(
+    manifests: ManifestStore, stores: Stores, runtime: Runtime, held: AbstractSet[int] = frozenset()
+) -> list[Parent]:
+    """Let go of parents none of whose tables the clone or a checkpoint of it names, or is in `held`; which.
 
     Cost: where a clone has parents, one GET per checkpoint; per parent let go of, a commit there and one here.
     """
@@ -145,7 +149,7 @@ def detach(manifests: ManifestStore, stores: Stores, runtime: Runtime) -> list[P
     if not current.parents:
         return []
     store = stores.main.with_cause("clone")
-    named = current.table_numbers()
+    named = current.table_numbers() | held
     for pinned in {each.manifest_id for each in current.checkpoints}:
         named |= load_version(store, pinned, current.database).table_numbers()
     gone = [each for each in current.parents if named.isdisjoint(each.tables)]

@@ -271,7 +271,7 @@ class Db(Reads):
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
         self._check_open()
-        return self._engine.collector.run_once(dry_run=dry_run, min_age=min_age)
+        return self._engine.collect(dry_run=dry_run, min_age=min_age)
 
     def _collect_regularly(self) -> None:
         interval = self._engine.settings.gc_interval
@@ -282,7 +282,7 @@ class Db(Reads):
                 if self._closed is not None:
                     return
             try:
-                self._engine.collector.run_once()
+                self._engine.collect()
             except FencedError as error:
                 self._fail(error)
             except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.

@@ -248,7 +248,7 @@ class LogDb(Reads):
         """Make a log at `destination` with everything appended so far, or what `checkpoint` pins, without copying tables:
         it reads this log's in place until its own compactions have replaced them, and is written on its own.
 
-        The checkpoint returned keeps here what the clone needs; `lsm.Admin(destination).run_gc_once()` gives it back.
+        The checkpoint returned keeps here what the clone needs, until the clone's collector gives it back.
         Raises: InvalidInputError where something is at `destination`, StorageError.
         """
         self._check_open()

@@ -130,21 +130,9 @@ class TableCheck:
             data = self._store.get_range(table.name, table.index_end, table.size + 1)
         except ObjectMissing as error:
             raise TableMissingError("the table is missing", object_name=table.name) from error
-        wanted = FOOTER.pack(
-            FOOTER_MAGIC,
-            TABLE_VERSION,
-            0,
-            owner,
-            table.number,
-            table.filter_offset,
-            table.index_offset,
-            table.index_end,
-            table.rows,
-        )
-        wanted += CHECKSUM.pack(crc32c(wanted, crc32c(table.name.encode())))
-        if data != wanted or table.size != table.index_end + len(wanted):
-            why = "the footer is damaged, or does not agree with the manifest"
-            raise CorruptionError(why, object_name=table.name, offset=table.index_end)
+        problem = _footer_problem(data, table, owner)
+        if problem:
+            raise CorruptionError(problem, object_name=table.name, offset=table.index_end)
 
     def _blocks(self, partition: Partition, table: TableInfo, age: int) -> Iterator[Extent]:
         filters, index = self._tables.meta(table)
@@ -179,6 +167,23 @@ class TableCheck:
         if (index.keys[0], last) != (table.first_key, table.last_key):
             why = f"holds keys from {index.keys[0]!r} to {last!r}, the manifest says {table.first_key!r}, {table.last_key!r}"
             raise CorruptionError(why, object_name=table.name)
+
+
+def _footer_problem(data: bytes, table: TableInfo, owner: bytes) -> str | None:
+    size = FOOTER.size + CHECKSUM.size
+    if len(data) != size or table.size != table.index_end + size:
+        return f"ends {len(data)} bytes after the index, a footer has {size}, and the manifest says {table.size} in all"
+    if CHECKSUM.pack(crc32c(data[: FOOTER.size], crc32c(table.name.encode()))) != data[FOOTER.size :]:
+        return "the footer's checksum does not match"
+    magic, version, _, database, *places = FOOTER.unpack_from(data)
+    if magic != FOOTER_MAGIC or not 1 <= version <= TABLE_VERSION:
+        return f"the footer is of an unknown format, {magic!r} version {version}: update the library"
+    wanted = [table.number, table.filter_offset, table.index_offset, table.index_end, table.rows]
+    if database != owner or places != wanted:
+        return (
+            f"the footer does not agree with the manifest: {places} of {database.hex()}, not {wanted} of {owner.hex()}"
+        )
+    return None
 
 
 def _extents_of(block: SeriesBlock, age: int) -> Iterator[Extent]:

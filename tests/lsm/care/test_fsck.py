@@ -135,7 +135,7 @@ def edit_table(**changes: Any) -> Any:
     [
         (edit_table(rows=1), "does not agree"),
         (edit_table(last_key=b"p0zzz"), "holds keys from"),
-        (edit_table(size=100_000), "footer"),
+        (edit_table(size=100_000), "the manifest says 100000 in all"),
         (lambda manifest: msgspec.structs.replace(manifest, last_seq=5), "goes back"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=()), "forgets the fences"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=(*manifest.fences, 3)), "fence"),

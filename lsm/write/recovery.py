@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from lsm.coding import KIND_WAL_FENCE, seal_envelope
 from lsm.errors import CorruptionError, FencedError, InvalidError
@@ -20,7 +21,7 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION, encode_mark
-from lsm.wal.replay import apply_frames, list_wal, read_wal, read_wal_object
+from lsm.wal.replay import LogEntries, apply_frames, list_wal, read_wal, read_wal_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ def open_database(
 ) -> Recovered:
     """Claim the database and bring its log into memory.
 
-    Cost: to open: 2 LIST, 1 + n GET, 2 GET that find nothing, 3 GET of 64 bytes, 2 PUT for n log objects, however many
-    tables there are. To create: the same, 2 LIST and 1 PUT, and the probe's 5 requests per store.
+    Cost: to open: 2 LIST, 1 + n GET, 2 GET that find nothing, 3 GET of 64 bytes, 2 PUT for n log objects before the fence,
+    however many tables there are. To create: the same, 2 LIST and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
     manifests = ManifestStore.load(store, runtime)
@@ -175,11 +176,12 @@ def _replay(
     table = _new_table(runtime, manifest.replay_after + 1, manifest.wal_epoch_floor)
     last_seq = manifest.last_seq
     fences: list[int] = []
-    numbers: Sequence[int] = range(manifest.replay_after + 1, fence + 1)
+    numbers: Sequence[int] = range(manifest.replay_after + 1, fence)
     log = read_wal(
         wal_store.with_cause("open"), runtime, numbers, manifest.database, epoch_floor=manifest.wal_epoch_floor
     )
-    for entries in log:
+    # The fence need not be read back: this process wrote it.
+    for entries in chain(log, (LogEntries(fence, epoch, True, fence - 1, ()),)):
         if entries.is_fence:
             fences.append(entries.number)
         last_seq = max(last_seq, apply_frames(table, entries.frames, after_seq=last_seq))

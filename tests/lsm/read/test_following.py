@@ -314,9 +314,9 @@ def test_budgets_of_polls_and_refreshes() -> None:
             return dict(store.counts)
 
         assert cost(0, look=False) == {"get": 1}
-        assert cost(0, look=True) == {"get": 2, "head": 1}
+        assert cost(0, look=True) == {"get": 2, "get_range": 1}
         assert cost(1, look=False) == {"get": 2}
-        assert cost(5, look=True) == {"get": 5 + 1 + 1, "head": 1}
+        assert cost(5, look=True) == {"get": 5 + 1 + 1, "get_range": 1}
         assert cost(100, look=False) == {"get": 100, "list": 1}
         assert cost(0, look=False) == {"get": 1}
         requests = reader.status().requests
@@ -333,7 +333,7 @@ def test_opens_with_as_many_requests_as_there_are_log_objects() -> None:
 
         open_reader(store).close()
 
-        assert store.counts == {"list": 2, "get": 1 + 11 + 1, "head": 1}
+        assert store.counts == {"list": 2, "get": 1 + 11 + 1, "get_range": 1}
 
 
 def test_a_refresh_beside_a_writer_that_never_stops_it_ends() -> None:

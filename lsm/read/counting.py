@@ -101,7 +101,8 @@ def _tiers(
 
 
 def _count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> int:
-    high = min(high, bound)
+    # What is in tables is counted there, though a memtable that was just flushed may still hold it.
+    low, high = max(low, view.series_end(family)), min(high, bound)
     if low >= high:
         return 0
     total = 0

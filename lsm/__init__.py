@@ -40,14 +40,17 @@ from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings, read_settings_file
 from lsm.sst.builder import TableInfo
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches, CachesStatus, CacheStatus
+from lsm.sst.disk_cache import DiskCacheStatus
 from lsm.write.batch import WriteBatch, WriteHandle
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Admin",
-    "Cache",
+    "CacheStatus",
+    "Caches",
+    "CachesStatus",
     "Checkpoint",
     "Clock",
     "ClosedError",
@@ -58,6 +61,7 @@ __all__ = [
     "Db",
     "DbBuilder",
     "DbReader",
+    "DiskCacheStatus",
     "DurabilityLevel",
     "Error",
     "FencedError",

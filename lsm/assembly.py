@@ -62,7 +62,7 @@ class Engine:
         self.epoch = recovered.epoch
         self.stores.attach(manifest.parents)
         self.rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
-        self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts.block_cache)
+        self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts)
         self.numbers = TableNumbers(self.runtime, recovered.epoch)
         self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
         self.lock = self.runtime.lock()

@@ -27,7 +27,7 @@ class DbBuilder:
         return self
 
     def with_component(self, **components: Any) -> DbBuilder:
-        """`prefix_extractor=`, `scheduler=`, `clock=`, `block_cache=`, `object_store=`, `wal_url=`, ..."""
+        """`prefix_extractor=`, `scheduler=`, `clock=`, `caches=`, `object_store=`, `wal_url=`, ..."""
         self._components.update(components)
         return self
 

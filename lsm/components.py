@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsm.compaction.plan import CompactionScheduler
+from lsm.errors import InvalidError
 from lsm.manifest.checkpoint import Parent
 from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectStore
@@ -19,7 +20,8 @@ from lsm.rows.chunk import PrefixExtractor, SeriesLayout
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings
 from lsm.sst.builder import TableFormat
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches
+from lsm.sst.disk_cache import DiskCache
 from lsm.sst.table import TableReader
 
 
@@ -40,7 +42,8 @@ class Components:
     prefix_extractor: PrefixExtractor | None = None
     series_layout: SeriesLayout | None = None
     scheduler: CompactionScheduler | None = None
-    block_cache: Cache | None = None
+    caches: Caches | None = None
+    """Memory to share with other handles, instead of what the settings give this one."""
     clock: Clock | None = None
     runtime: Runtime | None = None
 
@@ -146,10 +149,15 @@ def table_format(settings: Settings) -> TableFormat:
 
 
 def table_reader(
-    store: ReliableStore, manifest: Manifest, runtime: Runtime, settings: Settings, cache: Cache | None
+    store: ReliableStore, manifest: Manifest, runtime: Runtime, settings: Settings, parts: Components
 ) -> TableReader:
-    """The caches: an eighth of the budget for indexes and filters, the rest for blocks."""
-    budget = settings.block_cache_bytes
-    blocks = cache if cache is not None else Cache(budget - budget // 8, runtime)
-    meta = cache if cache is not None else Cache(budget // 8, runtime)
-    return TableReader(store, manifest.database, runtime, blocks=blocks, meta=meta, owners=manifest.owners())
+    """A handle's way to its tables, through caches of its own or the caller's."""
+    caches = parts.caches
+    if caches is None:
+        caches = Caches(block_bytes=settings.block_cache_bytes, meta_bytes=settings.meta_cache_bytes, runtime=runtime)
+    elif not isinstance(caches, Caches):
+        raise InvalidError(f"caches must be an lsm.Caches, got {type(caches).__name__}")
+    disk = None
+    if settings.disk_cache_dir is not None:
+        disk = DiskCache(settings.disk_cache_dir, settings.disk_cache_bytes, runtime)
+    return TableReader(store, manifest.database, runtime, caches=caches, disk=disk, owners=manifest.owners())

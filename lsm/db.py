@@ -322,8 +322,7 @@ class Db(Reads):
             ),
             compactions=engine.compactor.committed if engine.compactor is not None else 0,
             refused_compactions=engine.compactor.refused if engine.compactor is not None else 0,
-            cache_hits=engine.tables.hits,
-            cache_misses=engine.tables.misses,
+            caches=engine.tables.cache_status(),
             requests=requests,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from lsm.object_store.reliable import Traffic
+from lsm.sst.cache import CachesStatus
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):
@@ -38,8 +39,7 @@ class Status(msgspec.Struct, frozen=True):
     partitions: tuple[PartitionStatus, ...]
     compactions: int
     refused_compactions: int
-    cache_hits: int
-    cache_misses: int
+    caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]
 
 
@@ -61,6 +61,5 @@ class ReaderStatus(msgspec.Struct, frozen=True):
     refresh_interval: float | None
     last_failure: str | None
     close_reason: str | None
-    cache_hits: int
-    cache_misses: int
+    caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]

@@ -42,8 +42,16 @@ class Settings:
     """The memtable is frozen and written as level-0 tables when it holds about this many bytes."""
     max_unflushed_bytes: int = 1 * GIB
     """Writers wait (or are refused) while memtables and log buffer hold this much."""
-    block_cache_bytes: int = 256 * MIB
-    """Decoded blocks and, in an eighth of it, indexes and filters."""
+
+    # -- caches --
+    block_cache_bytes: int = 224 * MIB
+    """Memory for decoded blocks. Not used where `Components.caches` is given, nor is the next one."""
+    meta_cache_bytes: int = 32 * MIB
+    """Memory for indexes and filters: some two bytes for each key in tables that are read, at 16 bits a key."""
+    disk_cache_dir: str | None = None
+    """A local directory that keeps stored parts of tables, also for other processes and the next start. None: no such."""
+    disk_cache_bytes: int = 1 * GIB
+    """Space the directory may take, of all databases in it. What is read of a table is fetched in parts of 128 KiB then."""
 
     # -- tables --
     sst_block_size: int = 64 * KIB
@@ -98,6 +106,8 @@ class Settings:
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise InvalidError(f"settings: {name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
+        if self.disk_cache_dir == "":
+            raise InvalidError("settings: disk_cache_dir must name a directory, or be None, got ''")
         if self.l0_compaction_min > self.l0_compaction_max:
             raise InvalidError(
                 f"settings: l0_compaction_min ({self.l0_compaction_min}) must not exceed l0_compaction_max "
@@ -154,6 +164,8 @@ _AT_LEAST: dict[str, float] = {
     "l0_sst_size_bytes": 1,
     "max_unflushed_bytes": 1,
     "block_cache_bytes": 0,
+    "meta_cache_bytes": 0,
+    "disk_cache_bytes": 1 * MIB,
     "sst_block_size": 64,
     "max_sst_size": 256,
     "filter_bits_per_key": 1,

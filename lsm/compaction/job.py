@@ -20,7 +20,7 @@ from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import KIND_SERIES, SeriesBlock
 from lsm.sst.builder import TableInfo
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches
 from lsm.sst.rolling import RollingTables
 from lsm.sst.table import TableReader
 
@@ -48,10 +48,9 @@ def compact(store: ReliableStore, runtime: Runtime, job: CompactionJob) -> list[
     Cost: every source block is read once, a megabyte of adjacent ones at a time.
     Raises: CorruptionError: an input is damaged; nothing is dropped then.
     """
-    cache = Cache(META_BYTES, runtime)
+    caches = Caches(block_bytes=0, meta_bytes=META_BYTES, runtime=runtime)
     rules = job.rules
-    tables = TableReader(store, rules.database, runtime, blocks=cache, meta=cache, owners=rules.owners)
-    tables = tables.for_cause("compaction")
+    tables = TableReader(store, rules.database, runtime, caches=caches, owners=rules.owners).for_cause("compaction")
     output_store = store.with_cause("compaction")
     outputs: list[TableInfo] = []
 

@@ -25,7 +25,7 @@ from lsm.object_store.contract import ObjectInfo, ObjectMissing
 from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name, table_name
 from lsm.runtime import Runtime
 from lsm.settings import Settings
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches
 from lsm.sst.table import TableReader
 
 INDEX_CACHE_BYTES = 64 << 20
@@ -180,10 +180,11 @@ class _Fsck:
                         check.check_table(partition, table)
 
     def _table_check(self, manifest: Manifest) -> TableCheck:
-        cache = Cache(INDEX_CACHE_BYTES, self._runtime)
+        # Of its own, and none on disk: what is to be checked is the store.
+        caches = Caches(block_bytes=0, meta_bytes=INDEX_CACHE_BYTES, runtime=self._runtime)
         store = self._stores.main.with_cause("fsck")
         owners = manifest.owners()
-        reader = TableReader(store, manifest.database, self._runtime, blocks=cache, meta=cache, owners=owners)
+        reader = TableReader(store, manifest.database, self._runtime, caches=caches, owners=owners)
         return TableCheck(
             store,
             reader.for_cause("fsck"),

@@ -88,7 +88,7 @@ class DbReader(Reads):
         if names != wanted:
             raise InvalidError(f"the database was created with extractor and layout {names}, not {wanted}")
         self._stores.attach(found.parents)
-        self._tables = table_reader(self._stores.main, found, self._runtime, settings, parts.block_cache)
+        self._tables = table_reader(self._stores.main, found, self._runtime, settings, parts)
         self._following: Following | Frozen
         if checkpoint is None:
             self._following = Following(self._stores, self._runtime, manifests)
@@ -269,8 +269,7 @@ class DbReader(Reads):
             refresh_interval=self._interval,
             last_failure=None if self.last_failure is None else str(self.last_failure),
             close_reason=None if reason is None else str(reason),
-            cache_hits=self._tables.hits,
-            cache_misses=self._tables.misses,
+            caches=self._tables.cache_status(),
             requests=requests,
         )
 

@@ -179,3 +179,9 @@ class Reads:
             yield from stream
         except TableMissingError as error:
             raise self._explained(error) from error
+
+    # -- caches -------------------------------------------------------------------------------------------------------
+
+    def drop_cached(self) -> None:
+        """Let go of the memory that caches hold for this database. For handles that share caches; reads load it again."""
+        self._tables.drop_cached()

@@ -35,6 +35,7 @@ A series row carries no sequence number of the engine: it is written once, so th
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -204,7 +205,8 @@ class SeriesBlock:
     @property
     def weight(self) -> int:
         """Bytes this object occupies, about."""
-        return len(self.payload) + 40 * len(self._ends) + 90 * len(self.names) + 500
+        numbers = memoryview(self.numbers).nbytes if isinstance(self.numbers, array) else 8 * len(self.numbers)
+        return len(self.payload) + numbers + 40 * len(self._ends) + 90 * len(self.names) + 1000
 
     def values(self, start: int, end: int) -> list[bytes]:
         """The values of rows [start, end)."""
@@ -237,4 +239,6 @@ class SeriesBlock:
 
 def row_chunk_weight(chunk: RowChunk) -> int:
     """Bytes a decoded rows block occupies, about."""
-    return 150 * len(chunk.keys) + sum(map(len, chunk.keys)) + sum(map(len, chunk.values))
+    keys, values = chunk.keys, chunk.values
+    filled = len(values) - values.count(b"")  # The empty value exists once.
+    return 66 * len(keys) + sum(map(len, keys)) + 40 * filled + sum(map(len, values)) + 500

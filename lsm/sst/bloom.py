@@ -51,7 +51,7 @@ class Filter:
 
     @property
     def weight(self) -> int:
-        return len(self._bitmap) + 100
+        return len(self._bitmap) + 200
 
     def may_contain(self, item: bytes) -> bool:
         """False only if `item` was not in the filter."""

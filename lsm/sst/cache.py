@@ -1,12 +1,192 @@
-"""Decoded blocks, indexes and filters in memory, within a budget of bytes. One load per item, however many ask."""
+"""Decoded blocks, indexes and filters in memory, within budgets of bytes, and one load per item, however many ask.
+
+A hit takes no lock: it is one lookup in a dict and one note on the item of when it was used. What that means is decided later,
+under the lock, when room is needed:
+
+    new      first in, first out; a quarter of the budget once proven items want the rest
+    proven   used again some time after it came; goes round once more for each round in which it was used
+    ghosts   keys of what left `new` lately; one that comes back is proven
+
+So a scan of any length passes through `new`. That it touches a block many times while it is there (one stream after another
+lies in it) proves nothing: the uses have to be apart.
+
+Source: 2Q (Johnson and Shasha, VLDB 1994), its main part kept as a clock; the distance in uses plays InnoDB's
+`innodb_old_blocks_time`.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
+import msgspec
+
+from lsm.errors import InvalidError
 from lsm.runtime import Runtime
+from lsm.sst.disk_cache import DiskCacheStatus
+
+Key = tuple[Any, ...]
+"""Begins with the id of the database."""
+
+BLOCK_BYTES: Final = 224 << 20
+META_BYTES: Final = 32 << 20
+
+PROOF: Final = 1000
+"""An item is proven by a use that comes this many uses of others after it, or a sixteenth of the budget loaded after it."""
+
+
+class CacheStatus(msgspec.Struct, frozen=True):
+    """One cache: sizes in bytes; `hits` is close where threads race; `misses` are loads; `evictions` made room."""
+
+    capacity: int
+    size: int
+    items: int
+    hits: int
+    misses: int
+    evictions: int
+
+
+class _Item:
+    __slots__ = ("born", "used", "value", "weight")
+
+    def __init__(self, value: Any, weight: int, now: int) -> None:
+        self.value = value
+        self.weight = weight
+        self.born = now
+        self.used = now
+
+
+class Cache:
+    """Items of at most `capacity` bytes. Thread-safe; can be shared between databases."""
+
+    def __init__(self, capacity: int, runtime: Runtime) -> None:
+        self._capacity = capacity
+        self._lock = runtime.lock()
+        self._items: dict[Key, _Item] = {}
+        self._new: OrderedDict[Key, _Item] = OrderedDict()
+        self._proven: OrderedDict[Key, _Item] = OrderedDict()
+        self._ghosts: OrderedDict[Key, None] = OrderedDict()
+        self._new_size = 0
+        self._size = 0
+        self._loaded = 0
+        self._ticks = 0
+        """What was loaded so far, as uses: the other half of the clock that `hits` is the first half of."""
+        self._hits = 0
+        self._misses = 0
+        self._evictions = 0
+
+    def peek(self, key: Key) -> Any | None:
+        """The item if it is here. Takes no lock."""
+        found = self._items.get(key)
+        if found is None:
+            return None
+        self._hits = hits = self._hits + 1
+        found.used = hits + self._ticks
+        return found.value
+
+    def put(self, key: Key, value: Any, weight: int) -> None:
+        """Keep an item that was not here and had to be loaded, and make room for it."""
+        with self._lock:
+            self._misses += 1
+            self._remove(key)
+            if weight > self._capacity or not self._capacity:
+                return
+            self._loaded += weight
+            self._ticks = 16 * PROOF * self._loaded // self._capacity
+            item = self._items[key] = _Item(value, weight, self._hits + self._ticks)
+            self._size += weight
+            if key in self._ghosts:
+                del self._ghosts[key]
+                self._proven[key] = item
+            else:
+                self._new[key] = item
+                self._new_size += weight
+            if self._size > self._capacity:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        new, proven, ghosts = self._new, self._proven, self._ghosts
+        while self._size > self._capacity:
+            if new and (not proven or self._new_size * 4 > self._capacity):
+                key, item = new.popitem(last=False)
+                self._new_size -= item.weight
+                if item.used - item.born >= PROOF:
+                    item.born = item.used
+                    proven[key] = item
+                    continue
+                ghosts[key] = None
+            else:
+                key, item = proven.popitem(last=False)
+                if item.used > item.born:  # Used since it last stood here.
+                    item.born = item.used
+                    proven[key] = item
+                    continue
+            del self._items[key]
+            self._size -= item.weight
+            self._evictions += 1
+        while len(ghosts) > len(self._items):
+            ghosts.popitem(last=False)
+
+    def _remove(self, key: Key) -> None:
+        old = self._items.pop(key, None)
+        if old is not None:
+            self._size -= old.weight
+            if self._new.pop(key, None) is not None:
+                self._new_size -= old.weight
+            else:
+                del self._proven[key]
+
+    def drop(self, database: bytes) -> None:
+        """Let go of one database's items."""
+        with self._lock:
+            for key in [key for key in self._items if key[0] == database]:
+                self._remove(key)
+
+    def status(self) -> CacheStatus:
+        with self._lock:
+            return CacheStatus(self._capacity, self._size, len(self._items), self._hits, self._misses, self._evictions)
+
+
+class CachesStatus(msgspec.Struct, frozen=True):
+    """Decoded blocks; indexes and filters; of a handle that has one, its directory of stored parts."""
+
+    blocks: CacheStatus
+    meta: CacheStatus
+    disk: DiskCacheStatus | None = None
+
+
+class Caches:
+    """Memory that several databases, logs and readers of a process share. Thread-safe; closing a handle leaves it as it is.
+
+    Items of different databases never mix: their keys begin with the database's id. Handles on one database share them.
+
+    >>> caches = Caches(block_bytes=1 << 20)
+    >>> caches.status().blocks.capacity
+    1048576
+    """
+
+    def __init__(
+        self, *, block_bytes: int = BLOCK_BYTES, meta_bytes: int = META_BYTES, runtime: Runtime | None = None
+    ) -> None:
+        """`runtime`: whose locks to use; any will do for handles of any other, as nobody waits under them."""
+        for name, size in (("block_bytes", block_bytes), ("meta_bytes", meta_bytes)):
+            if type(size) is not int or size < 0:
+                raise InvalidError(f"Caches: {name} must be an integer, at least 0, got {size!r}")
+        runtime = runtime if runtime is not None else Runtime()
+        self.blocks = Cache(block_bytes, runtime)
+        self.meta = Cache(meta_bytes, runtime)
+
+    def drop(self, database: bytes) -> None:
+        """Let go of what is kept of one database, by its id."""
+        self.blocks.drop(database)
+        self.meta.drop(database)
+
+    def status(self) -> CachesStatus:
+        return CachesStatus(self.blocks.status(), self.meta.status())
+
+    def __repr__(self) -> str:
+        return f"<Caches {self.status()}>"
 
 
 class _Load:
@@ -21,40 +201,23 @@ class _Load:
         self.error: BaseException | None = None
 
 
-class Cache:
-    """Least recently used items of at most `capacity` bytes. Thread-safe; can be shared between databases."""
+class Loads:
+    """The loads one handle has under way. Not shared as caches are: another handle's failure, or its end, is not ours."""
 
-    def __init__(self, capacity: int, runtime: Runtime) -> None:
-        self._capacity = capacity
+    def __init__(self, runtime: Runtime) -> None:
         self._changed = runtime.condition()
-        self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._loads: dict[Hashable, _Load] = {}
-        self.size = 0
-        self.hits = 0
-        self.misses = 0
+        self._loads: dict[Key, _Load] = {}
 
-    def peek(self, key: Hashable) -> Any | None:
-        """The item if it is here. Cost: 0.3 µs."""
-        with self._changed:
-            found = self._items.get(key)
-            if found is None:
-                return None
-            self._items.move_to_end(key)
-            self.hits += 1
-            return found[0]
-
-    def get(self, key: Hashable, load: Callable[[], tuple[Any, int]], *, keep: bool = True) -> Any:
+    def get(self, cache: Cache, key: Key, load: Callable[[], tuple[Any, int]], *, keep: bool = True) -> Any:
         """The item, loaded by one of its callers if need be; `load` returns it with its weight in bytes.
 
         A failed load raises in every caller that waited for it, and is tried again by the next.
         """
         with self._changed:
             while True:
-                found = self._items.get(key)
+                found = cache.peek(key)
                 if found is not None:
-                    self._items.move_to_end(key)
-                    self.hits += 1
-                    return found[0]
+                    return found
                 pending = self._loads.get(key)
                 if pending is None:
                     break
@@ -66,41 +229,21 @@ class Cache:
                     return pending.value
                 raise pending.error
             pending = self._loads[key] = _Load()
-            self.misses += 1
         try:
             pending.value, weight = load()
+            if keep:
+                cache.put(key, pending.value, weight)
         except BaseException as error:
             # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
             pending.is_interrupted = not isinstance(error, Exception)
             self._finish(key, pending, error)
             raise
         self._finish(key, pending, None)
-        if keep:
-            self.put(key, pending.value, weight)
         return pending.value
 
-    def _finish(self, key: Hashable, pending: _Load, error: BaseException | None) -> None:
+    def _finish(self, key: Key, pending: _Load, error: BaseException | None) -> None:
         with self._changed:
             pending.error = error
             pending.is_done = True
             del self._loads[key]
             self._changed.notify_all()
-
-    def put(self, key: Hashable, value: Any, weight: int) -> None:
-        """Keep an item, and drop the least recently used ones beyond the budget."""
-        with self._changed:
-            old = self._items.pop(key, None)
-            if old is not None:
-                self.size -= old[1]
-            if weight > self._capacity:
-                return
-            self._items[key] = (value, weight)
-            self.size += weight
-            while self.size > self._capacity:
-                self.size -= self._items.popitem(last=False)[1][1]
-
-    def drop(self, key: Hashable) -> None:
-        with self._changed:
-            old = self._items.pop(key, None)
-            if old is not None:
-                self.size -= old[1]

@@ -14,7 +14,8 @@ from lsm.runtime import Runtime
 from lsm.sst.block import KIND_ROWS, KIND_SERIES, SeriesBlock, checksum_seed, decode_rows, open_block, row_chunk_weight
 from lsm.sst.bloom import Filter
 from lsm.sst.builder import TableInfo
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches, CachesStatus, Loads
+from lsm.sst.disk_cache import DiskCache
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 
 READ_AHEAD_BYTES: Final = 1 << 20
@@ -35,17 +36,19 @@ class TableReader:
         database: bytes,
         runtime: Runtime,
         *,
-        blocks: Cache,
-        meta: Cache,
+        caches: Caches,
+        disk: DiskCache | None = None,
         owners: Mapping[int, bytes] = _NO_OWNERS,
     ) -> None:
         """`owners`: the databases of tables that are not `database`'s own, by number."""
         self._store = store.with_cause("read")
         self._database = database
         self._owners = owners
-        self._runtime = runtime
-        self._blocks = blocks
-        self._meta = meta
+        self._caches = caches
+        self._blocks = caches.blocks
+        self._meta = caches.meta
+        self._disk = disk
+        self._loads = Loads(runtime)
 
     def for_cause(self, cause: str) -> TableReader:
         """The same reader, its requests counted under another cause."""
@@ -53,13 +56,14 @@ class TableReader:
         twin._store = self._store.with_cause(cause)
         return twin
 
-    @property
-    def hits(self) -> int:
-        return self._blocks.hits + self._meta.hits
+    def cache_status(self) -> CachesStatus:
+        """Of the memory this reader uses, whoever shares it, and of its own directory."""
+        shared = self._caches.status()
+        return CachesStatus(shared.blocks, shared.meta, self._disk.status() if self._disk is not None else None)
 
-    @property
-    def misses(self) -> int:
-        return self._blocks.misses + self._meta.misses
+    def drop_cached(self) -> None:
+        """Let go of what memory keeps of this database."""
+        self._caches.drop(self._database)
 
     def _owner(self, table: TableInfo) -> bytes:
         return self._owners.get(table.number, self._database)
@@ -71,7 +75,7 @@ class TableReader:
         key = (self._owner(table), table.number)
         found = self._meta.peek(key)
         if found is None:
-            found = self._meta.get(key, lambda: self._load_meta(table))
+            found = self._loads.get(self._meta, key, lambda: self._load_meta(table))
         return found  # type: ignore[no-any-return]
 
     def index(self, table: TableInfo) -> Index:
@@ -96,8 +100,7 @@ class TableReader:
         return (table_filter, index), index.weight + (table_filter.weight if table_filter is not None else 0)
 
     def _open(self, table: TableInfo, data: bytes, offset: int, kind: int) -> bytes:
-        seed = checksum_seed(self._owner(table), table.name)
-        found, payload = open_block(data, seed=seed, name=table.name, offset=offset)
+        found, payload = self._verified(table, data, offset)
         if found != kind:
             raise CorruptionError(f"block kind {found} where {kind} belongs", object_name=table.name, offset=offset)
         return payload
@@ -109,7 +112,7 @@ class TableReader:
         key = (self._owner(table), table.number, at)
         found = self._blocks.peek(key)
         if found is None:
-            found = self._blocks.get(key, lambda: self._load_block(table, at), keep=keep)
+            found = self._loads.get(self._blocks, key, lambda: self._load_block(table, at, keep=keep), keep=keep)
         return found  # type: ignore[no-any-return]
 
     def blocks(
@@ -168,7 +171,7 @@ class TableReader:
     ) -> Iterator[Block]:
         offsets = self.index(table).offsets
         base = offsets[start]
-        data = self._read(table, base, offsets[end])
+        data = self._read(table, base, offsets[end], keep=keep)
         for at in range(end - 1, start - 1, -1) if descending else range(start, end):
             block, weight = self._decode(table, data[offsets[at] - base : offsets[at + 1] - base], offsets[at])
             if keep:
@@ -200,25 +203,48 @@ class TableReader:
         """Verify and decode what `stored_blocks` gave for block `at`. Raises: CorruptionError."""
         return self._decode(table, stored, self.index(table).offsets[at])[0]
 
-    def _load_block(self, table: TableInfo, at: int) -> tuple[Block, int]:
+    def _load_block(self, table: TableInfo, at: int, *, keep: bool) -> tuple[Block, int]:
         offsets = self.index(table).offsets
-        return self._decode(table, self._read(table, offsets[at], offsets[at + 1]), offsets[at])
+        return self._decode(table, self._read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
 
     def _decode(self, table: TableInfo, data: bytes, offset: int) -> tuple[Block, int]:
-        name = table.name
-        kind, payload = open_block(data, seed=checksum_seed(self._owner(table), name), name=name, offset=offset)
-        return decode_block(kind, payload, name=name, offset=offset)
+        kind, payload = self._verified(table, data, offset)
+        return decode_block(kind, payload, name=table.name, offset=offset)
 
-    def _read(self, table: TableInfo, start: int, end: int) -> bytes:
+    def _verified(self, table: TableInfo, data: bytes, offset: int) -> tuple[int, bytes]:
+        """Kind and payload of a stored block. Where the disk kept what was damaged on its way from the store, the store is
+        asked again: a cache must not make a passing fault a lasting one."""
+        seed = checksum_seed(self._owner(table), table.name)
         try:
-            data = self._store.get_range(table.name, start, end)
-        except ObjectMissing as error:
-            raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
+            return open_block(data, seed=seed, name=table.name, offset=offset)
+        except CorruptionError:
+            if self._disk is None:
+                raise
+            self._disk.drop(self._owner(table), table.name, offset, offset + len(data))
+            again = self._fetch(table, offset, offset + len(data))
+            return open_block(again, seed=seed, name=table.name, offset=offset)
+
+    # -- bytes --------------------------------------------------------------------------------------------------------------
+
+    def _read(self, table: TableInfo, start: int, end: int, *, keep: bool = True) -> bytes:
+        if self._disk is None:
+            data = self._fetch(table, start, end)
+        else:
+            owner, name = self._owner(table), table.name
+            data = self._disk.read(
+                owner, name, table.size, start, end, lambda low, high: self._fetch(table, low, high), keep=keep
+            )
         if len(data) != end - start:
             raise CorruptionError(
                 f"the table is cut short: {len(data)} of {end - start} bytes", object_name=table.name, offset=start
             )
         return data
+
+    def _fetch(self, table: TableInfo, start: int, end: int) -> bytes:
+        try:
+            return self._store.get_range(table.name, start, end)
+        except ObjectMissing as error:
+            raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
 
 
 def decode_block(kind: int, payload: bytes, *, name: str, offset: int) -> tuple[Block, int]:

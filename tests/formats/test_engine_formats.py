@@ -19,6 +19,7 @@ from lsm.rows.chunk import RowChunk
 from lsm.sst.block import SeriesBlock, checksum_seed, decode_rows, encode_rows, encode_series, open_block
 from lsm.sst.bloom import Filter, build_filter
 from lsm.sst.builder import FOOTER, TableBuilder, TableFormat, TableInfo
+from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import Index, encode_index
 from lsm.wal.frames import Frame, decode_frames, encode_frame
 
@@ -144,6 +145,19 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     "index": (
         INDEX,
         [(4, "blocks"), (9, "key lengths: constant"), (2, "keys"), (3, "kinds"), (3, "sizes"), (3, "rows")],
+    ),
+    "disk_part": (
+        encode_part(DATABASE, "sst/1.sst", 1000, b"a part") + b"a part",
+        [
+            (4, "magic"),
+            (2, "version"),
+            (2, "reserved"),
+            (16, "database"),
+            (8, "offset"),
+            (4, "length"),
+            (4, "checksum"),
+            (6, "part"),
+        ],
     ),
     "filter": (FILTER, [(1, "policy"), (4, "bits"), (8, "bitmap")]),
     "table": (
@@ -283,6 +297,7 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "filter": check_filter,
     "table": check_table,
     "table_footer": check_footer,
+    "disk_part": lambda data: _equal(decode_part(DATABASE, "sst/1.sst", 1000, 6, data), b"a part"),
     "manifest": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), MANIFEST),
 }
 

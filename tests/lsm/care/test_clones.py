@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lsm
 from lsm.object_store import MemoryStore, ObjectStore
-from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
+from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash
 from tests.lsm.care.test_checkpoints import churn, open_admin
 from tests.lsm.support import FAMILIES, append, layouts, objects_of, open_db, read_rows, read_series, tiny
 
@@ -26,6 +27,26 @@ class Named(MemoryStore):
 def clone(parent: ObjectStore, child: ObjectStore, checkpoint: str | None = None, **components: Any) -> lsm.Checkpoint:
     with open_admin(parent, **components) as admin:
         return admin.create_clone("memory://", checkpoint, object_store=child)
+
+
+def test_a_clone_finds_what_its_parent_cached(tmp_path: Path) -> None:
+    child, settings = Named("child"), tiny(disk_cache_dir=str(tmp_path), compaction_enabled=False)
+    parent = CountingStore(Named("parent"))
+    caches, other = lsm.Caches(), lsm.Caches()
+    stores = {"parent_stores": {parent.url: parent}}
+    with open_db(parent, settings, caches=caches) as db:
+        fill(db)
+        db.flush(lsm.FlushType.MEMTABLE)
+        clone(parent, child)
+        before = read_rows(db)
+    parent.reset()
+
+    for memory in (caches, other):  # The second one has nothing, and finds it on disk.
+        with open_db(child, settings, caches=memory, **stores) as db:
+            assert read_rows(db) == before
+
+    assert [name for _, name in parent.log if name.startswith("sst/")] == []
+    assert other.status().blocks.misses > 0
 
 
 def tables_of(store: MemoryStore) -> set[str]:

@@ -185,7 +185,7 @@ def test_two_collectors_with_wrong_clocks_beside_a_writer(jump: int) -> None:
 
 def test_a_read_under_way_gets_all_or_is_told() -> None:
     store = MemoryStore()
-    with open_db(store, tiny(block_cache_bytes=0)) as db, open_admin(store) as admin:
+    with open_db(store, tiny(block_cache_bytes=0, meta_cache_bytes=0)) as db, open_admin(store) as admin:
         churn(db, 3)
         rows = iter(db.scan())
         first = next(rows)
@@ -207,7 +207,9 @@ def test_min_age_spares_what_was_in_use_a_moment_ago(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.*"):
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 7200))
     tables = set((tmp_path / "sst").iterdir())
-    reader = lsm.DbReader.open(tmp_path, tiny(block_cache_bytes=0), refresh_interval=None, **layouts())
+    reader = lsm.DbReader.open(
+        tmp_path, tiny(block_cache_bytes=0, meta_cache_bytes=0), refresh_interval=None, **layouts()
+    )
     with reader, open_db(LocalStore(tmp_path)) as db, open_admin(LocalStore(tmp_path)) as admin:
         for turn in range(12):
             db.put(b"p0k00", b"turn %d" % turn)

@@ -25,7 +25,7 @@ from lsm.sst.block import (
 )
 from lsm.sst.bloom import Filter, build_filter
 from lsm.sst.builder import TableBuilder, TableFormat
-from lsm.sst.cache import Cache
+from lsm.sst.cache import Caches
 from lsm.sst.index import Index, encode_index
 from lsm.sst.table import TableReader
 
@@ -149,9 +149,8 @@ def stored(builder: TableBuilder) -> tuple[TableReader, object]:
     store = MemoryStore()
     reliable = ReliableStore(store, RUNTIME, op_timeout=1.0, request_timeout=1.0)
     reliable.put_new(info.name, parts)
-    cache = Cache(1 << 20, RUNTIME)
     assert info.size == len(store._objects[info.name])
-    return TableReader(reliable, DATABASE, RUNTIME, blocks=cache, meta=cache), info
+    return TableReader(reliable, DATABASE, RUNTIME, caches=Caches(runtime=RUNTIME)), info
 
 
 @given(rows_strategy, st.sampled_from([64, 100, 4096]), st.sampled_from(["zstd", None]))

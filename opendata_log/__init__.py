@@ -3,6 +3,7 @@
 Each key is its own ordered log; a new one is just a new key. One global sequence orders everything.
 """
 
+from lsm import Caches
 from opendata_log.backward import ReverseIterator
 from opendata_log.config import (
     Config,
@@ -65,6 +66,7 @@ __all__ = [
     "AppendResult",
     "AppendStorageError",
     "AppendTimeoutError",
+    "Caches",
     "ClosedError",
     "Config",
     "CorruptionError",

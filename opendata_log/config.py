@@ -17,13 +17,16 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lsm import InvalidError, Settings, read_settings_file
+from lsm import Caches, InvalidError, Settings, read_settings_file
 from opendata_log.errors import InvalidInputError
 
 DURATION_MAX = timedelta.max.total_seconds()
 TIMEOUT_MAX = 1e9
 """Some thirty years; locks take no longer waits."""
 MIB = 1 << 20
+MEMORY_SETTINGS = frozenset({"block_cache_bytes", "meta_cache_bytes"})
+CACHE_SETTINGS = ("block_cache_bytes", "meta_cache_bytes", "disk_cache_dir", "disk_cache_bytes")
+"""Of StorageConfig and ReaderConfig, under the names that the engine's settings have for them."""
 
 
 class ReadVisibility(Enum):
@@ -43,7 +46,15 @@ class StorageConfig:
     wal_url: str | None = None
     """Another store for the write-ahead log, such as a faster one. None: with the rest."""
     block_cache_bytes: int | None = None
-    """Memory for decoded blocks. None: the engine's setting."""
+    """Memory for decoded blocks. None: the engine's setting, as with all of the caches' settings."""
+    meta_cache_bytes: int | None = None
+    """Memory for indexes and filters."""
+    caches: Caches | None = None
+    """Memory shared with other logs and readers of this process, instead of the two sizes."""
+    disk_cache_dir: str | None = None
+    """A local directory that keeps parts of tables, also for other processes and the next start."""
+    disk_cache_bytes: int | None = None
+    """Space the directory may take."""
 
     def __post_init__(self) -> None:
         _set(self, "url", _url(self, "url"))
@@ -53,7 +64,12 @@ class StorageConfig:
         if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
             raise _refusal(self, "storage_options", "a mapping with names as keys", type(options).__name__)
         _set(self, "storage_options", dict(options))
-        _integer(self, "block_cache_bytes", low=0, optional=True)
+        _caches(self)
+
+    @property
+    def engine_changes(self) -> dict[str, Any]:
+        """The engine's settings that are given here."""
+        return {name: value for name in CACHE_SETTINGS if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +209,11 @@ class ReaderConfig:
     checkpoint: str | None = None
     """The id of a checkpoint to read instead of what is newest."""
     block_cache_bytes: int | None = None
-    """Memory for decoded blocks. None: the storage's, then the engine's setting."""
+    """Memory for decoded blocks. None: the storage's, then the engine's setting, as with all of the caches' settings."""
+    meta_cache_bytes: int | None = None
+    caches: Caches | None = None
+    disk_cache_dir: str | None = None
+    disk_cache_bytes: int | None = None
     engine: Settings | None = None
 
     if TYPE_CHECKING:
@@ -205,6 +225,10 @@ class ReaderConfig:
             refresh_interval: float | timedelta = ...,
             checkpoint: str | None = ...,
             block_cache_bytes: int | None = ...,
+            meta_cache_bytes: int | None = ...,
+            caches: Caches | None = ...,
+            disk_cache_dir: str | None = ...,
+            disk_cache_bytes: int | None = ...,
             engine: Settings | None = ...,
         ) -> None: ...
 
@@ -213,16 +237,20 @@ class ReaderConfig:
         _duration(self, "refresh_interval")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str):
             raise _refusal(self, "checkpoint", "the id of a checkpoint", repr(self.checkpoint))
-        _integer(self, "block_cache_bytes", low=0, optional=True)
+        _caches(self)
         _engine(self)
 
     @property
     def storage_config(self) -> StorageConfig:
-        """`storage` in its long form, with this reader's cache size where one is given."""
+        """`storage` in its long form, with this reader's cache settings where they are given."""
         found = self.storage if isinstance(self.storage, StorageConfig) else StorageConfig(url=self.storage)
-        if self.block_cache_bytes is None:
-            return found
-        return replace(found, block_cache_bytes=self.block_cache_bytes)
+        names = (*CACHE_SETTINGS, "caches")
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "caches" in changes:
+            changes = {"block_cache_bytes": None, "meta_cache_bytes": None, **changes}
+        elif MEMORY_SETTINGS & changes.keys():
+            changes["caches"] = None
+        return replace(found, **changes) if changes else found
 
     def with_overrides(self, **overrides: Any) -> ReaderConfig:
         """This configuration with some fields replaced. Raises: InvalidInputError for a name it does not have."""
@@ -293,6 +321,18 @@ def _integer(owner: Any, name: str, *, low: int, high: int | None = None, option
     _set(owner, name, number)
 
 
+def _caches(owner: Any) -> None:
+    for name in MEMORY_SETTINGS:
+        _integer(owner, name, low=0, optional=True)
+        if owner.caches is not None and getattr(owner, name) is not None:
+            raise InvalidInputError(f"{type(owner).__name__}: give caches or {name}, not both: caches have their sizes")
+    if owner.caches is not None and not isinstance(owner.caches, Caches):
+        raise _refusal(owner, "caches", "a Caches or None", repr(owner.caches))
+    if owner.disk_cache_dir is not None:
+        _set(owner, "disk_cache_dir", _url(owner, "disk_cache_dir", "a path or None"))
+    _integer(owner, "disk_cache_bytes", low=MIB, optional=True)
+
+
 def _flag(owner: Any, name: str) -> None:
     value = getattr(owner, name)
     if type(value) is not bool:
@@ -326,11 +366,11 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * 1000))
 
 
-def _url(owner: Any, name: str) -> str:
+def _url(owner: Any, name: str, allowed: str = "an fsspec URL or a path") -> str:
     value = getattr(owner, name)
     text = str(value) if isinstance(value, PurePath) else value
     if not isinstance(text, str) or not text:
-        raise _refusal(owner, name, "an fsspec URL or a path", repr(value))
+        raise _refusal(owner, name, allowed, repr(value))
     return text
 
 
@@ -366,6 +406,14 @@ def _engine(owner: Any) -> None:
             raise InvalidInputError(f"{type(owner).__name__}: engine: {error}") from error
     elif value is not None and not isinstance(value, Settings):
         raise _refusal(owner, "engine", "an lsm.Settings, a mapping or None", repr(value))
+
+
+def engine_settings(engine: Settings | None, changes: Mapping[str, Any]) -> Settings:
+    """The engine's settings, the log's own applied. Raises: InvalidInputError."""
+    try:
+        return replace(engine if engine is not None else Settings(), **changes)
+    except InvalidError as error:
+        raise InvalidInputError(str(error)) from error
 
 
 def _check_names(kind: type[Any], values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import lsm
 from opendata_log.compaction import LogScheduler
-from opendata_log.config import Config, ReadVisibility, timeout_seconds
+from opendata_log.config import Config, ReadVisibility, engine_settings, timeout_seconds
 from opendata_log.errors import (
     AppendFencedError,
     AppendTimeoutError,
@@ -58,7 +58,10 @@ class LogDb(Reads):
         self._runtime = lsm.Runtime(clock)
         self._file_system = file_system
         storage = config.storage_config
-        settings = engine_settings(config)
+        changes = storage.engine_changes
+        if config.sst_block_size is not None:
+            changes["sst_block_size"] = config.sst_block_size
+        settings = engine_settings(config.engine, changes)
         self._flush_type = lsm.FlushType.WAL if settings.wal_enabled else lsm.FlushType.MEMTABLE
         try:
             self._db = lsm.Db.open(
@@ -67,6 +70,7 @@ class LogDb(Reads):
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
                 file_system=file_system,
+                caches=storage.caches,
                 prefix_extractor=LogPartitions(),
                 series_layout=LogSeries(),
                 scheduler=LogScheduler(config.compaction, l0_max_ssts=settings.l0_max_ssts),
@@ -351,20 +355,12 @@ class LogDbBuilder:
         self._file_system = file_system
         return self
 
+    def with_caches(self, caches: lsm.Caches) -> LogDbBuilder:
+        """Memory for what is read of tables, shared with other logs and readers; instead of sizes in the storage's settings."""
+        storage = replace(self._config.storage_config, caches=caches, block_cache_bytes=None, meta_cache_bytes=None)
+        self._config = replace(self._config, storage=storage)
+        return self
+
     def build(self) -> LogDb:
         """Open the log. Raises: as `LogDb.open`."""
         return LogDb(self._config, clock=self._clock, file_system=self._file_system)
-
-
-def engine_settings(config: Config) -> lsm.Settings:
-    """The engine's settings with the log's own applied."""
-    settings = config.engine if config.engine is not None else lsm.Settings()
-    changes: dict[str, Any] = {}
-    if config.sst_block_size is not None:
-        changes["sst_block_size"] = config.sst_block_size
-    if config.storage_config.block_cache_bytes is not None:
-        changes["block_cache_bytes"] = config.storage_config.block_cache_bytes
-    try:
-        return replace(settings, **changes) if changes else settings
-    except lsm.InvalidError as error:
-        raise InvalidInputError(str(error)) from error

@@ -308,3 +308,7 @@ class Reads:
     def tree_summary(self) -> TreeSummary:
         """The tables of every segment, by level, from the manifest alone. Cost: no request."""
         return tree_summary(self._engine_for_reads().manifest)
+
+    def drop_cached(self) -> None:
+        """Let go of the memory that caches hold for this log. For logs that share `Caches`, before closing one of many."""
+        self._engine_for_reads().drop_cached()

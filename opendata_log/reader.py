@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lsm
-from opendata_log.config import ReaderConfig
+from opendata_log.config import ReaderConfig, engine_settings
 from opendata_log.errors import ClosedError, InvalidInputError, translate
 from opendata_log.keys import (
     SEGMENT_META_PREFIX,
@@ -50,12 +50,13 @@ class LogDbReader(Reads):
         try:
             self._db = lsm.DbReader.open(
                 storage.url,
-                config.engine,
+                engine_settings(config.engine, storage.engine_changes),
                 checkpoint=config.checkpoint,
                 refresh_interval=config.refresh_interval,
                 runtime=self._runtime,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
+                caches=storage.caches,
                 prefix_extractor=LogPartitions(),
                 series_layout=LogSeries(),
             )

@@ -50,6 +50,8 @@ class SeriesReads(Protocol):
     @property
     def manifest(self) -> lsm.Manifest: ...
 
+    def drop_cached(self) -> None: ...
+
 
 def read_blocks(
     engine: SeriesReads, key: bytes, parts: Iterable[Part], options: ScanOptions

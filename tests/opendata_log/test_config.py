@@ -80,6 +80,8 @@ INTEGERS = [
     (LogCompactionOptions, "max_l0_per_compaction", 4, False),
     (Config, "sst_block_size", 64, True),
     (ReaderConfig, "block_cache_bytes", 0, True),
+    (ReaderConfig, "meta_cache_bytes", 0, True),
+    (ReaderConfig, "disk_cache_bytes", 1 << 20, True),
     (ScanOptions, "limit", 0, True),
     (ScanOptions, "read_ahead_bytes", 0, False),
 ]

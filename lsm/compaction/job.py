@@ -14,7 +14,7 @@ from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
-from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end, series_key, series_prefixes
+from lsm.rows.chunk import DELETE, RowChunk, SeriesChunk, prefix_end, series_key, series_prefixes
 from lsm.rows.merge import merge_rows, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
@@ -116,7 +116,8 @@ class _Merge:
             return
         rows = self._prune(block)
         if is_whole and rows is block:
-            self._output.splice(stored, place.low, rows.keys[-1], len(rows), list(dict.fromkeys(rows.keys)))
+            items = list(dict.fromkeys(rows.keys))
+            self._output.splice(stored, place.low, rows.keys[-1], len(rows), items, rows.kinds.count(DELETE))
         else:
             self._output.add_rows(rows)
 

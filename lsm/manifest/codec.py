@@ -5,7 +5,8 @@
                     fences, extractor_name, series_name, wal_url, partitions,
                     gc_horizons, settled, checkpoints, parents])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
-    table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end]
+    table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end,
+             tombstones]
     checkpoint, parent = the fields in checkpoint.py
 
 What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a

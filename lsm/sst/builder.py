@@ -32,7 +32,7 @@ from crc32c import crc32c
 
 from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
-from lsm.rows.chunk import RowChunk, series_key, series_prefixes
+from lsm.rows.chunk import DELETE, RowChunk, series_key, series_prefixes
 from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, checksum_seed, encode_rows, encode_series
 from lsm.sst.bloom import build_filter
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
@@ -43,7 +43,10 @@ TABLE_VERSION: Final = 1
 
 
 class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A table as the manifest knows it. Keys are inclusive; offsets are bytes in the object."""
+    """A table as the manifest knows it. Keys are inclusive; offsets are bytes in the object.
+
+    `tombstones`: how many of its rows are deletes; 0 for tables of a version that did not count them.
+    """
 
     number: int
     size: int
@@ -53,6 +56,7 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     filter_offset: int
     index_offset: int
     index_end: int
+    tombstones: int = 0
 
     @property
     def name(self) -> str:
@@ -93,6 +97,7 @@ class TableBuilder:
         self._rows: list[int] = []
         self._filter_items: list[bytes] = []
         self._last_key = b""
+        self._tombstones = 0
         self.size = 0
 
     @property
@@ -116,6 +121,7 @@ class TableBuilder:
             self._add_block(encode_rows(part), KIND_ROWS, part.keys[0], part.keys[-1], len(part))
             start = end
         self._filter_items += dict.fromkeys(keys)
+        self._tombstones += chunk.kinds.count(DELETE)
 
     def add_series(
         self,
@@ -156,11 +162,14 @@ class TableBuilder:
             group = last if bounds[last] == end else last - 1
         self._filter_items += series_prefixes(family, names)
 
-    def splice(self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes]) -> None:
+    def splice(
+        self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes], tombstones: int = 0
+    ) -> None:
         """A verified block of another table, taken over as it is; `items` are its keys or series for the filter."""
         stored = self._sealer.reseal(block, self.size)
         self._append_block(stored, block[1], first_key, last_key, rows)
         self._filter_items += items
+        self._tombstones += tombstones
 
     def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
         self._append_block(self._sealer.seal(payload, kind, self.size), kind, first_key, last_key, rows)
@@ -192,7 +201,15 @@ class TableBuilder:
         )
         self._append(footer + CHECKSUM.pack(crc32c(footer, crc32c(self._name.encode()))))
         info = TableInfo(
-            self._number, self.size, rows, self._keys[0], self._last_key, filter_offset, index_offset, index_end
+            self._number,
+            self.size,
+            rows,
+            self._keys[0],
+            self._last_key,
+            filter_offset,
+            index_offset,
+            index_end,
+            self._tombstones,
         )
         return info, self._parts
 

@@ -92,11 +92,13 @@ class RollingTables:
             builder.add_series(part.family, part.names, part.counts, part.numbers, part.values, lengths)
             self._roll()
 
-    def splice(self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes]) -> None:
+    def splice(
+        self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes], tombstones: int = 0
+    ) -> None:
         """As `TableBuilder.splice`."""
         self._close_rows()
         self._close_series()
-        self._with_room(len(block)).splice(block, first_key, last_key, rows, items)
+        self._with_room(len(block)).splice(block, first_key, last_key, rows, items, tombstones)
         self._roll()
 
     def _with_room(self, size: int) -> TableBuilder:

@@ -169,6 +169,7 @@ def test_reads_a_table_of_rows_back(
     assert all(one.keys[-1] < two.keys[0] for one, two in itertools.pairwise(blocks))  # type: ignore[union-attr]
     assert all(reader.may_contain(info, key) for key in history)  # type: ignore[arg-type]
     assert (info.first_key, info.last_key, info.rows) == (chunk.keys[0], chunk.keys[-1], len(chunk))  # type: ignore[attr-defined]
+    assert info.tombstones == sum(is_deleted for versions in history.values() for is_deleted, _ in versions)  # type: ignore[attr-defined]
 
 
 groups_strategy = st.dictionaries(

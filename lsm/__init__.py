@@ -10,7 +10,8 @@
 from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
-from lsm.compaction.plan import CompactionScheduler, CompactionSpec
+from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
+from lsm.compaction.tiered import SizeTieredScheduler, size_tier
 from lsm.components import Components
 from lsm.db import Db, FlushType
 from lsm.errors import (
@@ -90,6 +91,7 @@ __all__ = [
     "SeriesCount",
     "SeriesLayout",
     "Settings",
+    "SizeTieredScheduler",
     "Snapshot",
     "SnapshotExpiredError",
     "Status",
@@ -100,7 +102,10 @@ __all__ = [
     "WriteBatch",
     "WriteHandle",
     "fsck",
+    "level_above",
+    "merge_spec",
     "open_store",
     "read_settings_file",
     "series_prefix",
+    "size_tier",
 ]

@@ -262,6 +262,11 @@ class Db(Reads):
         wal_last = engine.wal.durable_number if is_logged else 0
         return create_checkpoint(engine.manifests, engine.runtime, wal_last=wal_last, lifetime=lifetime, name=name)
 
+    def wake_compactor(self) -> None:
+        """Ask the scheduler again: something outside of the manifest that it decides by has changed."""
+        if self._engine.compactor is not None:
+            self._engine.compactor.wake()
+
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
         self._check_open()

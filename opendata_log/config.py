@@ -133,11 +133,11 @@ class LogCompactionOptions:
     """How the tables of a segment are merged."""
 
     min_l0_per_compaction: int = 4
-    """Level-0 tables that start a compaction of the active segment."""
+    """Level-0 tables of the active segment from which on they become runs."""
     max_l0_per_compaction: int = 8
-    """Level-0 tables that one compaction takes at most."""
+    """With `l0_only`: level-0 tables that are merged into one run at most."""
     l0_only: bool = False
-    """Skip the final pass that rewrites a sealed segment into one run."""
+    """Skip the final pass that rewrites a sealed segment into one run; merge level-0 tables a few at a time instead."""
 
     def __post_init__(self) -> None:
         _integer(self, "min_l0_per_compaction", low=1)

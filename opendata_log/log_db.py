@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import lsm
-from opendata_log.compaction import LogScheduler
+from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
 from opendata_log.config import Config, ReadVisibility, engine_settings, timeout_seconds
 from opendata_log.errors import (
     AppendFencedError,
@@ -62,6 +62,7 @@ class LogDb(Reads):
         if config.sst_block_size is not None:
             changes["sst_block_size"] = config.sst_block_size
         settings = engine_settings(config.engine, changes)
+        live = LiveSegments()
         self._flush_type = lsm.FlushType.WAL if settings.wal_enabled else lsm.FlushType.MEMTABLE
         try:
             self._db = lsm.Db.open(
@@ -73,7 +74,9 @@ class LogDb(Reads):
                 caches=storage.caches,
                 prefix_extractor=LogPartitions(),
                 series_layout=LogSeries(),
-                scheduler=LogScheduler(config.compaction, l0_max_ssts=settings.l0_max_ssts),
+                scheduler=LogScheduler(
+                    config.compaction, live, segmentation=config.segmentation, l0_max_ssts=settings.l0_max_ssts
+                ),
                 runtime=self._runtime,
             )
         except lsm.Error as error:
@@ -82,7 +85,9 @@ class LogDb(Reads):
         self._wakeups = Wakeups(self._runtime) if self._is_memory_visible else DurableWakeups(self._runtime, self._db)
         self._db.subscribe(self._wakeups.advanced, self._stop_reads)
         try:
-            self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups)
+            self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups, live)
+            segment_states(self._db.manifest, live.bounds)  # Refuses a log whose newest segment has no metadata.
+            self._db.wake_compactor()
         except BaseException as error:
             with suppress(lsm.Error):
                 self._db.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 import lsm
+from opendata_log.compaction import LiveSegments
 from opendata_log.config import SegmentConfig
 from opendata_log.keys import (
     SEAL_MARK_KEY,
@@ -37,7 +38,9 @@ MARKS_MAX = 8192
 class LogWriter:
     """The writing half of an open log."""
 
-    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig, wakeups: Wakeups) -> None:
+    def __init__(
+        self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig, wakeups: Wakeups, live: LiveSegments
+    ) -> None:
         self._db = db
         self._runtime = runtime
         self._wakeups = wakeups
@@ -52,7 +55,9 @@ class LogWriter:
         self._now_ms = runtime.now_ms if self._has_own_time else self._checked_now_ms
         self._family = b""
         self._base = 0
+        self._live = live
         self.segments = self._load_segments()
+        live.load(self.segments)
         self._sealed_by_hand = self._load_seal_mark()
         self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
         self._due_ms = self.time_track.due_ms
@@ -143,6 +148,7 @@ class LogWriter:
         """The segment's metadata and its first batch, atomically."""
         segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
+        self._live.begin(segment.id)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
         batch.append_series(entry_family(segment.id), keys, 0, values)
         seq = self._db.write(batch).seqnum

@@ -1,6 +1,6 @@
 """What a compaction is, and the rules every proposal must keep, whoever proposes it. Pure.
 
-docs/protocol.md, rules C1 to C4. Source: SlateDB checks less than this in its engine: a custom scheduler of its can skip
+docs/protocol.md, rules C1 to C6. Source: SlateDB checks less than this in its engine: a custom scheduler of its can skip
 an older level-0 table and lose it. Here the engine refuses such a proposal before the job and again at its commit.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -16,17 +16,28 @@ from lsm.errors import InvalidError
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
+LEVEL_MAX: Final = 1 << 62
+"""Levels are stored as 64-bit numbers, and a policy may count up or down from any of them."""
+
 
 class CompactionSpec(msgspec.Struct, frozen=True):
     """Merge these tables of one partition into the run of level `target` (made if there is none).
 
-    `l0`: numbers of level-0 tables; `tables`: numbers of tables in runs.
+    `l0`: numbers of level-0 tables; `tables`: numbers of tables in runs. `is_drain`: drop the partition with all of its
+    rows instead; nothing is read or written, and `l0` and `tables` name every table there is.
     """
 
     prefix: bytes
     l0: tuple[int, ...]
     tables: tuple[int, ...]
     target: int
+    is_drain: bool = False
+
+    @classmethod
+    def drain(cls, partition: Partition) -> CompactionSpec:
+        """Drop the partition, if it is still exactly this one when the proposal is carried out."""
+        in_runs = tuple(table.number for run in partition.runs for table in run.tables)
+        return cls(partition.prefix, tuple(table.number for table in partition.l0), in_runs, 0, is_drain=True)
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -40,10 +51,14 @@ class CompactionScheduler(Protocol):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """A checked proposal: its sorted groups of tables, newest first, and whether nothing older lies below them."""
+    """A checked proposal: its sorted groups of tables, newest first, and whether nothing older lies below them.
+
+    `is_in_place`: all of them are in the target run already, so only rewriting them can be meant. A drain has no groups.
+    """
 
     groups: tuple[tuple[TableInfo, ...], ...]
     is_bottom: bool
+    is_in_place: bool = False
 
     @property
     def tables(self) -> list[TableInfo]:
@@ -51,7 +66,7 @@ class Sources(msgspec.Struct, frozen=True):
 
 
 def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
-    """The tables a proposal names, if carrying it out keeps every row and their order.
+    """The tables a proposal names, if carrying it out keeps every row and their order (a drain: drops what it names).
 
     Raises: InvalidError saying which rule it breaks.
     """
@@ -60,6 +75,11 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
         raise InvalidError(f"compaction of partition {spec.prefix!r}: there is no such partition")
     if not spec.l0 and not spec.tables:
         raise InvalidError("a compaction needs at least one source")
+    if spec.is_drain:
+        _check_drain(partition, spec)
+        return Sources((), is_bottom=True)
+    if abs(spec.target) > LEVEL_MAX:
+        raise InvalidError(f"target level {spec.target} is out of range: at most {LEVEL_MAX} from zero")
     l0 = [table for table in partition.l0 if table.number in spec.l0]
     if len(l0) != len(spec.l0) or [table.number for table in partition.l0[len(partition.l0) - len(l0) :]] != [
         table.number for table in l0
@@ -76,7 +96,20 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
     below = [run for run in partition.runs if run.level > spec.target]
     is_bottom = not any(_touches(run.tables, low, high) for run in below)
     groups = [*((table,) for table in l0), *(tables for tables in in_runs if tables)]
-    return Sources(tuple(groups), is_bottom)
+    is_in_place = not l0 and all(run.level == spec.target for run, tables in zip(partition.runs, in_runs) if tables)
+    return Sources(tuple(groups), is_bottom, is_in_place)
+
+
+def _check_drain(partition: Partition, spec: CompactionSpec) -> None:
+    """Rule C6. Table numbers are never used twice, so the same numbers are the partition the scheduler looked at."""
+    if not partition.prefix:
+        raise InvalidError("the whole database cannot be drained: only a partition of a prefix extractor can")
+    named = sorted((*spec.l0, *spec.tables))
+    if named != sorted(table.number for table in partition.tables()):
+        raise InvalidError(
+            f"the drain of partition {partition.prefix!r} names other tables than it has: it would drop rows its "
+            "scheduler did not know of, or leave some behind"
+        )
 
 
 def _check_runs(
@@ -116,6 +149,8 @@ def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[
         raise InvalidError("the outputs were built too long ago and may be collected")
     partition = manifest.partition(spec.prefix)
     assert partition is not None
+    if spec.is_drain:
+        return manifest.with_partition(Partition(spec.prefix))
     gone = spec.numbers
     runs = {run.level: [table for table in run.tables if table.number not in gone] for run in partition.runs}
     runs.setdefault(spec.target, []).extend(outputs)
@@ -132,7 +167,30 @@ def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[
     )
 
 
+FIRST_LEVEL: Final = 1 << 32
+"""Where a policy that only ever adds runs on top puts the first one; each newer one goes one level above it."""
+
+
+def level_above(partition: Partition) -> int:
+    """The level of a new run on top of all others."""
+    return partition.runs[0].level - 1 if partition.runs else FIRST_LEVEL
+
+
+def merge_spec(partition: Partition, l0: Iterable[TableInfo], runs: Iterable[Run], *, target: int) -> CompactionSpec:
+    """These level-0 tables and the whole of these runs, merged into the run of level `target`."""
+    in_runs = tuple(table.number for run in runs for table in run.tables)
+    return CompactionSpec(partition.prefix, tuple(table.number for table in l0), in_runs, target)
+
+
+def is_busy(partition: Partition, busy: frozenset[int]) -> bool:
+    """Whether a running job works on the partition."""
+    return bool(busy) and any(table.number in busy for table in partition.tables())
+
+
 def is_move(sources: Sources) -> bool:
-    """Whether the sources are disjoint, so that relinking them is enough."""
+    """Whether changing the manifest is enough: the sources are disjoint, and no delete among them has come to its end at
+    the bottom. A drain is one, too."""
+    if sources.is_in_place or (sources.is_bottom and any(table.tombstones for table in sources.tables)):
+        return False
     tables = sorted(sources.tables, key=lambda table: table.first_key)
     return all(one.last_key < two.first_key for one, two in pairwise(tables))

@@ -65,6 +65,9 @@ UNLAWFUL = {
     "level 0 with a hole": (CompactionSpec(b"", (9, 7), (1, 2), 1), "not the oldest"),
     "a level-0 table that is gone": (CompactionSpec(b"", (7, 77), (1, 2), 1), "not the oldest"),
     "a table that is in no run": (CompactionSpec(b"", (7,), (1, 2, 99), 1), "not all in runs"),
+    "a level no manifest can store": (CompactionSpec(b"", (), (4, 5, 6), 1 << 63), "out of range"),
+    "a table twice": (CompactionSpec(b"", (), (6, 6), 3), "not all in runs"),
+    "a level-0 table twice": (CompactionSpec(b"", (7, 7), (1, 2), 1), "not the oldest"),
     "an upward move": (CompactionSpec(b"", (), (4,), 1), "below the target"),
     "an output over its neighbours": (CompactionSpec(b"", (7,), (1,), 1), "not sources"),
     "rows past older ones at the target": (CompactionSpec(b"", (), (3,), 2), "not sources"),
@@ -86,6 +89,44 @@ def test_refuses_outputs_the_collector_may_have_taken() -> None:
 
     with pytest.raises(InvalidError, match="too long ago"):
         with_compaction(manifest, LAWFUL["everything"][0], [table(100, "a", "z")], moved=False)
+
+
+def test_drains_exactly_the_partition_its_scheduler_saw() -> None:
+    seen = Partition(b"p", (table(3, "pa", "pc"),), (Run(1, (table(1, "pa", "pb"), table(2, "pc", "pe"))),))
+    others = (Partition(b"o", (table(8, "oa", "oc"),)), Partition(b"q", (table(9, "qa", "qc"),)))
+    manifest = Manifest(1, b"d" * 16, partitions=(others[0], seen, others[1]))
+    drain = CompactionSpec.drain(seen)
+
+    sources = check_spec(manifest, drain)
+
+    assert sources.tables == []
+    assert is_move(sources)
+    assert with_compaction(manifest, drain, [], moved=True).partitions == others
+    for changed in (
+        msgspec.structs.replace(seen, l0=(table(4, "pd", "pd"), *seen.l0)),
+        msgspec.structs.replace(seen, l0=()),
+        msgspec.structs.replace(seen, runs=(Run(1, (seen.runs[0].tables[0], table(7, "pc", "pe"))),)),
+    ):
+        with pytest.raises(InvalidError, match="names other tables"):
+            check_spec(manifest.with_partition(changed), drain)
+        with pytest.raises(InvalidError, match="names other tables"):
+            with_compaction(manifest.with_partition(changed), drain, [], moved=True)
+    with pytest.raises(InvalidError, match="no such partition"):
+        check_spec(manifest.with_partition(Partition(b"p")), drain)
+    with pytest.raises(InvalidError, match="whole database"):
+        check_spec(MANIFEST, CompactionSpec.drain(TREE))
+
+
+def test_rewrites_in_place_and_where_deletes_come_to_their_end() -> None:
+    dying = msgspec.structs.replace(table(3, "a", "b"), tombstones=1)
+    runs = (Run(1, (table(1, "c", "d"),)), Run(2, (table(2, "e", "f"),)))
+    manifest = Manifest(1, b"d" * 16, partitions=(Partition(b"", (dying,), runs),))
+
+    assert is_move(check_spec(manifest, CompactionSpec(b"", (), (1,), 2)))
+    assert not is_move(check_spec(manifest, CompactionSpec(b"", (), (1,), 1)))
+    assert not is_move(check_spec(manifest, CompactionSpec(b"", (3,), (), 1)))
+    deeper = manifest.with_partition(Partition(b"", (dying,), (Run(4, (table(4, "a", "z"),)),)))
+    assert is_move(check_spec(deeper, CompactionSpec(b"", (3,), (), 1)))
 
 
 def test_moves_the_tables_of_series_down_in_order_only() -> None:

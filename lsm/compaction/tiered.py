@@ -1,0 +1,53 @@
+"""The size-tiered policy: new runs on top, neighbours of a size merged into one. Pure.
+
+It rewrites a row fewer times than levels do, and a read visits more runs. Source: SlateDB's only policy, with its
+parameters; its look at whether the next tier is full already is left out, because a partition has one job at a time here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lsm.compaction.plan import CompactionSpec, is_busy, level_above, merge_spec
+from lsm.manifest.model import Manifest, Partition, Run
+
+
+class SizeTieredScheduler(msgspec.Struct, frozen=True):
+    """Level 0 with `l0_min` tables gives its oldest, at most `l0_max`, to a new run; `runs_min` to `runs_max` neighbouring
+    runs are merged when none is larger than `ratio` times a newer one of them."""
+
+    l0_min: int = 4
+    l0_max: int = 8
+    runs_min: int = 4
+    runs_max: int = 8
+    ratio: float = 4.0
+
+    def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
+        """At most one job per partition, the fullest level 0 first."""
+        found: list[CompactionSpec] = []
+        for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
+            if not is_busy(partition, busy):
+                found += self._for(partition)
+        return found
+
+    def _for(self, partition: Partition) -> list[CompactionSpec]:
+        if len(partition.l0) >= self.l0_min:
+            return [merge_spec(partition, partition.l0[-self.l0_max :], (), target=level_above(partition))]
+        tier = size_tier(partition.runs, at_least=self.runs_min, at_most=self.runs_max, ratio=self.ratio)
+        return [merge_spec(partition, (), tier, target=tier[-1].level)] if tier else []
+
+
+def size_tier(runs: Sequence[Run], *, at_least: int, at_most: int, ratio: float) -> Sequence[Run]:
+    """The neighbours among `runs` (newest first) to merge next: the newest stretch of `at_least` runs in which none is
+    larger than `ratio` times a newer one, and of it the oldest `at_most`. Empty where there is no such stretch."""
+    sizes = [run.size for run in runs]
+    for start in range(len(runs) - at_least + 1):
+        smallest, end = sizes[start], start + 1
+        while end < len(runs) and sizes[end] <= ratio * smallest:
+            smallest = min(smallest, sizes[end])
+            end += 1
+        if end - start >= at_least:
+            return runs[max(start, end - at_most) : end]
+    return ()

@@ -116,8 +116,8 @@ class _Merge:
             return
         rows = self._prune(block)
         if is_whole and rows is block:
-            items = list(dict.fromkeys(rows.keys))
-            self._output.splice(stored, place.low, rows.keys[-1], len(rows), items, rows.kinds.count(DELETE))
+            deletes = rows.kinds.count(DELETE)
+            self._output.splice(stored, place.low, rows.keys[-1], len(rows), rows.keys, deletes)
         else:
             self._output.add_rows(rows)
 

@@ -38,13 +38,14 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from operator import sub
 from typing import Final
 
 import zstandard
 from crc32c import crc32c
 
-from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
+from lsm.coding import cut, decoding, even_pieces, put_ints, put_strings, take_ints, take_strings
 from lsm.errors import CorruptionError
 from lsm.rows.chunk import RowChunk, SeriesChunk
 
@@ -57,6 +58,8 @@ SERIES_HEAD: Final = struct.Struct("<IIH")
 KIND_ROWS: Final = 1
 KIND_SERIES: Final = 2
 SAMPLE_BYTES: Final = 2048
+SHARED_SHARE: Final = 32
+"""A shared prefix that is less than this part of a row stays in its keys: taking it off and putting it back costs more."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
 
 
@@ -73,15 +76,18 @@ def _shared_length(first: bytes, last: bytes) -> int:
 
 def encode_rows(chunk: RowChunk) -> bytes:
     """The payload of a rows block."""
-    keys = chunk.keys
+    keys, values = chunk.keys, chunk.values
+    lengths = list(map(len, values))
     skip = _shared_length(keys[0], keys[-1])
-    shared = keys[0][:skip]
-    parts: list[bytes] = [ROWS_HEAD.pack(len(keys), skip), shared]
+    if skip < (sum(lengths) + len(keys) * len(keys[0])) // (len(keys) * SHARED_SHARE):
+        skip = 0
+    parts: list[bytes] = [ROWS_HEAD.pack(len(keys), skip), keys[0][:skip]]
     out = parts.append
     put_strings([key[skip:] for key in keys] if skip else keys, out)
     put_ints(chunk.seqs, out)
     put_ints(chunk.kinds, out)
-    put_strings(chunk.values, out)
+    put_ints(lengths, out)
+    parts += values
     return b"".join(parts)
 
 
@@ -213,11 +219,11 @@ class SeriesBlock:
         payload, width = self.payload, self._constant
         if width > 0:
             base = self._first_value
-            return [payload[at : at + width] for at in range(base + start * width, base + end * width, width)]
+            return even_pieces(payload, base + start * width, width, end - start)
         if width == 0:
             return [b""] * (end - start)
         ends = self._ends[start : end + 1]
-        return [payload[low:high] for low, high in pairwise(ends)]
+        return cut(payload, ends[0], list(map(sub, ends[1:], ends)))
 
     def find(self, name: bytes, low: int, high: int) -> tuple[int, int]:
         """The positions [start, end) of the series' rows with low <= number < high."""

@@ -25,6 +25,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import add
 from typing import Final
 
 import msgspec
@@ -34,7 +35,7 @@ from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
 from lsm.rows.chunk import DELETE, RowChunk, series_key, series_prefixes
 from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, checksum_seed, encode_rows, encode_series
-from lsm.sst.bloom import build_filter
+from lsm.sst.bloom import FilterBuilder
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
 
 FOOTER: Final = struct.Struct("<4sHH16sQQQQQ")
@@ -95,7 +96,7 @@ class TableBuilder:
         self._kinds: list[int] = []
         self._sizes: list[int] = []
         self._rows: list[int] = []
-        self._filter_items: list[bytes] = []
+        self._filter = FilterBuilder(table_format.filter_bits_per_key)
         self._last_key = b""
         self._tombstones = 0
         self.size = 0
@@ -104,13 +105,15 @@ class TableBuilder:
     def is_empty(self) -> bool:
         return not self._parts
 
-    def add_rows(self, chunk: RowChunk) -> None:
-        """Rows sorted by key, versions newest first. Cuts blocks between keys only."""
+    def add_rows(self, chunk: RowChunk, sizes: Sequence[int] | None = None) -> None:
+        """Rows sorted by key, versions newest first. Cuts blocks between keys only.
+
+        `sizes`: of keys and values together, where the caller has them.
+        """
         keys = chunk.keys
         if not keys:
             return
-        ends = list(accumulate(map(len, keys)))
-        ends = list(map(int.__add__, ends, accumulate(map(len, chunk.values))))
+        ends = list(accumulate(sizes if sizes is not None else map(add, map(len, keys), map(len, chunk.values))))
         start = 0
         while start < len(keys):
             target = (ends[start - 1] if start else 0) + self._format.block_bytes
@@ -120,7 +123,7 @@ class TableBuilder:
             part = chunk.slice(start, end)
             self._add_block(encode_rows(part), KIND_ROWS, part.keys[0], part.keys[-1], len(part))
             start = end
-        self._filter_items += dict.fromkeys(keys)
+        self._filter.add(keys)
         self._tombstones += chunk.kinds.count(DELETE)
 
     def add_series(
@@ -160,15 +163,15 @@ class TableBuilder:
             self._add_block(payload, KIND_SERIES, first_key, last_key, end - start)
             start = end
             group = last if bounds[last] == end else last - 1
-        self._filter_items += series_prefixes(family, names)
+        self._filter.add(series_prefixes(family, names))
 
     def splice(
         self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes], tombstones: int = 0
     ) -> None:
-        """A verified block of another table, taken over as it is; `items` are its keys or series for the filter."""
+        """A verified block of another table, taken over as it is; `items` are its keys or series for the filter, in order."""
         stored = self._sealer.reseal(block, self.size)
         self._append_block(stored, block[1], first_key, last_key, rows)
-        self._filter_items += items
+        self._filter.add(items)
         self._tombstones += tombstones
 
     def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
@@ -186,11 +189,8 @@ class TableBuilder:
     def finish(self) -> tuple[TableInfo, list[bytes]]:
         """The manifest's entry and the object's parts."""
         filter_offset = self.size
-        items = list(dict.fromkeys(self._filter_items))
-        if len(items) >= self._format.min_filter_keys:
-            self._append(
-                self._sealer.seal(build_filter(items, self._format.filter_bits_per_key), KIND_FILTER, self.size)
-            )
+        if self._filter.items >= self._format.min_filter_keys:
+            self._append(self._sealer.seal(self._filter.finish(), KIND_FILTER, self.size))
         index_offset = self.size
         index = encode_index(self._keys, self._kinds, self._sizes, self._rows)
         self._append(self._sealer.seal(index, KIND_INDEX, self.size))

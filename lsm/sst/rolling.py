@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from operator import add
 from typing import Final
 
-from lsm.rows.chunk import RowChunk, SeriesChunk, joined_rows, joined_series, total_length
+from lsm.rows.chunk import RowChunk, SeriesChunk, joined_rows, joined_series
 from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 
 TABLE_BYTES_MAX: Final = 88 << 20
@@ -38,6 +39,7 @@ class RollingTables:
         self._rows: list[RowChunk] = []
         self._series: list[SeriesChunk] = []
         self._lengths: list[int] = []
+        """Of the rows in `_series` the values' lengths; of those in `_rows` the keys' and values' together."""
         self._pending = 0
 
     def add_rows(self, chunk: RowChunk) -> None:
@@ -45,8 +47,10 @@ class RollingTables:
         if not len(chunk):
             return
         self._close_series()
+        sizes = list(map(add, map(len, chunk.keys), map(len, chunk.values)))
         self._rows.append(chunk)
-        self._pending += total_length(chunk.keys) + total_length(chunk.values)
+        self._lengths += sizes
+        self._pending += sum(sizes)
         if self._pending >= self._gather_bytes:
             self._close_rows()
 
@@ -63,26 +67,32 @@ class RollingTables:
 
     def _close_rows(self) -> None:
         """Small chunks are put together first, or each would end in a small block."""
-        chunks, self._rows = self._rows, []
-        if not chunks:
+        if not self._rows:
             return
-        self._pending = 0
+        chunks, self._rows = self._rows, []
+        sizes, self._lengths = self._lengths, []
+        size, self._pending = self._pending, 0
         chunk = joined_rows(chunks)
-        keys, sizes = chunk.keys, list(map(len, chunk.values))
+        if size <= PIECE_BYTES:
+            self._with_room(size).add_rows(chunk, sizes)
+            self._roll()
+            return
+        keys = chunk.keys
         done = 0
         for _, end in _cuts(sizes):
             while done < end < len(keys) and keys[end] == keys[end - 1]:
                 end += 1
             if end > done:
-                self._with_room(sum(sizes[done:end])).add_rows(chunk.slice(done, end))
+                part = sizes[done:end]
+                self._with_room(sum(part)).add_rows(chunk.slice(done, end), part)
                 self._roll()
                 done = end
 
     def _close_series(self) -> None:
+        if not self._series:
+            return
         chunks, self._series = self._series, []
         sizes, self._lengths = self._lengths, []
-        if not chunks:
-            return
         self._pending = 0
         chunk = joined_series(chunks)
         for start, end in _cuts(sizes):

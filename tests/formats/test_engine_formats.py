@@ -18,7 +18,7 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.object_store.names import wal_name
 from lsm.rows.chunk import RowChunk
 from lsm.sst.block import SeriesBlock, checksum_seed, decode_rows, encode_rows, encode_series, open_block
-from lsm.sst.bloom import Filter, build_filter
+from lsm.sst.bloom import Filter, FilterBuilder
 from lsm.sst.builder import FOOTER, TableBuilder, TableFormat, TableInfo
 from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import Index, encode_index
@@ -91,7 +91,9 @@ def wal_object() -> bytes:
 
 ROWS_FRAME = (b"", 41, 0, [2], [b"key", b"k"], [0, 1], [b"value", b""])
 SERIES_FRAME = (b"fam", 42, 1000, [1, 2], [b"a", b"b", b"a"], (), [b"x", b"yy", b""])
-FILTER = build_filter([b"alpha", b"beta", b"gamma"], 10)
+GROUPED = FilterBuilder(10)
+GROUPED.add([b"alpha", b"beta", b"gamma"])
+GROUPED_FILTER = GROUPED.finish()
 INDEX = encode_index([b"a", b"m"], [1, 2], [100, 200], [10, 20])
 TABLE_INFO, TABLE = table()
 
@@ -168,29 +170,22 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
             (6, "part"),
         ],
     ),
-    "filter": (FILTER, [(1, "policy"), (4, "bits"), (8, "bitmap")]),
-    "table": (
+    "filter_groups": (
+        GROUPED_FILTER,
+        [(1, "policy"), (4, "groups"), (9, "first lengths: constant"), (5, "firsts"), (9, "bits: constant")],
+    ),
+    "table_groups": (
         TABLE,
         [
             (12, "block 0: codec, kind, reserved, length, checksum"),
             (TABLE_INFO.filter_offset - 12, "block 0: payload; block 1"),
             (TABLE_INFO.index_offset - TABLE_INFO.filter_offset, "filter"),
             (TABLE_INFO.index_end - TABLE_INFO.index_offset, "index"),
-        ],
-    ),
-    "table_footer": (
-        TABLE[TABLE_INFO.index_end :],
-        [
-            (4, "magic"),
-            (2, "version"),
-            (2, "reserved"),
-            (16, "database"),
-            (8, "number"),
-            (8, "filter"),
-            (8, "index"),
-            (8, "end"),
-            (8, "rows"),
-            (4, "checksum"),
+            (4, "footer: magic"),
+            (4, "footer: version, reserved"),
+            (16, "footer: database"),
+            (40, "footer: number, filter, index, end, rows"),
+            (4, "footer: checksum"),
         ],
     ),
     "manifest": (b"".join(encode_manifest(MANIFEST, epoch=3, nonce=NONCE)), HEADER),
@@ -279,21 +274,28 @@ def check_index(data: bytes) -> None:
     )
 
 
-def check_table(data: bytes) -> None:
+def check_table(data: bytes, index_offset: int = 132, index_end: int = 181) -> None:
     kind, payload = open_block(
-        data[TABLE_INFO.index_offset : TABLE_INFO.index_end],
+        data[index_offset:index_end],
         seed=checksum_seed(DATABASE, TABLE_INFO.name),
         name=TABLE_INFO.name,
-        offset=TABLE_INFO.index_offset,
+        offset=index_offset,
     )
     assert kind == 3
     assert Index(payload, name="golden", offset=0).rows_before == [0, 3, 6]
 
 
-def check_footer(data: bytes) -> None:
+def check_footer(data: bytes, offsets: tuple[int, int, int] = (107, 132, 181)) -> None:
     fields = FOOTER.unpack_from(data)
     assert fields[:3] == (b"LSMT", 1, 0)
-    assert fields[4:] == (5, TABLE_INFO.filter_offset, TABLE_INFO.index_offset, TABLE_INFO.index_end, 6)
+    assert fields[4:] == (5, *offsets, 6)
+
+
+def check_table_groups(data: bytes) -> None:
+    check_table(data, TABLE_INFO.index_offset, TABLE_INFO.index_end)
+    check_footer(
+        data[TABLE_INFO.index_end :], (TABLE_INFO.filter_offset, TABLE_INFO.index_offset, TABLE_INFO.index_end)
+    )
 
 
 CHECKS: dict[str, Callable[[bytes], object]] = {
@@ -305,7 +307,9 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "series_block": check_series,
     "index": check_index,
     "filter": check_filter,
+    "filter_groups": check_filter,
     "table": check_table,
+    "table_groups": check_table_groups,
     "table_footer": check_footer,
     "disk_part": lambda data: _equal(decode_part(DATABASE, "sst/1.sst", 1000, 6, data), b"a part"),
     "manifest": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), MANIFEST),

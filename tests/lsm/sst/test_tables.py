@@ -23,7 +23,7 @@ from lsm.sst.block import (
     encode_series,
     open_block,
 )
-from lsm.sst.bloom import Filter, build_filter
+from lsm.sst.bloom import Filter, FilterBuilder
 from lsm.sst.builder import TableBuilder, TableFormat
 from lsm.sst.cache import Caches
 from lsm.sst.index import Index, encode_index
@@ -121,13 +121,33 @@ def test_refuses_a_block_in_any_other_place(compression: str | None) -> None:
 
 @given(st.sets(st.binary(max_size=6), min_size=1), st.integers(1, 20))
 def test_never_denies_what_is_in_a_filter(items: set[bytes], bits: int) -> None:
-    found = Filter(build_filter(sorted(items), bits), name="n", offset=0)
+    found = Filter(built_filter(sorted(items), bits), name="n", offset=0)
 
     assert all(map(found.may_contain, items))
 
 
+def built_filter(items: list[bytes], bits: int, *, width: int = 7) -> bytes:
+    """Added in calls that repeat the item before."""
+    builder = FilterBuilder(bits)
+    for start in range(0, len(items), width):
+        builder.add(items[max(0, start - 1) : start + width])
+    assert builder.items == len(items)
+    return builder.finish()
+
+
+@pytest.mark.parametrize("bits", [1, 10, 16, 1000, 70_000])
+def test_never_denies_what_is_in_a_filter_of_many_groups(bits: int) -> None:
+    items = [b"%06d" % at for at in range(9000 if bits < 1000 else 200)]
+    found = Filter(built_filter(items, bits, width=1000), name="n", offset=0)
+
+    assert all(map(found.may_contain, items))
+    assert not found.may_contain(b"")
+    if bits >= 10:
+        assert sum(found.may_contain(item + b"x") for item in items) < len(items) // 30
+
+
 def test_lets_few_absent_keys_through_a_filter() -> None:
-    found = Filter(build_filter([b"%d" % at for at in range(2000)], 16), name="n", offset=0)
+    found = Filter(built_filter(sorted(b"%d" % at for at in range(2000)), 16), name="n", offset=0)
 
     assert sum(found.may_contain(b"absent %d" % at) for at in range(4000)) < 40
 

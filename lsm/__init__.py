@@ -12,6 +12,7 @@ from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
 from lsm.compaction.tiered import SizeTieredScheduler, size_tier
+from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.components import Components
 from lsm.db import Db, FlushType
 from lsm.errors import (
@@ -66,6 +67,7 @@ __all__ = [
     "DurabilityLevel",
     "Error",
     "FencedError",
+    "FirstOf",
     "FlushType",
     "FsckReport",
     "Garbage",
@@ -94,9 +96,11 @@ __all__ = [
     "SizeTieredScheduler",
     "Snapshot",
     "SnapshotExpiredError",
+    "SpaceTrigger",
     "Status",
     "TableInfo",
     "TierCount",
+    "TombstoneTrigger",
     "TransactionError",
     "UnavailableError",
     "WriteBatch",

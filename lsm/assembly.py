@@ -8,6 +8,8 @@ from concurrent.futures import Executor
 from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.leveled import LeveledScheduler
+from lsm.compaction.plan import CompactionScheduler
+from lsm.compaction.triggers import FirstOf, TombstoneTrigger
 from lsm.components import Components, Stores, table_format, table_reader
 from lsm.errors import Error, InvalidError
 from lsm.garbage import Garbage
@@ -138,7 +140,7 @@ class Engine:
                 store=self.stores.main,
                 manifests=self.manifests,
                 rules=self.rules,
-                scheduler=parts.scheduler or _leveled(settings),
+                scheduler=parts.scheduler or _default_scheduler(settings),
                 threads=self._executor(self.runtime.executor("lsm-merge", settings.compaction_workers)),
                 workers=self._workers(settings.compaction_placement, address, settings.compaction_workers),
                 address=address,
@@ -212,10 +214,11 @@ class Engine:
         self.runtime.close()
 
 
-def _leveled(settings: Settings) -> LeveledScheduler:
-    return LeveledScheduler(
+def _default_scheduler(settings: Settings) -> CompactionScheduler:
+    leveled = LeveledScheduler(
         l0_min=settings.l0_compaction_min,
         l0_max=settings.l0_compaction_max,
         base_bytes=settings.level_base_bytes,
         ratio=settings.level_size_ratio,
     )
+    return FirstOf((leveled, TombstoneTrigger()))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from lsm.compaction.plan import CompactionSpec
+from lsm.compaction.plan import CompactionSpec, is_busy, merge_spec, overlapping
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
@@ -28,21 +28,18 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         """At most one job per partition, the fullest level 0 first."""
         found: list[CompactionSpec] = []
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
-            if any(table.number in busy for table in partition.tables()):
-                continue
-            found.extend(self._for(partition))
+            if not is_busy(partition, busy):
+                found.extend(self._for(partition))
         return found
 
     def _for(self, partition: Partition) -> Iterator[CompactionSpec]:
-        if len(partition.l0) >= self.l0_min:
-            oldest = partition.l0[-self.l0_max :]
-            level1 = _level(partition, 1)
-            yield CompactionSpec(
-                partition.prefix,
-                tuple(table.number for table in oldest),
-                tuple(table.number for table in _overlapping(oldest, level1)),
-                1,
-            )
+        oldest = partition.l0[-self.l0_max :] if len(partition.l0) >= self.l0_min else ()
+        above = [run for run in partition.runs if run.level < 1]  # Left by a policy that puts runs on top.
+        if oldest or above:
+            spec = merge_spec(partition, oldest, above, target=1)
+            sources = [*oldest, *(table for run in above for table in run.tables)]
+            level1 = tuple(table.number for table in overlapping(sources, _level(partition, 1)))
+            yield msgspec.structs.replace(spec, tables=spec.tables + level1)
             return
         for run in partition.runs:
             # By depth, not by how many runs there are: or a single run would be pushed down for ever.
@@ -56,16 +53,10 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         """The table of the run that is cheapest to move down, and what it overlaps there."""
         lower = _level(partition, run.level + 1)
         if partition.series_ends:
-            return run.tables[0], _overlapping(run.tables[:1], lower)  # Rule C5.
-        choices = [(table, _overlapping([table], lower)) for table in run.tables]
+            return run.tables[0], overlapping(run.tables[:1], lower)  # Rule C5.
+        choices = [(table, overlapping([table], lower)) for table in run.tables]
         return min(choices, key=lambda choice: sum(table.size for table in choice[1]) / max(1, choice[0].size))
 
 
 def _level(partition: Partition, level: int) -> tuple[TableInfo, ...]:
     return next((run.tables for run in partition.runs if run.level == level), ())
-
-
-def _overlapping(sources: Sequence[TableInfo], run: Sequence[TableInfo]) -> list[TableInfo]:
-    low = min(table.first_key for table in sources)
-    high = max(table.last_key for table in sources)
-    return [table for table in run if table.first_key <= high and table.last_key >= low]

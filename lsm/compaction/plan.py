@@ -91,8 +91,7 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
         raise InvalidError(f"tables {spec.tables} are not all in runs of partition {spec.prefix!r}")
     chosen = [*l0, *(table for tables in in_runs for table in tables)]
     _check_runs(partition, spec, l0, in_runs)
-    low = min(table.first_key for table in chosen)
-    high = max(table.last_key for table in chosen)
+    low, high = _range(chosen, whole_series=False)
     below = [run for run in partition.runs if run.level > spec.target]
     is_bottom = not any(_touches(run.tables, low, high) for run in below)
     groups = [*((table,) for table in l0), *(tables for tables in in_runs if tables)]
@@ -123,12 +122,10 @@ def _check_runs(
             continue
         if run.level == spec.target:
             moved += tables
-        # Rule C2: rows may not be moved past others of the same keys, and outputs may not overlap their new neighbours;
-        # the range is that of everything that gets to this level from above, and at the target of all sources.
+        # Rule C2: rows may not be moved past others of the same keys or series, and outputs may not overlap their new
+        # neighbours; the range is that of everything that gets to this level from above, and at the target of all sources.
         left_out = [table for table in run.tables if table.number not in spec.tables]
-        if moved and _touches(
-            left_out, min(table.first_key for table in moved), max(table.last_key for table in moved)
-        ):
+        if moved and _touches(left_out, *_range(moved, whole_series=_holds_series(partition, run, spec.target))):
             raise InvalidError(f"level {run.level} has tables in the range of the sources that are not sources")
         if run.level < spec.target:
             if partition.series_ends and tables != run.tables[: len(tables)]:
@@ -137,8 +134,22 @@ def _check_runs(
             moved += tables
 
 
-def _touches(tables: Iterable[TableInfo], low: bytes, high: bytes) -> bool:
-    return any(table.first_key <= high and table.last_key >= low for table in tables)
+def _holds_series(partition: Partition, run: Run, target: int) -> bool:
+    """Whether rows on their way down to the target pass a run that may hold earlier rows of their series."""
+    return bool(partition.series_ends) and run.level < target
+
+
+def _range(tables: Iterable[TableInfo], *, whole_series: bool) -> tuple[bytes, bytes]:
+    """The keys from the first to the last of the tables, both included; or of every series that has a row in there."""
+    tables = list(tables)
+    if whole_series:
+        # A row's number is the last eight bytes of its key. Other rows' keys make the range larger than it need be.
+        return min(each.first_key[:-8] for each in tables), max(each.last_key[:-8] + b"\xff" * 8 for each in tables)
+    return min(each.first_key for each in tables), max(each.last_key for each in tables)
+
+
+def _touches(tables: Sequence[TableInfo], low: bytes, high: bytes) -> bool:
+    return bool(_within(tables, low, high))
 
 
 def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[TableInfo], *, moved: bool) -> Manifest:
@@ -185,6 +196,74 @@ def merge_spec(partition: Partition, l0: Iterable[TableInfo], runs: Iterable[Run
 def is_busy(partition: Partition, busy: frozenset[int]) -> bool:
     """Whether a running job works on the partition."""
     return bool(busy) and any(table.number in busy for table in partition.tables())
+
+
+def overlapping(sources: Iterable[TableInfo], run: Sequence[TableInfo]) -> list[TableInfo]:
+    """The tables of a run in the range of the sources."""
+    return _within(run, *_range(sources, whole_series=False))
+
+
+def _within(run: Sequence[TableInfo], low: bytes, high: bytes) -> list[TableInfo]:
+    return [table for table in run if table.first_key <= high and table.last_key >= low]
+
+
+def compact_range(
+    manifest: Manifest, low: bytes | None, high: bytes | None, busy: frozenset[int] = frozenset()
+) -> list[CompactionSpec]:
+    """What it takes to have everything in [low, high) in one run of each partition, without the deletes in it.
+
+    One job a partition, none for a partition in which nothing is to do or a job is running. Ask again when they are done:
+    deletes may take a second job. Then this finds nothing more, unless rows came in or an open snapshot kept deletes.
+    """
+    found = []
+    for partition in manifest.partitions_for(low, high):
+        spec = None if is_busy(partition, busy) else _compact_range(partition, low, high)
+        if spec is not None:
+            found.append(spec)
+    return found
+
+
+def _compact_range(partition: Partition, low: bytes | None, high: bytes | None) -> CompactionSpec | None:
+    # Rule C1: of level 0 everything older than a table that is wanted goes along.
+    newest = next((at for at, table in enumerate(partition.l0) if table.overlaps(low, high)), len(partition.l0))
+    l0 = partition.l0[newest:]
+    wanted = [table for run in partition.runs for table in run.tables_for(low, high)]
+    if not l0 and not wanted:
+        return None
+    depths = [run.level for run in partition.runs if run.tables_for(low, high)]
+    target = max(depths) if depths else partition.runs[0].level if partition.runs else 1
+    if not l0 and len(depths) == 1:
+        below = (run for run in partition.runs if run.level > target)
+        if not any(table.tombstones for table in wanted) or any(overlapping(wanted, run.tables) for run in below):
+            return None  # One run it is already, and no delete in it could go.
+    chosen = {table.number for table in wanted}
+    while True:
+        grown = _closed(partition, l0, chosen, target)
+        if grown == chosen:
+            break
+        chosen = grown
+    tables = tuple(table.number for run in partition.runs for table in run.tables if table.number in chosen)
+    return CompactionSpec(partition.prefix, tuple(table.number for table in l0), tables, target)
+
+
+def _closed(partition: Partition, l0: Sequence[TableInfo], chosen: set[int], target: int) -> set[int]:
+    """The chosen tables and those that rules C2 and C5 want along, from the top down."""
+    moved = list(l0)
+    grown: set[int] = set()
+    for run in partition.runs:
+        if run.level > target:
+            break
+        tables = [table for table in run.tables if table.number in chosen]
+        reaching = [*moved, *tables] if run.level == target else moved
+        if reaching:
+            whole_series = _holds_series(partition, run, target)
+            tables += _within(run.tables, *_range(reaching, whole_series=whole_series))
+        if partition.series_ends and run.level < target and tables:
+            last = max(table.first_key for table in tables)
+            tables = [table for table in run.tables if table.first_key <= last]
+        grown |= {table.number for table in tables}
+        moved += tables
+    return grown
 
 
 def is_move(sources: Sources) -> bool:

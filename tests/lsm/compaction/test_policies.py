@@ -200,7 +200,7 @@ POLICIES: dict[str, CompactionScheduler] = {
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(st.integers(0, 1 << 32), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_proposes_what_the_engine_accepts_and_comes_to_rest(name: str, seed: int, is_series: bool) -> None:
     model = Model(random.Random(seed), is_series=is_series)
     for _ in range(25):

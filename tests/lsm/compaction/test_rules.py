@@ -183,7 +183,7 @@ class Model:
 
 
 @given(seeds, st.booleans(), st.integers(5, 60))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_accepts_nothing_that_loses_or_reorders_rows(seed: int, is_series: bool, steps: int) -> None:
     chance = random.Random(seed)
     model = Model(chance, is_series=is_series)
@@ -199,7 +199,7 @@ def test_accepts_nothing_that_loses_or_reorders_rows(seed: int, is_series: bool,
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_compacts_a_range_into_one_run_and_finds_nothing_more(seed: int, is_series: bool) -> None:
     chance = random.Random(seed)
     model = Model(chance, is_series=is_series)
@@ -231,7 +231,7 @@ def test_compacts_a_range_into_one_run_and_finds_nothing_more(seed: int, is_seri
 
 
 @given(seeds)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_drains_only_what_is_named_whole(seed: int) -> None:
     model = Model(random.Random(seed), is_series=False)
     for _ in range(10):

@@ -127,7 +127,7 @@ class Filter:
 
     @property
     def weight(self) -> int:
-        return len(self._data) + sum(map(len, self._firsts)) + 100 * len(self._firsts) + 200
+        return len(self._data) + sum(map(len, self._firsts)) + 100 * len(self._firsts) + 600
 
     def may_contain(self, item: bytes) -> bool:
         """False only if `item` was not in the filter."""

@@ -262,6 +262,10 @@ class Db(Reads):
         wal_last = engine.wal.durable_number if is_logged else 0
         return create_checkpoint(engine.manifests, engine.runtime, wal_last=wal_last, lifetime=lifetime, name=name)
 
+    def store_time_ms(self) -> int | None:
+        """When the newest manifest was written, by the store's own clock; None where it keeps no times. Cost: one HEAD."""
+        return self._engine.manifests.modified_ms()
+
     def wake_compactor(self) -> None:
         """Ask the scheduler again: something outside of the manifest that it decides by has changed."""
         if self._engine.compactor is not None:
@@ -289,13 +293,13 @@ class Db(Reads):
             try:
                 self._engine.collect()
             except FencedError as error:
-                self._fail(error)
+                self.fail(error)
             except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.
                 continue
             except BaseException as error:
                 failure = InternalError(f"the collector's thread failed: {error!r}")
                 failure.__cause__ = error
-                self._fail(failure)
+                self.fail(failure)
                 return
 
     def status(self) -> Status:
@@ -344,7 +348,8 @@ class Db(Reads):
         if poison is not None:
             raise poison
 
-    def _fail(self, error: Error) -> None:
+    def fail(self, error: Error) -> None:
+        """Refuse further work with `error`: for background threads of those who build on this database."""
         self._engine.fail(error)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from opendata_log.errors import (
 from opendata_log.keys import LogPartitions, LogSeries
 from opendata_log.log_read import Reads
 from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, columns
+from opendata_log.retention import Retention
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
 from opendata_log.time_track import TimeTrack
@@ -88,6 +89,9 @@ class LogDb(Reads):
             self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups, live)
             segment_states(self._db.manifest, live.bounds)  # Refuses a log whose newest segment has no metadata.
             self._db.wake_compactor()
+            self._retention: Retention | None = None
+            if config.retention.retention is not None:
+                self._retention = Retention(self._db, self._runtime, self._writer, config.retention)
         except BaseException as error:
             with suppress(lsm.Error):
                 self._db.close()
@@ -304,6 +308,8 @@ class LogDb(Reads):
             return
         self._is_closed = True
         self._stop_reads()
+        if self._retention is not None:
+            self._retention.close()
         try:
             try:
                 self._writer.finish()

@@ -53,6 +53,10 @@ class TimeTrack:
         """A batch at this time or later needs a mark first."""
         return self._marks[-1].until_ms if self._marks else -TIME_MS_MAX
 
+    def latest_ms(self, now_ms: int) -> int:
+        """A time by which everything that is there had been appended: now, unless the clock was set back meanwhile."""
+        return now_ms if now_ms >= self.due_ms - MARK_EVERY_MS else self.due_ms
+
     def marking(self, sequence: Sequence, now_ms: int, *, oldest: Sequence = 0) -> Marking:
         """The track with a mark for a batch that starts with `sequence` at `now_ms`; `oldest`: what is below is gone.
 

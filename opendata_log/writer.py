@@ -56,11 +56,13 @@ class LogWriter:
         self._family = b""
         self._base = 0
         self._live = live
+        self._retired: tuple[lsm.WriteHandle, SegmentId] | None = None
         self.segments = self._load_segments()
         live.load(self.segments)
         self._sealed_by_hand = self._load_seal_mark()
         self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
         self._due_ms = self.time_track.due_ms
+        self._latest_ms = self.time_track.latest_ms(self._now_ms())
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
@@ -97,10 +99,12 @@ class LogWriter:
             self._sequences.next = end
             try:
                 now_ms = self._now_ms()
+                if now_ms > self._latest_ms:
+                    self._latest_ms = now_ms
                 if now_ms >= self._due_ms:
                     self._mark_time(first, now_ms)
                 if self._needs_segment(now_ms):
-                    seq = self._append_in_new_segment(first, keys, values, now_ms)
+                    seq = self._append_in_new_segment(first, keys, values)
                 else:
                     seq = self._db.append_series(self._family, keys, first - self._base, values, size)
             except Exception:
@@ -144,9 +148,10 @@ class LogWriter:
             held_ms=int(1000 * (self._runtime.monotonic() - self._active_since)) if self._has_own_time else 0,
         )
 
-    def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes], now_ms: int) -> int:
+    def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:
         """The segment's metadata and its first batch, atomically."""
-        segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms)
+        # Retention counts from here for what was appended to the segment before: not earlier than that can have been.
+        segment = successor(self.segments.latest, start_seq=first, now_ms=self._latest_ms)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
         self._live.begin(segment.id)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
@@ -170,6 +175,27 @@ class LogWriter:
                 self._db.put(SEAL_MARK_KEY, encode_seal_mark(latest.id))
                 self._sealed_by_hand = latest.id
             return latest.id
+
+    def retire(self, segment_id: SegmentId) -> None:
+        """Hide the segments up to and including `segment_id`, which is not the latest, from every read. Raises: lsm.Error."""
+        with self._lock:
+            batch = lsm.WriteBatch()
+            for segment in self.segments:
+                if segment.id <= segment_id:
+                    batch.delete(segment_meta_key(segment.id))
+            self._retired = self._db.write(batch), segment_id + 1
+            self.segments = self.segments.dropping_through(segment_id)
+
+    def announce_retired(self) -> bool:
+        """Make the last `retire` durable, and have the compaction drop what it retired; False where that is done already.
+        Raises: lsm.Error; then calling again is right."""
+        if self._retired is None:
+            return False
+        handle, oldest = self._retired
+        handle.await_durable()
+        self._live.expire(oldest)
+        self._retired = None
+        return True
 
     # -- durability ---------------------------------------------------------------------------------------------------
 

@@ -146,8 +146,10 @@ def test_make_targets_named_exist() -> None:
 
 def test_threads_of_the_architecture_are_those_spawned() -> None:
     code = "".join((ROOT / path).read_text("utf-8") for path in CODE)
-    spawned = set(re.findall(r"\"(lsm-[a-z]+)", code)) - {"lsm-worker", "lsm-build", "lsm-merge"}
-    listed = {name for row in table("docs/concurrency.md", "thread") for name in re.findall(r"lsm-[a-z]+", row[0])}
+    spawned = set(re.findall(r"\"((?:lsm|log)-[a-z]+)\"?", code)) - {"lsm-worker", "lsm-build", "lsm-merge"}
+    listed = {
+        name for row in table("docs/concurrency.md", "thread") for name in re.findall(r"(?:lsm|log)-[a-z]+", row[0])
+    }
 
     assert listed == spawned
 

@@ -101,6 +101,10 @@ class ManifestStore:
         self._writer_epoch = claimed
         return claimed
 
+    def modified_ms(self) -> int | None:
+        """When the current version was written, by the store's clock."""
+        return self._store.head(manifest_name(self.current.number)).modified_ms
+
     def check_owner(self) -> Manifest:
         """Read the newest version and make sure this process still owns the database.
 

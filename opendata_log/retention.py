@@ -1,0 +1,95 @@
+"""Segments that are older than they should get: when they are, by a clock that is not believed blindly, and their end.
+
+A tick takes whole segments from the old end: it deletes their metadata, which hides them from every read at once, and when that
+is durable tells the compaction, which drops their tables (docs/protocol.md, rule S5).
+
+Source: tick_retention of OpenData Log's writer.rs. Different on purpose: there, a wall clock that jumps forward expires
+everything at the next tick. Here time passes for retention no faster than by the monotonic clock since the log was opened, and
+starts at what the store's clock says, where that is earlier.
+"""
+
+from __future__ import annotations
+
+import lsm
+from opendata_log.config import RetentionConfig
+from opendata_log.segment import expired
+from opendata_log.writer import LogWriter
+
+
+class ElapsedTime:
+    """Wall-clock time that may stand still or go back, and never jumps forward.
+
+    It starts at `start_ms` and grows with the monotonic clock at most. Set back, the wall clock is believed at once: things
+    last longer then. Where the caller's own clock is the only time there is (`monotonic` None: somebody may drive it by hand),
+    a time counts when it is seen, and still reached, at the next look.
+    """
+
+    def __init__(self, start_ms: int, monotonic: float | None) -> None:
+        self._start_ms = start_ms
+        self._start = monotonic
+        self._last_ms: int | None = None
+
+    def now_ms(self, wall_ms: int, monotonic: float) -> int | None:
+        """What is believed now; None at the first look by a caller's clock."""
+        if self._start is not None:
+            return min(wall_ms, self._start_ms + int(1000 * (monotonic - self._start)))
+        last, self._last_ms = self._last_ms, wall_ms
+        return None if last is None else min(last, wall_ms)
+
+
+class Retention:
+    """A thread that looks every `check_interval`. Requires: `config.retention` is set."""
+
+    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, writer: LogWriter, config: RetentionConfig) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._writer = writer
+        self._config = config
+        self._ticks = runtime.condition()
+        self._is_closing = False
+        self._time = self._started()
+        self._task = runtime.spawn("log-retention", self._run)
+
+    def _started(self) -> ElapsedTime:
+        if self._runtime.has_clock:
+            return ElapsedTime(0, None)
+        wall_ms, store_ms = self._runtime.now_ms(), self._db.store_time_ms()
+        return ElapsedTime(wall_ms if store_ms is None else min(wall_ms, store_ms), self._runtime.monotonic())
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                try:
+                    self.tick()
+                except lsm.UnavailableError:
+                    continue  # What keeps it from the store keeps the writer from it too, and is told there.
+        except lsm.Error:
+            return  # The handle is closed, fenced or failed: every call says so.
+        except BaseException as error:
+            failure = lsm.InternalError(f"the retention thread failed: {error!r}")
+            failure.__cause__ = error
+            self._db.fail(failure)
+
+    def _wait(self) -> bool:
+        with self._ticks:
+            if not self._is_closing:
+                self._ticks.wait(self._config.check_interval)
+            return not self._is_closing
+
+    def tick(self) -> None:
+        """Retire what is due. Cost: nothing due, no request; else one batch, made durable. Raises: lsm.Error."""
+        now_ms = self._time.now_ms(self._runtime.now_ms(), self._runtime.monotonic())
+        if now_ms is None:
+            return
+        due = expired(self._writer.segments, now_ms=now_ms, retention=self._config)
+        if due:
+            self._writer.retire(due[-1])
+        if self._writer.announce_retired():
+            self._db.wake_compactor()
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._ticks:
+            self._is_closing = True
+            self._ticks.notify_all()
+        self._task.join()

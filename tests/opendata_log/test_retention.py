@@ -1,0 +1,294 @@
+"""Retention: what goes and when, what reads see of it, what a crash leaves, and clocks that jump."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lsm
+from opendata_log import (
+    Config,
+    InternalError,
+    LogDb,
+    LogDbBuilder,
+    LogDbReader,
+    RetentionConfig,
+    SegmentConfig,
+)
+from opendata_log.retention import ElapsedTime
+from tests.opendata_log.support import ManualClock, names, tiny, values
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+def config(storage: str, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "storage": storage,
+        "segmentation": SegmentConfig(seal_interval=HOUR),
+        # The thread's own looks are far apart: tests make them.
+        "retention": RetentionConfig(retention=2 * HOUR, check_interval=DAY),
+        "engine": tiny(),
+    }
+    return Config(**{**values, **changes})
+
+
+def opened(clock: ManualClock, storage: str = "memory://", **changes: Any) -> LogDb:
+    return LogDbBuilder(config(storage, **changes)).with_clock(clock).build()
+
+
+def tick(log: LogDb, times: int = 2) -> None:
+    assert log._retention is not None
+    for _ in range(times):
+        log._retention.tick()
+
+
+def fill(log: LogDb, clock: ManualClock, hours: int) -> None:
+    """A segment an hour, with one record each."""
+    for hour in range(hours):
+        log.try_append([(b"a", b"%d" % hour), (b"only-%d" % hour, b"")])
+        clock.advance(HOUR)
+
+
+def test_sealed_segments_go_when_their_successor_is_old_enough() -> None:
+    clock = ManualClock()
+    with opened(clock) as log:
+        fill(log, clock, 5)
+        assert [one.id for one in log.list_segments()] == [1, 2, 3, 4, 5]
+
+        tick(log)
+
+        # Segment 3 ended three hours ago when 4 began; 4 ended one hour ago less than the retention allows.
+        assert [one.id for one in log.list_segments()] == [3, 4, 5]
+        assert values(log, b"a") == [b"2", b"3", b"4"]
+        assert log.count(b"a") == 3
+        assert names(log) == [b"a", b"only-2", b"only-3", b"only-4"]
+        assert log.inspect(b"a").total == 3
+        clock.advance(DAY)
+        tick(log)
+        assert [one.id for one in log.list_segments()] == [5], "the active one stays, however old"
+        assert values(log, b"a") == [b"4"]
+
+
+def test_exactly_the_retention_is_not_more_than_it() -> None:
+    clock = ManualClock()
+    with opened(clock) as log:
+        fill(log, clock, 2)
+        clock.advance(HOUR)
+
+        tick(log)
+        assert len(log.list_segments()) == 2
+        clock.ms += 1
+        tick(log)
+        assert len(log.list_segments()) == 1
+
+
+def test_their_tables_are_dropped_and_collected() -> None:
+    clock, storage = ManualClock(), "memory://retention-drain"
+    with opened(clock, storage) as log:
+        fill(log, clock, 5)
+    with opened(clock, storage) as log:
+        before = {tree.segment_id for tree in log.tree_summary().segments}
+        clock.advance(DAY)
+        tick(log)
+        assert log.wait_idle(30)
+
+        assert before == {0, 1, 2, 3, 4, 5}
+        assert {tree.segment_id for tree in log.tree_summary().segments} == {0, 5}
+        assert any(garbage.name.startswith("sst/") for garbage in log.collect_garbage(min_age=0))
+        assert values(log, b"a") == [b"4"]
+
+
+def test_they_are_gone_after_a_reopen_and_for_a_reader() -> None:
+    clock, storage = ManualClock(), "memory://retention-reopen"
+    with opened(clock, storage) as log:
+        fill(log, clock, 4)
+        with LogDbReader.open(storage=storage, refresh_interval=60.0) as reader:
+            tick(log)
+            reader.refresh()
+            assert [one.id for one in reader.list_segments()] == [2, 3, 4]
+            assert values(reader, b"a") == [b"1", b"2", b"3"]  # type: ignore[arg-type]
+    with opened(clock, storage) as log:
+        assert [one.id for one in log.list_segments()] == [2, 3, 4]
+        assert log.try_append([(b"a", b"new")]).start_sequence == 8
+
+
+def test_a_scan_under_way_sees_all_of_a_segment_or_none() -> None:
+    clock, storage = ManualClock(), "memory://retention-scan"
+    with opened(clock, storage) as log:
+        for hour in range(3):
+            log.try_append([(b"a", b"%d-%03d" % (hour, number)) for number in range(200)])
+            clock.advance(HOUR)
+    with opened(clock, storage) as log:
+        scan = log.scan(b"a")
+        seen = [entry.value for entry in scan.fetchmany(10)]
+        clock.advance(DAY)
+        tick(log)
+        assert log.wait_idle(30)
+        log.collect_garbage(min_age=0)
+
+        seen += [entry.value for entry in scan]
+
+        for hour in range(3):
+            assert len([one for one in seen if one.startswith(b"%d-" % hour)]) in (0, 200)
+        assert seen[-1] == b"2-199"
+        assert seen[:10] == [b"0-%03d" % number for number in range(10)]
+        assert seen.count(b"0-199") == 1
+
+
+def test_the_thread_looks_by_itself() -> None:
+    clock = ManualClock()
+    retention = RetentionConfig(retention=2 * HOUR, check_interval=0.005)
+    with opened(clock, retention=retention) as log:
+        fill(log, clock, 5)
+        clock.advance(DAY)
+        for _ in range(4000):
+            if len(log.list_segments()) == 1:
+                break
+            lsm.Runtime().sleep(0.005)
+        assert [one.id for one in log.list_segments()] == [5]
+
+
+def test_an_interrupted_announcement_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, storage = ManualClock(), "memory://retention-announce"
+    with opened(clock, storage) as log:
+        fill(log, clock, 3)
+        clock.ms += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(lsm.WriteHandle, "await_durable", _unavailable)
+            with pytest.raises(lsm.UnavailableError):
+                tick(log)
+        assert [one.id for one in log.list_segments()] == [2, 3]
+        assert log._writer._live.bounds == (1, 3)
+
+        tick(log)
+
+        assert log._writer._live.bounds == (2, 3)
+
+
+def _unavailable(*_: Any) -> None:
+    raise lsm.UnavailableError("down")
+
+
+def test_a_thread_that_fails_tells_the_next_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("opendata_log.retention.Retention.tick", broken)
+    log = LogDb.open(config("memory://", retention=RetentionConfig(retention=2 * HOUR, check_interval=0.001)))
+    log._retention._task.join(30)  # type: ignore[union-attr]
+
+    with pytest.raises(InternalError, match="retention thread failed"):
+        log.scan(b"a")
+    with contextlib.suppress(InternalError):
+        log.close()
+
+
+# -- clocks -----------------------------------------------------------------------------------------------------------
+
+
+def test_time_passes_no_faster_than_the_monotonic_clock() -> None:
+    time = ElapsedTime(1_000, 5.0)
+
+    assert time.now_ms(1_000, 5.0) == 1_000
+    assert time.now_ms(10_000_000, 6.0) == 2_000, "a jump forward does not count"
+    assert time.now_ms(500, 7.0) == 500, "a clock set back does, at once"
+    assert time.now_ms(4_000, 8.0) == 4_000
+    assert time.now_ms(10_000_000, 9.0) == 5_000
+
+
+def test_a_time_that_a_caller_gives_has_to_be_given_twice() -> None:
+    time = ElapsedTime(0, None)
+
+    assert time.now_ms(100, 0.0) is None
+    assert time.now_ms(10_000_000, 0.0) == 100
+    assert time.now_ms(200, 0.0) == 200
+    assert time.now_ms(300, 0.0) == 200
+
+
+@pytest.mark.parametrize("jump", [10 * 365 * DAY, -10 * 365 * DAY])
+def test_a_jump_that_is_taken_back_takes_nothing(jump: float) -> None:
+    clock = ManualClock(40 * 365 * int(DAY) * 1000)
+    with opened(clock) as log:
+        fill(log, clock, 2)
+        tick(log, 1)
+        clock.advance(jump)
+        tick(log, 1)
+        clock.advance(-jump)
+        tick(log, 2)
+
+        assert [one.id for one in log.list_segments()] == [1, 2]
+
+
+def test_a_segment_sealed_while_the_clock_was_set_back_is_not_old() -> None:
+    """By size, while it reads 1970: what was just appended must not look as if it were from then."""
+    clock = ManualClock(50 * 365 * int(DAY) * 1000)
+    with opened(clock, retention=RetentionConfig(retention=DAY, check_interval=DAY)) as log:
+        log.try_append([(b"a", b"old")])
+        clock.advance(30 * 60)
+        log.try_append([(b"a", b"fresh")])
+        right, clock.ms = clock.ms, 0
+        log.seal_segment()
+        log.try_append([(b"a", b"next")])
+        clock.ms = right + 1000 * int(HOUR)
+
+        tick(log, 3)
+
+        assert values(log, b"a") == [b"old", b"fresh", b"next"]
+        assert log.list_segments()[1].start_time_ms >= right
+
+
+def test_without_a_clock_of_the_callers_a_jump_forward_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LogDb.open(config("memory://")) as log:
+        for _ in range(3):
+            log.try_append([(b"a", b"")])
+            log.seal_segment()
+        now = lsm.Runtime.now_ms
+        monkeypatch.setattr(lsm.Runtime, "now_ms", lambda runtime: now(runtime) + 10 * 365 * int(DAY) * 1000)
+        tick(log, 3)
+
+        assert len(log.list_segments()) == 3
+
+
+def test_a_clock_that_is_ahead_at_the_open_is_checked_with_the_stores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage = str(tmp_path)
+    with LogDb.open(config(storage)) as log:
+        for _ in range(3):
+            log.try_append([(b"a", b"")])
+            log.seal_segment()
+    now = lsm.Runtime.now_ms
+    monkeypatch.setattr(lsm.Runtime, "now_ms", lambda runtime: now(runtime) + 10 * 365 * int(DAY) * 1000)
+    with LogDb.open(config(storage)) as log:
+        tick(log, 3)
+
+        assert len(log.list_segments()) == 3
+
+
+# -- crashes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["before", "retired", "announced"])
+def test_a_crash_anywhere_hides_whole_segments_or_none(stage: str) -> None:
+    clock, storage = ManualClock(), f"memory://retention-crash-{stage}"
+    log = opened(clock, storage)
+    fill(log, clock, 4)
+    log.flush()
+    steps: dict[str, Callable[[], object]] = {
+        "before": lambda: None,
+        "retired": lambda: log._writer.retire(2),
+        "announced": lambda: (log._writer.retire(2), log._writer.announce_retired()),
+    }
+    steps[stage]()
+
+    with opened(clock, storage) as after:  # The old handle is fenced: what it had not made durable is lost.
+        assert [one.id for one in after.list_segments()] == ([3, 4] if stage == "announced" else [1, 2, 3, 4])
+        tick(after)
+        assert [one.id for one in after.list_segments()] == [2, 3, 4] or stage == "announced"
+    with contextlib.suppress(Exception):
+        log.close()

@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+SEEDS ?= 100000
+SOAK_STATE ?= .soak.jsonl
 
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -15,7 +17,7 @@ PIP = if $(BIN)/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m p
 	else $(PYTHON) -m pip --python $(BIN)/python "$$@"; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-long check lint benchmarks clean
+.PHONY: help setup bench test test-long soak planted check lint benchmarks clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,12 @@ test: $(STAMP) ## Run the tests, those against real S3 server processes included
 
 test-long: $(STAMP) ## Run the slow tests, too
 	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+soak: $(STAMP) ## Simulate deployments for hours; goes on where it stopped. SEEDS=100000, options in ARGS
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --state $(SOAK_STATE) $(ARGS)
+
+planted: $(STAMP) ## Plant known bugs in copies of the tree, and see which tests catch them
+	@$(BIN)/python -m tests.planted $(ARGS)
 
 check: lint ## Lint, then the tests that start no server
 	@$(BIN)/python -m pytest -q -n 2 -m "not s3 and not slow" $(ARGS)

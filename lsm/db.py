@@ -219,7 +219,11 @@ class Db(Reads):
 
     def _explained(self, error: TableMissingError) -> Error:
         """A table that this handle's own collector left alone: one of another process took it, or it is lost."""
-        manifest = self._engine.manifests.refresh()
+        try:
+            manifest = self._engine.manifests.refresh()
+        except FencedError as fenced:
+            self.fail(fenced)
+            return fenced
         if any(table.name == error.object_name for each in manifest.partitions for table in each.tables()):
             return error
         return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")

@@ -52,11 +52,19 @@ class LogDb(Reads):
     [(0, b'created'), (2, b'paid')]
     """
 
-    def __init__(self, config: Config, *, clock: lsm.Clock | None = None, file_system: Any = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: lsm.Clock | None = None,
+        file_system: Any = None,
+        object_store: lsm.ObjectStore | None = None,
+        runtime: lsm.Runtime | None = None,
+    ) -> None:
         self._config = config
         self._is_closed = self._may_not_read = self._was_read = False
         self._since_read = 0
-        self._runtime = lsm.Runtime(clock)
+        self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
         self._file_system = file_system
         storage = config.storage_config
         changes = storage.engine_changes
@@ -73,6 +81,7 @@ class LogDb(Reads):
                 wal_url=storage.wal_url,
                 file_system=file_system,
                 caches=storage.caches,
+                object_store=object_store,
                 prefix_extractor=LogPartitions(),
                 series_layout=LogSeries(),
                 scheduler=LogScheduler(
@@ -348,6 +357,8 @@ class LogDbBuilder:
         self._config = (config if config is not None else Config()).with_overrides(**overrides)
         self._clock: lsm.Clock | None = None
         self._file_system: Any = None
+        self._object_store: lsm.ObjectStore | None = None
+        self._runtime: lsm.Runtime | None = None
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:
         """Bytes of keys and values in a block of a table."""
@@ -361,9 +372,20 @@ class LogDbBuilder:
         self._clock = clock
         return self
 
-    def with_object_store(self, file_system: Any) -> LogDbBuilder:
-        """An fsspec file system to keep the log in, below the path of the configured URL."""
-        self._file_system = file_system
+    def with_object_store(self, store: Any) -> LogDbBuilder:
+        """An fsspec file system to keep the log in, below the path of the configured URL; or an `lsm.ObjectStore`, which
+        is used as it is."""
+        if isinstance(store, lsm.ObjectStore):
+            self._object_store = store
+        else:
+            self._file_system = store
+        return self
+
+    def with_runtime(self, runtime: lsm.Runtime) -> LogDbBuilder:
+        """Where threads, time and chance come from, such as a simulation's (`lsm.testing`). Goes before `with_clock`."""
+        if not isinstance(runtime, lsm.Runtime):
+            raise InvalidInputError(f"runtime must be an lsm.Runtime, got {type(runtime).__name__}")
+        self._runtime = runtime
         return self
 
     def with_caches(self, caches: lsm.Caches) -> LogDbBuilder:
@@ -374,4 +396,10 @@ class LogDbBuilder:
 
     def build(self) -> LogDb:
         """Open the log. Raises: as `LogDb.open`."""
-        return LogDb(self._config, clock=self._clock, file_system=self._file_system)
+        return LogDb(
+            self._config,
+            clock=self._clock,
+            file_system=self._file_system,
+            object_store=self._object_store,
+            runtime=self._runtime,
+        )

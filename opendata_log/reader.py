@@ -40,11 +40,18 @@ class _Known(NamedTuple):
 class LogDbReader(Reads):
     """Read-only; any number beside one writer. Shows only what is durable. Thread-safe; a context manager."""
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(
+        self,
+        config: ReaderConfig,
+        *,
+        object_store: lsm.ObjectStore | None = None,
+        runtime: lsm.Runtime | None = None,
+    ) -> None:
+        """`object_store` and `runtime` are used instead of what the URL names and the machine offers."""
         self._config = config
         storage = config.storage_config
         self._is_closed = False
-        self._runtime = lsm.Runtime()
+        self._runtime = runtime if runtime is not None else lsm.Runtime()
         self._wakeups = Wakeups(self._runtime)
         self._known = _Known(-1, -1, (SegmentTable(), 0))
         try:
@@ -57,6 +64,7 @@ class LogDbReader(Reads):
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
                 caches=storage.caches,
+                object_store=object_store,
                 prefix_extractor=LogPartitions(),
                 series_layout=LogSeries(),
             )

@@ -62,7 +62,7 @@ class LogWriter:
         self._sealed_by_hand = self._load_seal_mark()
         self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
         self._due_ms = self.time_track.due_ms
-        self._latest_ms = self.time_track.latest_ms(self._now_ms())
+        self._latest_ms: int | None = None
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
@@ -99,7 +99,9 @@ class LogWriter:
             self._sequences.next = end
             try:
                 now_ms = self._now_ms()
-                if now_ms > self._latest_ms:
+                if self._latest_ms is None:
+                    self._latest_ms = self.time_track.latest_ms(now_ms)
+                elif now_ms > self._latest_ms:
                     self._latest_ms = now_ms
                 if now_ms >= self._due_ms:
                     self._mark_time(first, now_ms)
@@ -151,6 +153,7 @@ class LogWriter:
     def _append_in_new_segment(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:
         """The segment's metadata and its first batch, atomically."""
         # Retention counts from here for what was appended to the segment before: not earlier than that can have been.
+        assert self._latest_ms is not None
         segment = successor(self.segments.latest, start_seq=first, now_ms=self._latest_ms)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
         self._live.begin(segment.id)

@@ -34,8 +34,11 @@ SEAMS = {
     "lsm/object_store/memory.py",
     "lsm/object_store/local.py",
     "lsm/object_store/fsspec_store.py",
+    "lsm/testing/stores.py",
+    "lsm/testing/scheduler.py",
 }
-"""The runtime itself, the owner of worker processes, and the stores, whose backends have threads of their own."""
+"""The runtime itself, the owner of worker processes, the stores, whose backends have threads of their own, and what stands in
+for them in tests."""
 ONLY_BUILT_BY_SEAMS = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
 IMPURE = CLOCKS_CHANCE_THREADS | {"subprocess", "socket", "fsspec", "s3fs", "tempfile", "shutil"}
 

@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 
 from lsm.compaction.job import CompactionJob, compact, compact_in_worker
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
-from lsm.errors import Error, InternalError, InvalidError, UnavailableError
+from lsm.errors import Error, FencedError, InternalError, InvalidError, UnavailableError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
@@ -108,7 +108,11 @@ class Compactor:
                     self._is_stepping = False
                     self._changed.notify_all()
         except BaseException as error:
-            failure = error if isinstance(error, Error) else InternalError(f"the compaction thread failed: {error!r}")
+            if isinstance(error, Error):
+                found = self._manifests.explain(error)
+                failure = found if isinstance(found, FencedError) else error
+            else:
+                failure = InternalError(f"the compaction thread failed: {error!r}")
             if failure is not error:
                 failure.__cause__ = error
             self._on_failure(failure)

@@ -62,8 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     recovery starts at the next one and skips objects of an epoch below `wal_epoch_floor`. `last_seq` is the newest sequence
     number in a table. `gc_horizon`: table numbers at or below it may have been deleted, so no new table may carry one;
     `gc_horizons` says the same of single epochs above it: (epoch, number). `settled`, likewise: no table of that epoch at
-    or below that number is on its way any more. `fences` are the log objects that fence older writers; they are kept for
-    ever. `parents`, of a clone: the databases some of its tables belong to.
+    or below that number is on its way any more. `fences` are the log objects that fence older writers or were left
+    out for their epoch; they are kept for ever. `parents`, of a clone: the databases some of its tables belong to.
     """
 
     number: int

@@ -7,13 +7,14 @@ predecessor exists.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from lsm.coding import ENVELOPE
-from lsm.errors import CorruptionError, FencedError, InternalError, UnavailableError
+from lsm.errors import CorruptionError, Error, FencedError, UnavailableError
 from lsm.manifest.codec import ManifestEncoder, decode_manifest
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectExists, ObjectMissing
@@ -70,18 +71,16 @@ class ManifestStore:
 
     @classmethod
     def create(cls, store: ReliableStore, runtime: Runtime, manifest: Manifest) -> ManifestStore:
-        """Create version 1, or load what somebody else created meanwhile."""
+        """Create version 1, or load what somebody else created meanwhile. Cost: one PUT, one LIST, one GET."""
         parts = ManifestEncoder().encode(manifest, epoch=0, nonce=runtime.random_bytes(16))
-        try:
+        with contextlib.suppress(ObjectExists):
             store.with_cause("manifest").put_new(manifest_name(1), parts)
-        except ObjectExists:
-            found = cls.load(store, runtime)
-            if found is None:
-                raise InternalError(
-                    "the first manifest exists but cannot be listed: the store is inconsistent"
-                ) from None
+        # Rule M4 for the version without a predecessor: somebody else's may have been used and deleted before.
+        found = cls.load(store, runtime)
+        if found is not None:
             return found
-        return cls(store, runtime, Version(manifest, parts[0]))
+        # A listing that lags behind.
+        return cls(store, runtime, _version(store.with_cause("manifest").get(manifest_name(1)), 1, None))
 
     def claim_writer(self, *, compactor: bool) -> int:
         """Take the writer epoch (and the compactor's, if this process compacts), fencing out every older writer."""
@@ -114,6 +113,16 @@ class ManifestStore:
             self._refresh()
             return self.current
 
+    def explain(self, error: Error) -> Error:
+        """Why something of the database is damaged or gone: FencedError where a newer writer exists, whose collector may
+        have taken it; UnavailableError where that cannot be learnt now; else `error`."""
+        if isinstance(error, CorruptionError):
+            try:
+                self.check_owner()
+            except (FencedError, UnavailableError) as found:
+                return found
+        return error
+
     def update(self, edit: Edit) -> Manifest:
         """Commit `edit` of the newest version and return what is current then. Cost: one PUT and a GET of 64 bytes; CPU for
         the partitions that changed.
@@ -124,6 +133,7 @@ class ManifestStore:
         with self._lock:
             if self._is_stale:
                 self._refresh()
+            self._check_epoch()
             while True:
                 changed = edit(self.current)
                 if changed is None:
@@ -192,8 +202,12 @@ class ManifestStore:
             self._named = None
         self._current = found
         self._is_stale = False
-        if self._writer_epoch is not None and manifest.writer_epoch != self._writer_epoch:
-            raise FencedError(_fenced(self._writer_epoch, manifest.writer_epoch))
+        self._check_epoch()
+
+    def _check_epoch(self) -> None:
+        """Rule M3, before every edit: a thread that learnt of the newer writer leaves its version here for the others."""
+        if self._writer_epoch is not None and self.current.writer_epoch != self._writer_epoch:
+            raise FencedError(_fenced(self._writer_epoch, self.current.writer_epoch))
 
     def _probe(self) -> Version:
         newest = self._current

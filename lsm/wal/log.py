@@ -224,7 +224,9 @@ class WriteAheadLog:
             if deadline is not None and now >= deadline:
                 raise TimeoutError
             waits = [] if deadline is None else [deadline - now]
-            is_timing = not self._is_timed
+            # With nothing to upload there is no clock to mind: tables make the batch durable, or an upload's end does.
+            has_work = bool(self._uploading or self._sealed or not self._buffer.is_empty)
+            is_timing = has_work and not self._is_timed
             if is_timing:
                 # One waiter minds the clock for all: when to stop gathering, when to start another object beside one.
                 waits.append(JOIN_SECONDS if self._uploading else max(0.0, self._gather_until - now))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lsm.errors import Error, InternalError, UnavailableError
+from lsm.errors import Error, FencedError, InternalError, UnavailableError
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
@@ -140,7 +140,11 @@ class Flusher:
                         return
                 self._step()
         except BaseException as error:
-            failure = error if isinstance(error, Error) else InternalError(f"the flush thread failed: {error!r}")
+            if isinstance(error, Error):
+                found = self._manifests.explain(error)
+                failure = found if isinstance(found, FencedError) else error
+            else:
+                failure = InternalError(f"the flush thread failed: {error!r}")
             if failure is not error:
                 failure.__cause__ = error
             self._fail(failure)

@@ -59,7 +59,7 @@ def open_database(
     """Claim the database and bring its log into memory.
 
     Cost: to open: 2 LIST, 1 + n GET, 2 GET that find nothing, 3 GET of 64 bytes, 2 PUT for n log objects before the fence,
-    however many tables there are. To create: the same, 2 LIST and 1 PUT, and the probe's 5 requests per store.
+    however many tables there are. To create: the same, 3 LIST, 1 GET and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
     manifests = ManifestStore.load(store, runtime)
@@ -67,15 +67,23 @@ def open_database(
         manifests = _create(store, wal_store, runtime, identity, probe=probe)
     _check_identity(manifests.current, identity)
     epoch = manifests.claim_writer(compactor=is_compactor)
-    fence = _fence(wal_store, runtime, manifests, epoch)
-    manifests.check_owner()
-    return _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
+    try:
+        fence = _fence(wal_store, runtime, manifests, epoch)
+        manifests.check_owner()
+        return _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
+    except CorruptionError as error:
+        # A still newer writer flushes, and its collector takes log objects, while this one looks for them.
+        raise manifests.explain(error) from error
 
 
 def _create(
     store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, identity: Identity, *, probe: bool
 ) -> ManifestStore:
     if list_wal(wal_store.with_cause("open")) or store.with_cause("open").list(TABLES):
+        # Somebody else may have created the database since this process looked for one.
+        created = ManifestStore.load(store, runtime)
+        if created is not None:
+            return created
         raise CorruptionError(
             f"{store.url} holds log objects or tables but no manifest: it is damaged, or half deleted",
             object_name=manifest_name(1),
@@ -175,15 +183,16 @@ def _replay(
     tables: list[Memtable] = []
     table = _new_table(runtime, manifest.replay_after + 1, manifest.wal_epoch_floor)
     last_seq = manifest.last_seq
-    fences: list[int] = []
+    # Rule W6: what replay leaves out is kept like a fence. It may lie on an older writer's next number.
+    fences = set(range(manifest.replay_after + 1, fence + 1))
     numbers: Sequence[int] = range(manifest.replay_after + 1, fence)
     log = read_wal(
         wal_store.with_cause("open"), runtime, numbers, manifest.database, epoch_floor=manifest.wal_epoch_floor
     )
     # The fence need not be read back: this process wrote it.
     for entries in chain(log, (LogEntries(fence, epoch, True, fence - 1, ()),)):
-        if entries.is_fence:
-            fences.append(entries.number)
+        if not entries.is_fence:
+            fences.remove(entries.number)
         last_seq = max(last_seq, apply_frames(table, entries.frames, after_seq=last_seq))
         table.wal_last, table.wal_epoch = entries.number, entries.epoch
         if table.size >= memtable_bytes:
@@ -191,7 +200,9 @@ def _replay(
             table = _new_table(runtime, entries.number + 1, entries.epoch)
     # The last one stays open for new writes; an empty one holds no log objects that a flush would have to cover.
     tables.append(table if not table.is_empty else Memtable(runtime))
-    recovered = Recovered(manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(fences), manifest.series_ends())
+    recovered = Recovered(
+        manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(sorted(fences)), manifest.series_ends()
+    )
     for each in tables:
         recovered.numbers.update((family, series.next_number) for family, series in each.series.items())
     return recovered

@@ -1,0 +1,254 @@
+"""An object store of a simulation: latency in virtual time, and everything a network and a bucket may do to a request.
+
+One `SimulatedBucket` holds the objects; each process reaches it through a `client` of its own, and dies in it. What the
+store promises is kept: a create succeeds once, an object appears whole, a read sees the newest state. Everything else is
+the faults': see `Faults`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from zlib import crc32
+
+from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault
+from lsm.testing.scheduler import Process, Scheduler
+from lsm.testing.stores import Fault
+
+T = TypeVar("T")
+
+
+WRITE_FAULTS = (Fault.REPLY_LOST, Fault.DELIVERED_TWICE, Fault.LATE, Fault.LATE_COPY, Fault.CONFLICT)
+READ_FAULTS = (Fault.NOT_SENT, Fault.BUSY, Fault.HANG)
+ALL_FAULTS = (*READ_FAULTS, *WRITE_FAULTS)
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """How often things go wrong. All zero: a fast and reliable store. Change the fields while it runs."""
+
+    probability: float = 0.0
+    """Of a request to be hit by one of `kinds`."""
+    kinds: tuple[Fault, ...] = ALL_FAULTS
+    late_seconds: float = 30.0
+    """A late write lands within this time after its request was given up."""
+    latency: float = 0.01
+    """Mean seconds of a request."""
+    slow_probability: float = 0.0
+    slow_seconds: float = 2.0
+    """A slow request takes up to this long."""
+    burst_probability: float = 0.0
+    """Of a request to begin an outage, in which every request of its process fails."""
+    burst_seconds: float = 1.0
+    listing_lag: float = 0.0
+    """A listing may show objects as they were up to this many seconds ago. Zero: what changed while it was made may be in it
+    or not, object by object; that is what the stores supported today promise, and what the engine relies on."""
+    ignores_conditions: bool = False
+    """A create of a name that is taken overwrites it, as some servers do."""
+    crash_probability: float = 0.0
+    """Of a request to be the last one of its process: before it is sent, with its reply lost, or after it."""
+
+
+class SimulatedBucket:
+    """The objects, and what was done to them. `on_put(name, body)` and `on_delete(name)` are called after each change."""
+
+    def __init__(self, scheduler: Scheduler, faults: Faults | None = None, *, url: str = "simulated://bucket") -> None:
+        self.scheduler = scheduler
+        self.faults = faults if faults is not None else Faults()
+        self.url = url
+        self.objects: dict[str, bytes] = {}
+        self.modified: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
+        self.late_writes = 0
+        """Writes still on their way that nobody waits for."""
+        self.on_put: Callable[[str, bytes], None] | None = None
+        self.on_delete: Callable[[str], None] | None = None
+        self.on_crash: Callable[[Process], None] | None = None
+        self.outages: dict[str, float] = {}
+        self._changes: list[tuple[float, str, ObjectInfo | None]] = []
+
+    def client(self, process: Process, *, is_near: bool = False) -> BucketClient:
+        """The bucket as one process sees it."""
+        return BucketClient(self, process, is_near=is_near)
+
+    # -- effects, each atomic -----------------------------------------------------------------------------------------
+
+    def put(self, name: str, body: bytes) -> None:
+        if name in self.objects and not self.faults.ignores_conditions:
+            raise ObjectExists(f"write {name} at {self.url}: the name is taken")
+        self._remember(name)
+        self.objects[name] = body
+        self.modified[name] = self.scheduler.now_ms()
+        if self.on_put is not None:
+            self.on_put(name, body)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.objects[name]
+        except KeyError:
+            raise ObjectMissing(f"read {name} at {self.url}: no such object") from None
+
+    def remove(self, name: str) -> None:
+        if name in self.objects:
+            self._remember(name)
+            del self.objects[name]
+            self.modified.pop(name, None)
+            if self.on_delete is not None:
+                self.on_delete(name)
+
+    def info(self, name: str) -> ObjectInfo:
+        return ObjectInfo(name, len(self.read(name)), self.modified.get(name))
+
+    def listing(self, prefix: str, since: float) -> list[ObjectInfo]:
+        """Made from the moment `since` on until now."""
+        found = {name: self.info(name) for name in self.objects if name.startswith(prefix)}
+        chance, lag = self.scheduler.random, self.faults.listing_lag
+        settled = since - lag * chance.random() if lag else since
+        for when, name, before in reversed(self._changes):
+            if when < settled:
+                break
+            if name.startswith(prefix) and (when < since or chance.random() < 0.5):
+                if before is None:
+                    found.pop(name, None)
+                else:
+                    found[name] = before
+        return [found[name] for name in sorted(found)]
+
+    def _remember(self, name: str) -> None:
+        before = self.info(name) if name in self.objects else None
+        self._changes.append((self.scheduler.monotonic(), name, before))
+
+
+class BucketClient(ObjectStore):
+    """A process's connection."""
+
+    def __init__(self, bucket: SimulatedBucket, process: Process, *, is_near: bool = False) -> None:
+        self.bucket = bucket
+        self.url = bucket.url
+        self.is_near = is_near
+        self._process = process
+        self._scheduler = bucket.scheduler
+
+    def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+        body = b"".join(parts)
+        self._request("put", name, lambda: self.bucket.put(name, body), timeout, is_write=True)
+
+    def get(self, name: str, *, timeout: float) -> bytes:
+        return self._request("get", name, lambda: self.bucket.read(name), timeout)
+
+    def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
+        return self._request("get_range", name, lambda: self.bucket.read(name)[start:end], timeout)
+
+    def head(self, name: str, *, timeout: float) -> ObjectInfo:
+        return self._request("head", name, lambda: self.bucket.info(name), timeout)
+
+    def list(self, prefix: str, *, timeout: float) -> Any:
+        since = self._scheduler.monotonic()
+        return self._request("list", prefix, lambda: self.bucket.listing(prefix, since), timeout)
+
+    def delete(self, name: str, *, timeout: float) -> None:
+        self._request("delete", name, lambda: self.bucket.remove(name), timeout, is_write=True)
+
+    # -- a request's way ----------------------------------------------------------------------------------------------
+
+    def _request(self, call: str, name: str, effect: Callable[[], T], timeout: float, *, is_write: bool = False) -> T:
+        scheduler, bucket = self._scheduler, self.bucket
+        scheduler.point()
+        bucket.calls[call] += 1
+        scheduler.note(crc32(f"{self._process.name} {call} {name}".encode()))
+        faults, chance = bucket.faults, scheduler.random
+        if faults.crash_probability and chance.random() < faults.crash_probability:
+            return self._crash(effect, is_write)
+        fault = self._draw(call, is_write)
+        seconds = min(chance.expovariate(1.0) * faults.latency, timeout * 0.9)
+        if faults.slow_probability and chance.random() < faults.slow_probability:
+            bucket.injected["slow"] += 1
+            seconds = min(chance.random() * faults.slow_seconds, timeout * 0.9)
+        if fault is not None:
+            return self._faulty(fault, f"{call} {name}", effect, seconds, timeout)
+        if chance.random() < 0.5:
+            answer = effect()
+            scheduler.wait(seconds)
+            return answer
+        scheduler.wait(seconds)
+        return effect()
+
+    def _draw(self, call: str, is_write: bool) -> Fault | None:
+        scheduler, bucket = self._scheduler, self.bucket
+        faults, chance = bucket.faults, scheduler.random
+        if faults.burst_probability:
+            if bucket.outages.get(self._process.name, 0.0) > scheduler.monotonic():
+                bucket.injected["outage"] += 1
+                return Fault.BUSY
+            if chance.random() < faults.burst_probability:
+                until = scheduler.monotonic() + chance.random() * faults.burst_seconds
+                bucket.outages[self._process.name] = until
+        if not faults.probability or chance.random() >= faults.probability:
+            return None
+        fault = chance.choice(faults.kinds)
+        if fault in WRITE_FAULTS and not is_write:
+            fault = chance.choice(READ_FAULTS)
+        if fault is Fault.CONFLICT and call != "put":
+            fault = Fault.BUSY
+        bucket.injected[fault.value] += 1
+        return fault
+
+    def _faulty(self, fault: Fault, what: str, effect: Callable[[], T], seconds: float, timeout: float) -> T:
+        scheduler = self._scheduler
+        if fault is Fault.LATE_COPY:
+            self._later(effect)
+            answer = effect()
+            scheduler.wait(seconds)
+            return answer
+        if fault is Fault.DELIVERED_TWICE:
+            effect()
+            scheduler.wait(seconds)
+            return effect()
+        if fault is Fault.REPLY_LOST:
+            scheduler.wait(seconds)
+            effect()
+            scheduler.point()
+        elif fault is Fault.LATE:
+            scheduler.wait(timeout)
+            self._later(effect)
+        else:
+            scheduler.wait(timeout if fault is Fault.HANG else seconds)
+        raise StoreFault(f"{what}: simulated: {fault.value}", transient=True)
+
+    def _later(self, effect: Callable[[], Any]) -> None:
+        bucket = self.bucket
+        bucket.late_writes += 1
+
+        def land() -> None:
+            bucket.late_writes -= 1
+            with suppress(ObjectExists):
+                effect()
+
+        self._scheduler.at(self._scheduler.random.random() * bucket.faults.late_seconds, land)
+
+    def _crash(self, effect: Callable[[], T], is_write: bool) -> T:
+        """The process dies in this request, one of three ways, and sometimes with the request still on its way."""
+        scheduler, bucket = self._scheduler, self.bucket
+        way = scheduler.random.randrange(4 if is_write else 3)
+        bucket.injected[("crash before", "crash, reply lost", "crash after", "crash, late")[way]] += 1
+        if way == 2:
+            # A few points later: the caller gets its answer and acts on it.
+            scheduler.at_step(scheduler.steps + 1 + scheduler.random.randrange(20), lambda: self._die(self._process))
+            return effect()
+        if way == 1:
+            with suppress(ObjectExists, ObjectMissing):
+                effect()
+        if way == 3:
+            self._later(effect)
+        self._die(self._process)
+        raise AssertionError("unreachable: the task that kills its own process is unwound")
+
+    def _die(self, process: Process) -> None:
+        if not process.is_dead:
+            if self.bucket.on_crash is not None:
+                self.bucket.on_crash(process)
+            self._scheduler.kill(process)

@@ -1,0 +1,371 @@
+"""One thread at a time, chosen by a seed: real threads pass a baton, and virtual time passes only when all of them wait.
+
+Plain blocking code runs under it as it is. Every lock, wait, sleep and store request is a scheduling point; at some of them,
+drawn from the seed, another task goes on. The same seed makes the same choices, so a run can be repeated bit for bit, as long
+as the code under test takes time, chance and threads from a `SimulatedRuntime` (simulated.py).
+
+A process can be stopped at any point. Its tasks are unwound one after the other by `ProcessKilled`, which every further
+scheduling point raises again, so nothing they do on their way out has an effect.
+"""
+
+from __future__ import annotations
+
+import _thread
+import hashlib
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+MICROSECOND = 1e-6
+STACK_BYTES = 256 << 10
+
+
+class ProcessKilled(BaseException):
+    """The simulated process is dead. Not an Exception, so that no error handling takes it for a failure."""
+
+
+class SimulationStuck(Exception):
+    """Every task waits for another one, and no timer is set: a deadlock of the code under test."""
+
+
+class Process:
+    """What dies together: the tasks of one simulated process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_dead = False
+        self.paused_until = 0.0
+        self.tasks: list[Task] = []
+
+
+class Task:
+    """A thread under the scheduler. `Runtime.spawn` gives it out as its handle."""
+
+    def __init__(self, scheduler: Scheduler, number: int, name: str, process: Process) -> None:
+        self.number = number
+        self.name = name
+        self.process = process
+        self.gate = _thread.allocate_lock()
+        self.target: Callable[[], None] | None = None
+        self.is_done = False
+        self.is_waiting = False
+        self.wait_id = 0
+        self.was_notified = False
+        self._scheduler = scheduler
+        self._joiners: list[Task] = []
+        self.unwinder: Task | None = None
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended."""
+        scheduler = self._scheduler
+        deadline = None if timeout is None else scheduler.monotonic() + timeout
+        while not self.is_done:
+            if deadline is not None and scheduler.monotonic() >= deadline:
+                return
+            self._joiners.append(scheduler.current)
+            scheduler.wait(None if deadline is None else deadline - scheduler.monotonic())
+
+    def is_alive(self) -> bool:
+        return not self.is_done
+
+    def ended(self) -> None:
+        """The target has returned."""
+        self.is_done = True
+        joiners, self._joiners = self._joiners, []
+        for joiner in joiners:
+            self._scheduler.make_ready(joiner)
+
+
+class _Carrier:
+    """An operating-system thread that runs one task after the other."""
+
+    def __init__(self) -> None:
+        self.gate = _thread.allocate_lock()
+        self.gate.acquire()
+        self.task: Task | None = None
+        _thread.start_new_thread(self._serve, ())
+
+    def _serve(self) -> None:
+        while True:
+            self.gate.acquire()
+            task, self.task = self.task, None
+            assert task is not None
+            following = task._scheduler.run_to_end(task)
+            del task
+            _idle.append(self)  # Before the baton goes on: whoever has it may give this carrier its next task.
+            following.release()
+            del following
+
+
+_idle: list[_Carrier] = []
+
+
+class Scheduler:
+    """The baton. The thread that makes it is its first task, of the process "driver", which nothing kills."""
+
+    def __init__(self, seed: int, *, points_per_switch: float = 6.0, leap_probability: float = 0.0) -> None:
+        """`points_per_switch`: scheduling points one task passes on average before another may go on.
+        `leap_probability`: how often, at a switch, time leaps to the next timer though a task could run."""
+        self.random = random.Random(seed)
+        self.steps = 0
+        self.next_decision = 0
+        self.switches = 0
+        self.failures: list[tuple[str, BaseException]] = []
+        self.wall_offset_ms = 1_700_000_000_000
+        self.driver = Process("driver")
+        self._points_per_switch = points_per_switch
+        self.leap_probability = leap_probability
+        self._base = 0.0
+        self._ready: list[Task] = []
+        self._timers: list[tuple[float, int, Task | None, int, Callable[[], None] | None]] = []
+        self._timer_number = 0
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._task_number = 0
+        self._trace: list[int] = []
+        self._is_stuck = False
+        self._processes: list[Process] = []
+        self.current = self._main = Task(self, 0, "driver", self.driver)
+        self._main.gate.acquire()
+        self._schedule_decision()
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        """Virtual seconds. Each scheduling point takes a microsecond."""
+        return self._base + self.steps * MICROSECOND
+
+    def now_ms(self) -> int:
+        """Virtual wall clock. Change `wall_offset_ms` to make it jump."""
+        return self.wall_offset_ms + int(self.monotonic() * 1000)
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run `action` in that many seconds, between two steps of whichever task runs then. It must not block."""
+        self._add_timer(self.monotonic() + seconds, None, action)
+
+    def at_step(self, step: int, action: Callable[[], None]) -> None:
+        """Run `action` at the first scheduling point at or after that step."""
+        self._timer_number += 1
+        heapq.heappush(self._events, (step, self._timer_number, action))
+        self.next_decision = min(self.next_decision, step)
+
+    # -- the trace ----------------------------------------------------------------------------------------------------
+
+    def note(self, fact: int) -> None:
+        """Put a fact into the trace, such as a store call."""
+        self._trace.append(fact)
+
+    def trace_hash(self) -> str:
+        """Equal for two runs that made the same decisions and the same noted calls in the same order."""
+        return hashlib.sha256(repr((self._trace, self.steps, self._base)).encode()).hexdigest()
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def spawn(self, name: str, target: Callable[[], None], process: Process) -> Task:
+        """A new task, ready to run."""
+        if process.is_dead:
+            raise ProcessKilled(process.name)
+        self._task_number += 1
+        task = Task(self, self._task_number, name, process)
+        task.target = target
+        process.tasks.append(task)
+        self._ready.append(task)
+        return task
+
+    def run_to_end(self, task: Task) -> Any:
+        """On the task's own thread: run its target, and return the gate of the task that goes on."""
+        target, task.target = task.target, None
+        assert target is not None
+        try:
+            if not task.process.is_dead:
+                target()
+        except ProcessKilled:
+            pass
+        except BaseException as error:
+            if not task.process.is_dead:
+                self.failures.append((task.name, error))
+        del target
+        task.ended()
+        task.process.tasks.remove(task)
+        following = task.unwinder or self._next()
+        self.current = following
+        self._trace.append(following.number)
+        return self._gate_of(following)
+
+    def point(self) -> None:
+        """A scheduling point."""
+        self.steps += 1
+        if self.steps >= self.next_decision:
+            self.decide()
+        if self.current.process.is_dead:
+            raise ProcessKilled(self.current.process.name)
+
+    def decide(self) -> None:
+        """Let a task chosen by the seed go on; maybe this one."""
+        me = self.current
+        self._schedule_decision()
+        if me.process.is_dead:
+            raise ProcessKilled(me.process.name)
+        while self._events and self._events[0][0] <= self.steps:
+            heapq.heappop(self._events)[2]()
+        self._fire_timers()
+        if self._ready and self._timers and self.random.random() < self.leap_probability:
+            self._leap_to_next_timer()
+        if self._ready or me.process.paused_until > self.monotonic():
+            self._ready.append(me)
+            self._switch(self._next())
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until `make_ready`, or for that long. False after the timeout."""
+        me = self.current
+        if me.process.is_dead:
+            raise ProcessKilled(me.process.name)
+        self.steps += 1
+        me.is_waiting = True
+        me.was_notified = False
+        me.wait_id += 1
+        if timeout is not None:
+            self._add_timer(self.monotonic() + max(timeout, 0.0), me, None)
+        self._switch(self._next())
+        return me.was_notified
+
+    def make_ready(self, task: Task) -> None:
+        """End the task's wait."""
+        if task.is_waiting and not task.process.is_dead:
+            task.is_waiting = False
+            task.was_notified = True
+            self._ready.append(task)
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def process(self, name: str) -> Process:
+        """A new process. Give it to the runtimes and stores of what is to die together."""
+        made = Process(name)
+        self._processes.append(made)
+        return made
+
+    def kill(self, process: Process) -> None:
+        """Stop every task of the process, for ever. Not to be called by a timer (`at`).
+
+        Raises: ProcessKilled in the task that is one of them.
+        """
+        if process is self.driver:
+            raise ValueError("the driver of a simulation cannot be killed")
+        process.is_dead = True
+        self.next_decision = 0
+        me = self.current
+        self._ready = [task for task in self._ready if task.process is not process]
+        for task in list(process.tasks):
+            if task.target is not None:
+                task.target = None
+                task.ended()
+                process.tasks.remove(task)
+            elif task is not me:
+                task.unwinder = me
+                task.is_waiting = False
+                self._hand_to(task)
+        if me.process is process:
+            raise ProcessKilled(process.name)
+
+    def shut_down(self) -> None:
+        """End every task but the driver. Requires: the driver calls."""
+        for process in self._processes:
+            if not process.is_dead:
+                self.kill(process)
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """Let no task of the process run for that long, as SIGSTOP would."""
+        if process is not self.driver:
+            process.paused_until = self.monotonic() + seconds
+            self._add_timer(process.paused_until, None, _nothing)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _schedule_decision(self) -> None:
+        mean = self._points_per_switch
+        self.next_decision = self.steps + 1 + int(self.random.expovariate(1.0 / mean)) if mean > 0 else self.steps + 1
+        if self._events:
+            self.next_decision = min(self.next_decision, max(self._events[0][0], self.steps + 1))
+
+    def _add_timer(self, when: float, task: Task | None, action: Callable[[], None] | None) -> None:
+        self._timer_number += 1
+        wait_id = task.wait_id if task is not None else 0
+        heapq.heappush(self._timers, (when, self._timer_number, task, wait_id, action))
+
+    def _fire_timers(self) -> None:
+        now = self.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, task, wait_id, action = heapq.heappop(self._timers)
+            if action is not None:
+                action()
+            elif task is not None and task.is_waiting and task.wait_id == wait_id:
+                task.is_waiting = False
+                if not task.process.is_dead:
+                    self._ready.append(task)
+
+    def _leap_to_next_timer(self) -> None:
+        self._base += max(0.0, self._timers[0][0] - self.monotonic())
+        self._fire_timers()
+
+    def _next(self) -> Task:
+        """Take a task off the ready ones, letting time pass until there is one."""
+        while True:
+            ready = self._ready
+            now = self.monotonic()
+            count = len(ready)
+            if count:
+                at = int(self.random.random() * count)
+                for turn in range(count):
+                    task = ready[(at + turn) % count]
+                    if task.process.paused_until <= now:
+                        del ready[(at + turn) % count]
+                        return task
+            if self._timers:
+                self._leap_to_next_timer()
+                continue
+            # Nobody can ever go on: the driver is told, where it waits.
+            self._is_stuck = True
+            self._main.is_waiting = False
+            return self._main
+
+    def _gate_of(self, task: Task) -> Any:
+        if task.target is not None:  # Not started yet.
+            carrier = _idle.pop() if _idle else _new_carrier()
+            carrier.task = task
+            task.gate.acquire()
+            return carrier.gate
+        return task.gate
+
+    def _switch(self, following: Task) -> None:
+        """Pass the baton on, and wait for it. The caller is ready, waiting, or about to be told."""
+        me = self.current
+        if following is not me:
+            self._hand_to(following)
+        if me.process.is_dead:
+            raise ProcessKilled(me.process.name)
+        if self._is_stuck and me is self._main:
+            self._is_stuck = False
+            raise SimulationStuck("every task waits and no timer is set: " + self._who_waits())
+
+    def _hand_to(self, following: Task) -> None:
+        me = self.current
+        self.switches += 1
+        self._trace.append(following.number)
+        self.current = following
+        self._gate_of(following).release()
+        me.gate.acquire()
+
+    def _who_waits(self) -> str:
+        return ", ".join(f"{task.process.name}/{task.name}" for each in self._processes for task in each.tasks)
+
+
+def _nothing() -> None:
+    """A timer that only makes time stop there."""
+
+
+def _new_carrier() -> _Carrier:
+    previous = _thread.stack_size(STACK_BYTES)
+    try:
+        return _Carrier()
+    finally:
+        _thread.stack_size(previous)

@@ -11,13 +11,21 @@ STATES_MAX = 400_000
 
 
 class Found(NamedTuple):
-    """How many states were seen, and the steps to the first bad one; None where there is none."""
+    """How many states were seen, the steps to the first bad one, and what is wrong there; None where there is none."""
 
     states: int
     steps: list[str] | None
+    violation: str | None = None
 
 
-def explore(start: S, steps: Callable[[S], Iterable[tuple[str, S]]], is_bad: Callable[[S], bool]) -> Found:
+def explore(
+    start: S,
+    steps: Callable[[S], Iterable[tuple[str, S]]],
+    is_bad: Callable[[S], bool | str | None],
+    *,
+    states_max: int = STATES_MAX,
+) -> Found:
+    """`is_bad` may say in words what is wrong."""
     came_from: dict[S, tuple[S, str] | None] = {start: None}
     queue = deque([start])
     while queue:
@@ -26,13 +34,14 @@ def explore(start: S, steps: Callable[[S], Iterable[tuple[str, S]]], is_bad: Cal
             if after in came_from:
                 continue
             came_from[after] = (state, label)
-            if is_bad(after):
+            wrong = is_bad(after)
+            if wrong:
                 path = []
                 at: S = after
                 while (link := came_from[at]) is not None:
                     at, step = link
                     path.append(step)
-                return Found(len(came_from), path[::-1])
-            assert len(came_from) < STATES_MAX, "the model has grown: make it smaller"
+                return Found(len(came_from), path[::-1], str(wrong))
+            assert len(came_from) < states_max, "the model has grown: make it smaller"
             queue.append(after)
     return Found(len(came_from), None)

@@ -1,0 +1,1 @@
+"""Known bugs as patches, to see that something notices each."""

@@ -17,6 +17,7 @@ _ADAPTERS = {
     "slatedb+": ("benchmarks.stores.slate", "PatchedSlateStore", "slatedb"),
     "rocksdict": ("benchmarks.stores.rocks", "RocksStore", "rocksdict"),
     "lmdb": ("benchmarks.stores.lightning", "LightningStore", "lmdb"),
+    "plyvel": ("benchmarks.stores.level", "LevelStore", "plyvel"),
     "sqlite3": ("benchmarks.stores.sqlite", "SqliteStore", "sqlite3"),
     "floor": ("benchmarks.stores.floor", "FloorStore", "collections"),
 }

@@ -6,6 +6,7 @@ current block, so that `next_sequence` costs nothing per entry.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
 from itertools import chain, groupby, islice, repeat
@@ -150,15 +151,25 @@ class LogIterator:
         """Up to `count` entries; an empty list at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
-        if self._error is not None:
-            raise self._error
-        return list(islice(self._entries, count))
+        return self._take(count)
 
     def fetchall(self) -> list[LogEntry]:
         """All remaining entries."""
-        if self._error is not None:
-            raise self._error
-        return list(self._entries)
+        return self._take(sys.maxsize)
+
+    def _take(self, count: int) -> list[LogEntry]:
+        """Up to `count` entries, out of whole blocks: nothing happens per entry."""
+        found: list[LogEntry] = []
+        while len(found) < count:
+            position: Any = self.next_block()
+            if position is None:
+                break
+            block = self._block
+            start = len(block) - position.__length_hint__()
+            end = min(len(block), start + count - len(found))
+            position.__setstate__(end)  # So that a `for` loop, and `next_sequence`, go on behind what is taken here.
+            found += block if end - start == len(block) else block[start:end]
+        return found
 
     def close(self) -> None:
         """Yield nothing more. `next_sequence` stays where it is. Idempotent."""

@@ -128,6 +128,11 @@ def decoding(name: str, offset: int = 0) -> Iterator[None]:
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
+def int_width(high: int) -> int:
+    """Bytes per item of a column of different integers up to `high`."""
+    return 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
+
+
 def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
     """Append the integer column of `values` to the parts collected by `out`. Empty columns take no bytes."""
     if not values:
@@ -136,8 +141,7 @@ def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
     if first == values[-1] and values.count(first) == len(values):
         out(b"\x00" + U64.pack(first))
         return
-    high = max(values)
-    width = 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
+    width = int_width(max(values))
     items = array(_TYPECODES[width], values)
     if _BIG_ENDIAN:
         items.byteswap()
@@ -159,10 +163,15 @@ def take_ints(data: bytes, at: int, count: int) -> tuple[Sequence[int], int]:
     end = at + width * count
     if end > len(data) or width not in _TYPECODES:
         raise ValueError(f"integer column of {count} items of {width} bytes at {at} exceeds {len(data)} bytes")
-    items = array(_TYPECODES[width], data[at:end])
+    return words(data[at:end], width), end
+
+
+def words(data: bytes, width: int) -> array[int]:
+    """`data` as little-endian integers of `width` bytes, one of 1, 2, 4, 8."""
+    items = array(_TYPECODES[width], data)
     if _BIG_ENDIAN:
         items.byteswap()
-    return items, end
+    return items
 
 
 def put_strings(values: Sequence[bytes], out: Callable[[bytes], object]) -> None:

@@ -145,6 +145,7 @@ def table_format(settings: Settings) -> TableFormat:
         compression_level=settings.compression_level,
         filter_bits_per_key=settings.filter_bits_per_key,
         min_filter_keys=settings.min_filter_keys,
+        sequence_range_bytes=settings.sequence_range_bytes,
     )
 
 

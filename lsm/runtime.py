@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -103,6 +103,10 @@ class Runtime:
             for future in futures:
                 future.cancel()
             raise
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call `function` beside the caller, who may ask for its result, cancel it, or forget it. For requests."""
+        return self._io_pool().submit(function, *arguments)
 
     def executor(self, name: str, threads: int) -> Executor:
         """Threads for jobs that take long."""

@@ -64,6 +64,8 @@ class Settings:
     filter_bits_per_key: int = 16
     min_filter_keys: int = 16
     """Tables with fewer distinct keys or series carry no bloom filter."""
+    sequence_range_bytes: int = 16 * KIB
+    """Bytes in a table's index that say where its series end, so that a cursor beyond reads nothing. 0: none."""
 
     # -- level 0 --
     l0_max_ssts: int = 16
@@ -170,6 +172,7 @@ _AT_LEAST: dict[str, float] = {
     "max_sst_size": 256,
     "filter_bits_per_key": 1,
     "min_filter_keys": 0,
+    "sequence_range_bytes": 0,
     "l0_max_ssts": 1,
     "l0_flush_parallelism": 1,
     "compaction_workers": 1,

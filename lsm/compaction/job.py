@@ -14,7 +14,7 @@ from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
-from lsm.rows.chunk import DELETE, RowChunk, SeriesChunk, prefix_end, series_key, series_prefixes
+from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end
 from lsm.rows.merge import merge_rows, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
@@ -108,16 +108,13 @@ class _Merge:
         is_whole = len(stored) >= self._job.rules.table_format.block_bytes // 8
         if isinstance(block, SeriesBlock):
             if is_whole:
-                last = series_key(block.family, block.names[-1], block.numbers[-1])
-                items = series_prefixes(block.family, block.names)
-                self._output.splice(stored, place.low, last, len(block), items)
+                self._output.splice(stored, block)
             else:
                 self._output.add_series(block.chunk())
             return
         rows = self._prune(block)
         if is_whole and rows is block:
-            deletes = rows.kinds.count(DELETE)
-            self._output.splice(stored, place.low, rows.keys[-1], len(rows), rows.keys, deletes)
+            self._output.splice(stored, rows)
         else:
             self._output.add_rows(rows)
 

@@ -17,7 +17,10 @@ from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import DELETE, PUT, RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes
 from lsm.sst.block import SeriesBlock
+from lsm.sst.bloom import digest
 from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo
+from lsm.sst.index import Index
+from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader
 
 Extent = tuple[bytes, bytes, int, int, int]
@@ -98,8 +101,9 @@ class TableCheck:
         for table in tables:
             try:
                 if table.overlaps(low, high):
-                    start, end = self._tables.index(table).blocks_for(low, high)
-                    for block in self._tables.blocks(table, start, end, keep=False):
+                    index = self._tables.index(table)
+                    span = Span(table, index, *index.blocks_for(low, high))
+                    for _, block in read_blocks(self._tables, [span], keep=False):
                         if isinstance(block, RowChunk):
                             yield from block.clip(low, high).keys
             except CorruptionError:  # Reported where the table itself is verified.
@@ -138,7 +142,8 @@ class TableCheck:
         filters, index = self._tables.meta(table)
         before = b""
         last = b""
-        for at, block in enumerate(self._tables.blocks(table, 0, len(index), keep=False)):
+        blocks = read_blocks(self._tables, [Span(table, index, 0, len(index))], keep=False)
+        for at, (_, block) in enumerate(blocks):
             offset = index.offsets[at]
             if isinstance(block, RowChunk):
                 first, last = block.keys[0], block.keys[-1]
@@ -149,7 +154,12 @@ class TableCheck:
                 last = series_key(block.family, block.names[-1], block.numbers[-1])
                 problem = _series_problem(block)
                 items = series_prefixes(block.family, block.names)
-            if first != index.keys[at] or len(block) != index.rows_before[at + 1] - index.rows_before[at]:
+                problem = problem or _numbers_problem(block, items, table, index)
+            key = index.keys[at]
+            if (
+                not (before < key <= first if at else key == first)
+                or len(block) != index.rows_before[at + 1] - index.rows_before[at]
+            ):
                 problem = problem or "the index does not agree with the block"
             if before >= first:
                 problem = problem or f"key {first!r} comes after {before!r}"
@@ -183,6 +193,17 @@ def _footer_problem(data: bytes, table: TableInfo, owner: bytes) -> str | None:
         return (
             f"the footer does not agree with the manifest: {places} of {database.hex()}, not {wanted} of {owner.hex()}"
         )
+    return None
+
+
+def _numbers_problem(block: SeriesBlock, prefixes: Sequence[bytes], table: TableInfo, index: Index) -> str | None:
+    """What manifest and index say of the block's numbers, and a reader would miss rows by."""
+    for prefix, (start, end) in zip(prefixes, pairwise(block.starts), strict=True):
+        first, last = block.numbers[start], block.numbers[end - 1]
+        if not (table.may_reach(first, first + 1) and table.may_reach(last, last + 1)):
+            return f"number {first} or {last} is outside what the manifest says, {table.first_number} to {table.last_number}"
+        if index.last_numbers is not None and not index.last_numbers.may_reach(digest(prefix), last):
+            return f"the index says that a series of the block ends before number {last}"
     return None
 
 

@@ -6,7 +6,7 @@
                     gc_horizons, settled, checkpoints, parents])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end,
-             tombstones]
+             tombstones, first_number, last_number]
     checkpoint, parent = the fields in checkpoint.py
 
 What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from lsm.manifest.model import Partition
-from lsm.read.series import key_after, series_tables
+from lsm.read.series import key_after, key_from, series_tables
 from lsm.rows.chunk import series_prefix
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
@@ -60,7 +60,7 @@ def count_series(
     if low < min(high, view.series_end(family)):
         prefix = series_prefix(family, name)
         for table in series_tables(view.manifest, family, name, low, high, tables):
-            total += _count_table(table, prefix, name, low, high, tables, approximate=approximate)[0]
+            total += _count_table(table, prefix, family, name, low, high, tables, approximate=approximate)[0]
     return total
 
 
@@ -74,12 +74,19 @@ def inspect_series(
     if low < high:
         admitted = {table.number for table in series_tables(view.manifest, family, name, low, high, tables)}
         for partition in view.manifest.partitions_for(first, last):
-            l0, runs = _tiers(partition, admitted, prefix, name, low, high, tables)
+            l0, runs = _tiers(partition, admitted, prefix, family, name, low, high, tables)
     return SeriesCount(l0=l0, sorted_runs=runs, memory=_count_memory(view, bound, family, name, low, high))
 
 
 def _tiers(
-    partition: Partition, admitted: set[int], prefix: bytes, name: bytes, low: int, high: int, tables: TableReader
+    partition: Partition,
+    admitted: set[int],
+    prefix: bytes,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
 ) -> tuple[TierCount, TierCount]:
     first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
 
@@ -88,7 +95,7 @@ def _tiers(
         for table in candidates:
             total += 1
             if table.number in admitted:
-                rows, spanned = _count_table(table, prefix, name, low, high, tables, approximate=False)
+                rows, spanned = _count_table(table, prefix, family, name, low, high, tables, approximate=False)
                 with_data += rows > 0
                 blocks += spanned
                 records += rows
@@ -114,11 +121,19 @@ def _count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, 
 
 
 def _count_table(
-    table: TableInfo, prefix: bytes, name: bytes, low: int, high: int, tables: TableReader, *, approximate: bool
+    table: TableInfo,
+    prefix: bytes,
+    family: bytes,
+    name: bytes,
+    low: int,
+    high: int,
+    tables: TableReader,
+    *,
+    approximate: bool,
 ) -> tuple[int, int]:
     """The rows of the range in one table, and how many blocks they span."""
     index = tables.index(table)
-    first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
+    first, last = key_from(prefix, low, table), key_after(prefix, high)
     start, end = index.blocks_for(first, last)
     total = blocks = 0
     for at in (start, end - 1) if end - start > 1 else range(start, end):
@@ -129,7 +144,7 @@ def _count_table(
                 rows = _estimate(rows, index.keys[at], after, prefix, low, high)
             else:
                 block = tables.block(table, at)
-                begin, stop = block.find(name, low, high) if isinstance(block, SeriesBlock) else (0, 0)
+                begin, stop = block.find(family, name, low, high) if isinstance(block, SeriesBlock) else (0, 0)
                 rows = stop - begin
         total += rows
         blocks += rows > 0

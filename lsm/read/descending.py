@@ -7,13 +7,13 @@ of a series never opens what lies before it. A source is looked at when the one 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from lsm.errors import CorruptionError
-from lsm.read.series import NumbersAndValues, key_after, series_tables
-from lsm.rows.chunk import series_prefix
+from lsm.read.series import NumbersAndValues, series_spans
 from lsm.rows.memtable import SLICE_ROWS
 from lsm.sst.block import SeriesBlock
-from lsm.sst.builder import TableInfo
+from lsm.sst.read_ahead import read_blocks
 from lsm.sst.table import TableReader
 from lsm.view import View
 
@@ -50,11 +50,13 @@ def scan_series_descending(
     # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
     if low >= high:
         return
-    prefix = series_prefix(family, name)
     oldest = high
-    for table in series_tables(view.manifest, family, name, low, high, tables, descending=True):
-        for block in _blocks(table, prefix, low, high, tables, keep=keep, ahead_bytes=ahead_bytes):
-            start, end = block.find(name, low, high)
+    spans = series_spans(view.manifest, family, name, low, high, tables, descending=True)
+    with closing(read_blocks(tables, spans, descending=True, keep=keep, ahead_bytes=ahead_bytes)) as blocks:
+        for table, block in blocks:
+            if not isinstance(block, SeriesBlock):
+                continue
+            start, end = block.find(family, name, low, high)
             if start < end:
                 if block.numbers[end - 1] >= oldest:
                     raise CorruptionError(
@@ -62,12 +64,3 @@ def scan_series_descending(
                     )
                 oldest = block.numbers[start]
                 yield block.numbers[start:end][::-1], block.values(start, end)[::-1]
-
-
-def _blocks(
-    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool, ahead_bytes: int
-) -> Iterator[SeriesBlock]:
-    start, end = tables.index(table).blocks_for(prefix + low.to_bytes(8, "big"), key_after(prefix, high))
-    for block in tables.blocks_descending(table, start, end, keep=keep, ahead_bytes=ahead_bytes):
-        if isinstance(block, SeriesBlock):
-            yield block

@@ -88,7 +88,7 @@ def _get_series_row(view: View, bounds: Bounds, key: bytes, family: bytes, table
         if tables.may_contain(table, key[:at]):
             block = tables.block(table, max(0, last_at_or_before(tables.index(table).keys, key)))
             if isinstance(block, SeriesBlock):
-                found = block.find(name, number, number + 1)
+                found = block.find(family, name, number, number + 1)
                 if found[0] < found[1]:
                     return block.values(*found)[0]
     return None

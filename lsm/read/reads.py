@@ -23,7 +23,8 @@ from lsm.read.series import NumbersAndValues, memory_rows, recent_arrivals, scan
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.content import BytesLike, as_key
 from lsm.rows.memtable import Arrival
-from lsm.sst.table import READ_AHEAD_BYTES, TableReader
+from lsm.sst.read_ahead import READ_AHEAD_BYTES
+from lsm.sst.table import TableReader
 from lsm.view import Bounds, View
 
 T = TypeVar("T")

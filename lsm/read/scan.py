@@ -10,6 +10,7 @@ from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, visible_rows
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
+from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader
 from lsm.view import Bounds, View
 
@@ -81,11 +82,12 @@ def _rows_of(
     keep: bool,
 ) -> Iterator[RowChunk]:
     for table in reversed(group) if descending else group:
-        start, end = tables.index(table).blocks_for(low, high)
+        index = tables.index(table)
+        start, end = index.blocks_for(low, high)
         if descending:
             blocks = (tables.block(table, at, keep=keep) for at in range(end - 1, start - 1, -1))
         else:
-            blocks = tables.blocks(table, start, end, keep=keep)  # type: ignore[assignment]
+            blocks = (block for _, block in read_blocks(tables, [Span(table, index, start, end)], keep=keep))
         for block in blocks:
             rows = as_rows(block.chunk()) if isinstance(block, SeriesBlock) else block
             rows = rows.clip(low, high)

@@ -7,6 +7,7 @@ and nothing is merged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from lsm.errors import CorruptionError
 from lsm.manifest.model import Manifest
@@ -15,7 +16,9 @@ from lsm.rows.chunk import RowChunk, prefix_end, series_prefix
 from lsm.rows.memtable import Arrival
 from lsm.rows.merge import merge_rows, newest_rows
 from lsm.sst.block import SeriesBlock
+from lsm.sst.bloom import digest
 from lsm.sst.builder import TableInfo
+from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader
 from lsm.view import View
 
@@ -41,9 +44,12 @@ def scan_series(
     if low >= high:
         return
     newest = low - 1
-    for table in series_tables(view.manifest, family, name, low, high, tables):
-        for block in _blocks(table, series_prefix(family, name), low, high, tables, keep=keep, ahead_bytes=ahead_bytes):
-            start, end = block.find(name, low, high)
+    spans = series_spans(view.manifest, family, name, low, high, tables)
+    with closing(read_blocks(tables, spans, keep=keep, ahead_bytes=ahead_bytes)) as blocks:
+        for table, block in blocks:
+            if not isinstance(block, SeriesBlock):
+                continue
+            start, end = block.find(family, name, low, high)
             if start < end:
                 if block.numbers[start] <= newest:
                     raise CorruptionError(f"number {block.numbers[start]} comes after {newest}", object_name=table.name)
@@ -83,6 +89,13 @@ def recent_arrivals(view: View, bound: int, family: bytes, low: int, high: int) 
 
 
 def series_tables(
+    manifest: Manifest, family: bytes, name: bytes, low: int, high: int, tables: TableReader
+) -> Iterator[TableInfo]:
+    """The tables of `series_spans`."""
+    return (span.table for span in series_spans(manifest, family, name, low, high, tables))
+
+
+def series_spans(
     manifest: Manifest,
     family: bytes,
     name: bytes,
@@ -91,34 +104,40 @@ def series_tables(
     tables: TableReader,
     *,
     descending: bool = False,
-) -> Iterator[TableInfo]:
-    """The tables that may hold such rows, oldest first or newest first, by key range and filter.
+) -> Iterator[Span]:
+    """The blocks that may hold such rows, oldest first: by the ranges of keys and numbers that the manifest knows, then by
+    filter and last numbers, then by the index. `descending`: newest first, and a table only when it is its turn.
 
-    Cost: filter and index of a table are asked for when it is its turn.
+    Cost: one GET per table that the manifest does not rule out, cached; some tables at a time where the store is far.
     """
     prefix = series_prefix(family, name)
-    first = prefix + low.to_bytes(8, "big")
-    last = prefix + min(high, (1 << 64) - 1).to_bytes(8, "big")
-    if high >= 1 << 64:
-        last += b"\x00"
-    found: list[TableInfo] = []
+    last = key_after(prefix, high)
+    item = digest(prefix)
+    found = list(_candidates(manifest, prefix, low, high))
+    for table, (table_filter, index) in tables.metas(found[::-1] if descending else found, one_by_one=descending):
+        if table_filter is not None and not table_filter.may_contain(prefix):
+            continue
+        if index.last_numbers is not None and not index.last_numbers.may_reach(item, low):
+            continue
+        start, end = index.blocks_for(key_from(prefix, low, table), last)
+        if start < end:
+            yield Span(table, index, start, end)
+
+
+def _candidates(manifest: Manifest, prefix: bytes, low: int, high: int) -> Iterator[TableInfo]:
+    first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
     for partition in manifest.partitions_for(first, last):
         for run in reversed(partition.runs):
-            found += run.tables_for(first, last)
-        found += [table for table in reversed(partition.l0) if table.overlaps(first, last)]
-    for table in reversed(found) if descending else found:
-        if tables.may_contain(table, prefix):
-            yield table
+            yield from (table for table in run.tables_for(first, last) if table.may_reach(low, high))
+        for table in reversed(partition.l0):
+            if table.overlaps(first, last) and table.may_reach(low, high):
+                yield table
 
 
-def _blocks(
-    table: TableInfo, prefix: bytes, low: int, high: int, tables: TableReader, *, keep: bool, ahead_bytes: int
-) -> Iterator[SeriesBlock]:
-    index = tables.index(table)
-    start, end = index.blocks_for(prefix + low.to_bytes(8, "big"), key_after(prefix, high))
-    for block in tables.blocks(table, start, end, keep=keep, ahead_bytes=ahead_bytes):
-        if isinstance(block, SeriesBlock):
-            yield block
+def key_from(prefix: bytes, low: int, table: TableInfo) -> bytes:
+    """The storage key at which rows of the table numbered `low` or above begin: where a series begins with a block, the
+    index has the table's least number for it."""
+    return prefix + max(low, table.first_number).to_bytes(8, "big")
 
 
 def key_after(prefix: bytes, high: int) -> bytes | None:

@@ -142,7 +142,7 @@ class BlockSealer:
         return b"".join((head, checksum.to_bytes(4, "little"), stored))
 
 
-def open_block(data: bytes, *, seed: int, name: str, offset: int) -> tuple[int, bytes]:
+def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -> tuple[int, bytes]:
     """Verify a stored block; its kind and its payload. Raises: CorruptionError."""
     if len(data) < HEADER.size:
         raise CorruptionError(f"a block of {len(data)} bytes is cut short", object_name=name, offset=offset)
@@ -225,8 +225,10 @@ class SeriesBlock:
         ends = self._ends[start : end + 1]
         return cut(payload, ends[0], list(map(sub, ends[1:], ends)))
 
-    def find(self, name: bytes, low: int, high: int) -> tuple[int, int]:
-        """The positions [start, end) of the series' rows with low <= number < high."""
+    def find(self, family: bytes, name: bytes, low: int, high: int) -> tuple[int, int]:
+        """The positions [start, end) of the series' rows with low <= number < high; (0, 0) in another family's block."""
+        if family != self.family:
+            return 0, 0
         group = bisect_left(self.names, name)
         if group == len(self.names) or self.names[group] != name:
             return 0, 0

@@ -24,7 +24,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import add
 from typing import Final
 
@@ -33,10 +33,11 @@ from crc32c import crc32c
 
 from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
-from lsm.rows.chunk import DELETE, RowChunk, series_key, series_prefixes
-from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, checksum_seed, encode_rows, encode_series
-from lsm.sst.bloom import FilterBuilder
+from lsm.rows.chunk import DELETE, SEQ_MAX, RowChunk, series_key, series_prefixes
+from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, SeriesBlock, checksum_seed, encode_rows, encode_series
+from lsm.sst.bloom import FilterBuilder, digests
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
+from lsm.sst.last_numbers import encode_last_numbers
 
 FOOTER: Final = struct.Struct("<4sHH16sQQQQQ")
 FOOTER_MAGIC: Final = b"LSMT"
@@ -44,9 +45,11 @@ TABLE_VERSION: Final = 1
 
 
 class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A table as the manifest knows it. Keys are inclusive; offsets are bytes in the object.
+    """A table as the manifest knows it. Keys and numbers are inclusive; offsets are bytes in the object.
 
     `tombstones`: how many of its rows are deletes; 0 for tables of a version that did not count them.
+    `first_number` and `last_number`: no series row of any family in the table has a number outside them. 0 and -1 where
+    that is not known (tables written earlier) or the table has no series rows.
     """
 
     number: int
@@ -58,6 +61,8 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index_offset: int
     index_end: int
     tombstones: int = 0
+    first_number: int = 0
+    last_number: int = -1
 
     @property
     def name(self) -> str:
@@ -66,6 +71,10 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def overlaps(self, low: bytes | None, high: bytes | None) -> bool:
         """Whether the table may hold a key in [low, high)."""
         return (high is None or self.first_key < high) and (low is None or self.last_key >= low)
+
+    def may_reach(self, low: int, high: int) -> bool:
+        """Whether the table may hold a series row with low <= number < high."""
+        return self.first_number < high and (self.last_number >= low or self.last_number < 0)
 
 
 class TableFormat(msgspec.Struct, frozen=True):
@@ -76,6 +85,7 @@ class TableFormat(msgspec.Struct, frozen=True):
     compression_level: int = 1
     filter_bits_per_key: int = 16
     min_filter_keys: int = 16
+    sequence_range_bytes: int = 16 << 10
 
 
 class TableBuilder:
@@ -97,7 +107,11 @@ class TableBuilder:
         self._sizes: list[int] = []
         self._rows: list[int] = []
         self._filter = FilterBuilder(table_format.filter_bits_per_key)
-        self._last_key = b""
+        self._last_keys: list[bytes] = []
+        self._series_digests: list[bytes] = []
+        self._lasts: list[int] = []
+        self._last_series = b""
+        self._first_number = SEQ_MAX
         self._tombstones = 0
         self.size = 0
 
@@ -163,16 +177,35 @@ class TableBuilder:
             self._add_block(payload, KIND_SERIES, first_key, last_key, end - start)
             start = end
             group = last if bounds[last] == end else last - 1
-        self._filter.add(series_prefixes(family, names))
+        self._note_series(family, names, bounds, numbers)
 
-    def splice(
-        self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes], tombstones: int = 0
+    def _note_series(
+        self, family: bytes, names: Sequence[bytes], bounds: Sequence[int], numbers: Sequence[int]
     ) -> None:
-        """A verified block of another table, taken over as it is; `items` are its keys or series for the filter, in order."""
-        stored = self._sealer.reseal(block, self.size)
-        self._append_block(stored, block[1], first_key, last_key, rows)
-        self._filter.add(items)
-        self._tombstones += tombstones
+        """Take down which series there are and where they end: group i has rows [bounds[i], bounds[i + 1])."""
+        prefixes = series_prefixes(family, names)
+        hashed = digests(prefixes)
+        self._filter.add(prefixes, hashed)
+        if prefixes[0] == self._last_series:  # It goes on, and goes further.
+            self._series_digests.pop()
+            self._lasts.pop()
+        self._series_digests += hashed
+        self._lasts += map(numbers.__getitem__, map((-1).__add__, islice(bounds, 1, None)))
+        self._last_series = prefixes[-1]
+        self._first_number = min(self._first_number, min(map(numbers.__getitem__, islice(bounds, len(names)))))
+
+    def splice(self, stored: bytes, block: RowChunk | SeriesBlock) -> None:
+        """A block of another table, taken over as it is stored; `block` is what it decoded to when it was verified."""
+        if isinstance(block, SeriesBlock):
+            family, names, numbers = block.family, block.names, block.numbers
+            kind = KIND_SERIES
+            first, last = series_key(family, names[0], numbers[0]), series_key(family, names[-1], numbers[-1])
+            self._note_series(family, names, block.starts, numbers)
+        else:
+            kind, first, last = KIND_ROWS, block.keys[0], block.keys[-1]
+            self._filter.add(block.keys)
+            self._tombstones += block.kinds.count(DELETE)
+        self._append_block(self._sealer.reseal(stored, self.size), kind, first, last, len(block))
 
     def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:
         self._append_block(self._sealer.seal(payload, kind, self.size), kind, first_key, last_key, rows)
@@ -183,7 +216,7 @@ class TableBuilder:
         self._kinds.append(kind)
         self._sizes.append(len(block))
         self._rows.append(rows)
-        self._last_key = last_key
+        self._last_keys.append(last_key)
         self.size += len(block)
 
     def finish(self) -> tuple[TableInfo, list[bytes]]:
@@ -192,7 +225,8 @@ class TableBuilder:
         if self._filter.items >= self._format.min_filter_keys:
             self._append(self._sealer.seal(self._filter.finish(), KIND_FILTER, self.size))
         index_offset = self.size
-        index = encode_index(self._keys, self._kinds, self._sizes, self._rows)
+        last_numbers = encode_last_numbers(self._series_digests, self._lasts, self._format.sequence_range_bytes)
+        index = encode_index(self._seek_keys(), self._kinds, self._sizes, self._rows, last_numbers)
         self._append(self._sealer.seal(index, KIND_INDEX, self.size))
         index_end = self.size
         rows = sum(self._rows)
@@ -205,13 +239,29 @@ class TableBuilder:
             self.size,
             rows,
             self._keys[0],
-            self._last_key,
+            self._last_keys[-1],
             filter_offset,
             index_offset,
             index_end,
             self._tombstones,
+            self._first_number if self._lasts else 0,
+            max(self._lasts, default=-1),
         )
         return info, self._parts
+
+    def _seek_keys(self) -> list[bytes]:
+        """The index's key of each block: as low as can be without touching the block before (see index.py)."""
+        keys = self._keys[:1]
+        number = self._first_number.to_bytes(8, "big")
+        for at in range(1, len(self._keys)):
+            key, before = self._keys[at], self._last_keys[at - 1]
+            if self._kinds[at] != KIND_SERIES:
+                keys.append(key)
+            elif self._kinds[at - 1] == KIND_SERIES and key[:-8] == before[:-8]:
+                keys.append(before[:-8] + (int.from_bytes(before[-8:], "big") + 1).to_bytes(8, "big"))
+            else:
+                keys.append(key[:-8] + number)
+        return keys
 
     def _append(self, part: bytes) -> None:
         self._parts.append(part)

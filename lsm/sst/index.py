@@ -3,12 +3,15 @@
 Index payload, compressed and checksummed like a block (kind 3), n blocks:
 
     0   n         u32
-    4   keys      string column: first key of each block
+    4   keys      string column: a key for each block, not above its first and above all keys of the block before
     ..  kinds     integer column
     ..  sizes     integer column: stored bytes of each block; blocks lie end to end from offset 0
     ..  rows      integer column: rows of each block
+    ..  the last numbers of the series, as in last_numbers.py; or nothing
 
-From these come the offsets and the cumulative row counts that answer `count` without reading data.
+From these come the offsets and the cumulative row counts that answer `count` without reading data. A series block that
+goes on with a series has the key after its last one before; where a series begins, its least number the table could hold.
+So a cursor finds its own block, not the one before. (Tables written earlier have first keys, which cost that one more.)
 """
 
 from __future__ import annotations
@@ -21,24 +24,28 @@ from typing import Final
 
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
 from lsm.rows.chunk import last_at_or_before
+from lsm.sst.last_numbers import LastNumbers, take_last_numbers
 
 KIND_INDEX: Final = 3
 KIND_FILTER: Final = 4
 _COUNT: Final = struct.Struct("<I")
 
 
-def encode_index(keys: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], rows: Sequence[int]) -> bytes:
+def encode_index(
+    keys: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], rows: Sequence[int], last_numbers: bytes = b""
+) -> bytes:
     parts: list[bytes] = [_COUNT.pack(len(keys))]
     put_strings(keys, parts.append)
     for column in (kinds, sizes, rows):
         put_ints(column, parts.append)
+    parts.append(last_numbers)
     return b"".join(parts)
 
 
 class Index:
     """A decoded index. Immutable."""
 
-    __slots__ = ("keys", "kinds", "offsets", "rows_before")
+    __slots__ = ("keys", "kinds", "last_numbers", "offsets", "rows_before")
 
     def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
         with decoding(name, offset):
@@ -49,6 +56,9 @@ class Index:
             rows, at = take_ints(payload, at, count)
             self.offsets = list(accumulate(sizes, initial=0))
             self.rows_before = list(accumulate(rows, initial=0))
+            self.last_numbers: LastNumbers | None = None
+            if at < len(payload):
+                self.last_numbers, at = take_last_numbers(payload, at)
             if not count or at != len(payload):
                 raise ValueError(f"index of {count} blocks does not add up to {len(payload)} bytes")
 
@@ -57,7 +67,8 @@ class Index:
 
     @property
     def weight(self) -> int:
-        return sum(map(len, self.keys)) + 150 * len(self.keys) + 500
+        series = len(self.last_numbers) if self.last_numbers is not None else 0
+        return sum(map(len, self.keys)) + 150 * len(self.keys) + 16 * series + 500
 
     def blocks_for(self, low: bytes | None, high: bytes | None) -> tuple[int, int]:
         """The blocks [start, end) that may hold keys in [low, high)."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from operator import add
 from typing import Final
 
 from lsm.rows.chunk import RowChunk, SeriesChunk, joined_rows, joined_series
+from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 
 TABLE_BYTES_MAX: Final = 88 << 20
@@ -102,13 +103,11 @@ class RollingTables:
             builder.add_series(part.family, part.names, part.counts, part.numbers, part.values, lengths)
             self._roll()
 
-    def splice(
-        self, block: bytes, first_key: bytes, last_key: bytes, rows: int, items: Sequence[bytes], tombstones: int = 0
-    ) -> None:
+    def splice(self, stored: bytes, block: RowChunk | SeriesBlock) -> None:
         """As `TableBuilder.splice`."""
         self._close_rows()
         self._close_series()
-        self._with_room(len(block)).splice(block, first_key, last_key, rows, items, tombstones)
+        self._with_room(len(stored)).splice(stored, block)
         self._roll()
 
     def _with_room(self, size: int) -> TableBuilder:

@@ -18,12 +18,12 @@ from lsm.sst.cache import Caches, CachesStatus, Loads
 from lsm.sst.disk_cache import DiskCache
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 
-READ_AHEAD_BYTES: Final = 1 << 20
-"""Stored bytes a sequential reader asks for at a time, once it has shown that it goes on."""
-GROWTH: Final = 4
-"""How much more than the time before a backward reader asks for."""
+COPY_BYTES: Final = 1 << 20
+"""Stored bytes a compaction asks for at a time."""
+META_WIDTH: Final = 16
 
 Block = RowChunk | SeriesBlock
+Meta = tuple[Filter | None, Index]
 _NO_OWNERS: Final[Mapping[int, bytes]] = {}
 
 
@@ -44,6 +44,8 @@ class TableReader:
         self._store = store.with_cause("read")
         self._database = database
         self._owners = owners
+        self.runtime = runtime
+        self.is_near = store.store.is_near
         self._caches = caches
         self._blocks = caches.blocks
         self._meta = caches.meta
@@ -70,13 +72,28 @@ class TableReader:
 
     # -- filter and index -------------------------------------------------------------------------------------------------
 
-    def meta(self, table: TableInfo) -> tuple[Filter | None, Index]:
+    def meta(self, table: TableInfo) -> Meta:
         """Filter (where the table has one) and index. Cost: one GET, then cached."""
         key = (self._owner(table), table.number)
         found = self._meta.peek(key)
         if found is None:
             found = self._loads.get(self._meta, key, lambda: self._load_meta(table))
         return found  # type: ignore[no-any-return]
+
+    def metas(self, tables: Sequence[TableInfo], *, one_by_one: bool = False) -> Iterator[tuple[TableInfo, Meta]]:
+        """Each table with its `meta`. Where the store is far, META_WIDTH are asked for at the same time, unless
+        `one_by_one`."""
+        if one_by_one or self.is_near:
+            for table in tables:
+                yield table, self.meta(table)
+            return
+        for start in range(0, len(tables), META_WIDTH):
+            part = tables[start : start + META_WIDTH]
+            known = [self._meta.peek((self._owner(table), table.number)) for table in part]
+            missing = [table for table, meta in zip(part, known, strict=True) if meta is None]
+            loaded = iter(self.runtime.map(self.meta, missing, width=META_WIDTH))
+            for table, meta in zip(part, known, strict=True):
+                yield table, meta if meta is not None else next(loaded)
 
     def index(self, table: TableInfo) -> Index:
         return self.meta(table)[1]
@@ -86,7 +103,7 @@ class TableReader:
         table_filter = self.meta(table)[0]
         return table_filter is None or table_filter.may_contain(item)
 
-    def _load_meta(self, table: TableInfo) -> tuple[tuple[Filter | None, Index], int]:
+    def _load_meta(self, table: TableInfo) -> tuple[Meta, int]:
         name, start = table.name, table.filter_offset
         data = self._read(table, start, table.index_end)
         split = table.index_offset - start
@@ -107,73 +124,31 @@ class TableReader:
 
     # -- blocks -------------------------------------------------------------------------------------------------------------
 
-    def block(self, table: TableInfo, at: int, *, keep: bool = True) -> Block:
-        """Block number `at`. Cost: one GET, then cached."""
+    def peek(self, table: TableInfo, at: int) -> Block | None:
+        """Block number `at`, if it is cached."""
+        return self._blocks.peek((self._owner(table), table.number, at))
+
+    def block(self, table: TableInfo, at: int, *, index: Index | None = None, keep: bool = True) -> Block:
+        """Block number `at`. Cost: one GET, then cached. `index`: where the caller has it."""
         key = (self._owner(table), table.number, at)
         found = self._blocks.peek(key)
         if found is None:
-            found = self._loads.get(self._blocks, key, lambda: self._load_block(table, at, keep=keep), keep=keep)
+            found = self._loads.get(self._blocks, key, lambda: self._load_block(table, at, index, keep=keep), keep=keep)
         return found  # type: ignore[no-any-return]
 
-    def blocks(
-        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead_bytes: int = READ_AHEAD_BYTES
+    def stored(self, table: TableInfo, index: Index, start: int, end: int, *, keep: bool) -> bytes:
+        """Blocks [start, end) as they are stored, past the cache in memory, not verified yet. Cost: one GET."""
+        return self._read(table, index.offsets[start], index.offsets[end], keep=keep)
+
+    def opened(
+        self, table: TableInfo, index: Index, start: int, end: int, data: bytes, *, descending: bool, keep: bool
     ) -> Iterator[Block]:
-        """Blocks [start, end), in order. The first is read alone; then up to `ahead_bytes` at a time, at least a block.
-
-        Cost: one GET per stretch of blocks that are not cached.
-        """
-        offsets = self.index(table).offsets
-        at = start
-        while at < end:
-            found = self._blocks.peek((self._owner(table), table.number, at))
-            if found is not None:
-                yield found
-                at += 1
-                continue
-            stop = at + 1
-            if at > start:
-                while stop < end and offsets[stop + 1] - offsets[at] <= ahead_bytes:
-                    stop += 1
-            if stop == at + 1:
-                yield self.block(table, at, keep=keep)
-            else:
-                yield from self._read_stretch(table, at, stop, keep=keep)
-            at = stop
-
-    def blocks_descending(
-        self, table: TableInfo, start: int, end: int, *, keep: bool = True, ahead_bytes: int = READ_AHEAD_BYTES
-    ) -> Iterator[Block]:
-        """Blocks [start, end), last first. The first is read alone, then stretches that grow: whoever reads backwards
-        mostly wants a few rows.
-
-        Cost: one GET per stretch of blocks that are not cached, each up to GROWTH times the one before and `ahead_bytes`.
-        """
-        offsets = self.index(table).offsets
-        at, wanted = end, 0
-        while at > start:
-            found = self._blocks.peek((self._database, table.number, at - 1))
-            if found is not None:
-                yield found
-                at -= 1
-                continue
-            first = at - 1
-            while first > start and offsets[at] - offsets[first - 1] <= wanted:
-                first -= 1
-            wanted = min(ahead_bytes, GROWTH * (offsets[at] - offsets[first]))
-            if first == at - 1:
-                yield self.block(table, first, keep=keep)
-            else:
-                yield from self._read_stretch(table, first, at, keep=keep, descending=True)
-            at = first
-
-    def _read_stretch(
-        self, table: TableInfo, start: int, end: int, *, keep: bool, descending: bool = False
-    ) -> Iterator[Block]:
-        offsets = self.index(table).offsets
+        """What `stored` gave, verified and decoded one by one. Raises: CorruptionError."""
+        offsets = index.offsets
         base = offsets[start]
-        data = self._read(table, base, offsets[end], keep=keep)
-        for at in range(end - 1, start - 1, -1) if descending else range(start, end):
-            block, weight = self._decode(table, data[offsets[at] - base : offsets[at + 1] - base], offsets[at])
+        view = memoryview(data)  # A slice of bytes would be one copy more of every block.
+        for at in reversed(range(start, end)) if descending else range(start, end):
+            block, weight = self._decode(table, view[offsets[at] - base : offsets[at + 1] - base], offsets[at])
             if keep:
                 self._blocks.put((self._owner(table), table.number, at), block, weight)
             yield block
@@ -181,7 +156,7 @@ class TableReader:
     def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
         """Blocks as they are stored, past the cache, not verified yet; `wanted` ascends. For compaction.
 
-        Cost: one GET per READ_AHEAD_BYTES of adjacent blocks.
+        Cost: one GET per COPY_BYTES of adjacent blocks.
         """
         offsets = self.index(table).offsets
         at = 0
@@ -191,7 +166,7 @@ class TableReader:
             while (
                 stop < len(wanted)
                 and wanted[stop] == wanted[stop - 1] + 1
-                and offsets[wanted[stop] + 1] - low <= READ_AHEAD_BYTES
+                and offsets[wanted[stop] + 1] - low <= COPY_BYTES
             ):
                 stop += 1
             data = self._read(table, low, offsets[wanted[stop - 1] + 1])
@@ -203,15 +178,15 @@ class TableReader:
         """Verify and decode what `stored_blocks` gave for block `at`. Raises: CorruptionError."""
         return self._decode(table, stored, self.index(table).offsets[at])[0]
 
-    def _load_block(self, table: TableInfo, at: int, *, keep: bool) -> tuple[Block, int]:
-        offsets = self.index(table).offsets
+    def _load_block(self, table: TableInfo, at: int, index: Index | None, *, keep: bool) -> tuple[Block, int]:
+        offsets = (index if index is not None else self.index(table)).offsets
         return self._decode(table, self._read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
 
-    def _decode(self, table: TableInfo, data: bytes, offset: int) -> tuple[Block, int]:
+    def _decode(self, table: TableInfo, data: bytes | memoryview, offset: int) -> tuple[Block, int]:
         kind, payload = self._verified(table, data, offset)
         return decode_block(kind, payload, name=table.name, offset=offset)
 
-    def _verified(self, table: TableInfo, data: bytes, offset: int) -> tuple[int, bytes]:
+    def _verified(self, table: TableInfo, data: bytes | memoryview, offset: int) -> tuple[int, bytes]:
         """Kind and payload of a stored block. Where the disk kept what was damaged on its way from the store, the store is
         asked again: a cache must not make a passing fault a lasting one."""
         seed = checksum_seed(self._owner(table), table.name)

@@ -3,7 +3,7 @@
 FaultyStore     transient or permanent faults, by script or by seed, before or after the request took effect
 CrashingStore   the process "dies" at the Nth store call; every later call finds it dead
 CountingStore   counts calls and remembers them
-SlowStore       adds a latency to every request
+SlowStore       adds a latency to every request, and counts how many were under way at once
 """
 
 from __future__ import annotations
@@ -235,14 +235,27 @@ class CountingStore(WrappedStore):
 
 
 class SlowStore(WrappedStore):
-    """Sleeps `latency` seconds (a number, or one for each kind of call) before each request."""
+    """Sleeps `latency` seconds (a number, or one for each kind of call) before each request.
+
+    `most_at_once`: requests under way at the same time, at most so far.
+    """
 
     def __init__(self, store: ObjectStore, latency: float | dict[str, float]) -> None:
         super().__init__(store)
+        self.most_at_once = 0
         self._latency = latency
+        self._at_once = 0
+        self._lock = threading.Lock()
 
     def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
         seconds = self._latency.get(call, 0.0) if isinstance(self._latency, dict) else self._latency
-        if seconds > 0:
-            time.sleep(seconds)
-        return request()
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            if seconds > 0:
+                time.sleep(seconds)
+            return request()
+        finally:
+            with self._lock:
+                self._at_once -= 1

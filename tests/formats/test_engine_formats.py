@@ -18,10 +18,11 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.object_store.names import wal_name
 from lsm.rows.chunk import RowChunk
 from lsm.sst.block import SeriesBlock, checksum_seed, decode_rows, encode_rows, encode_series, open_block
-from lsm.sst.bloom import Filter, FilterBuilder
+from lsm.sst.bloom import Filter, FilterBuilder, digest, digests
 from lsm.sst.builder import FOOTER, TableBuilder, TableFormat, TableInfo
 from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import Index, encode_index
+from lsm.sst.last_numbers import encode_last_numbers
 from lsm.wal.frames import Frame, decode_frames, encode_frame
 
 HERE = Path(__file__).parent
@@ -71,7 +72,9 @@ COUNTED = msgspec.structs.replace(
 
 
 def table() -> tuple[TableInfo, bytes]:
-    builder = TableBuilder(DATABASE, 5, TableFormat(compression=None, filter_bits_per_key=10, min_filter_keys=1))
+    builder = TableBuilder(
+        DATABASE, 5, TableFormat(sequence_range_bytes=0, compression=None, filter_bits_per_key=10, min_filter_keys=1)
+    )
     builder.add_rows(ROWS)
     builder.add_series(*SERIES)
     info, parts = builder.finish()
@@ -95,6 +98,10 @@ GROUPED = FilterBuilder(10)
 GROUPED.add([b"alpha", b"beta", b"gamma"])
 GROUPED_FILTER = GROUPED.finish()
 INDEX = encode_index([b"a", b"m"], [1, 2], [100, 200], [10, 20])
+LASTS = {b"fam" + name + b"\x00": last for name, last in ((b"a", 7), (b"b", 5), (b"c", 300))}
+INDEX_SERIES = encode_index(
+    [b"fam", b"fan"], [2, 2], [100, 200], [10, 20], encode_last_numbers(digests(list(LASTS)), list(LASTS.values()), 50)
+)
 TABLE_INFO, TABLE = table()
 
 FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
@@ -156,6 +163,21 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     "index": (
         INDEX,
         [(4, "blocks"), (9, "key lengths: constant"), (2, "keys"), (3, "kinds"), (3, "sizes"), (3, "rows")],
+    ),
+    "index_series": (
+        INDEX_SERIES,
+        [
+            (4, "blocks"),
+            (9, "key lengths: constant"),
+            (6, "keys"),
+            (9, "kinds: constant"),
+            (3, "sizes"),
+            (3, "rows"),
+            (4, "series with an entry"),
+            (1, "is whole: no, the budget is for two"),
+            (17, "hashes"),
+            (3, "last numbers"),
+        ],
     ),
     "disk_part": (
         encode_part(DATABASE, "sst/1.sst", 1000, b"a part") + b"a part",
@@ -274,6 +296,14 @@ def check_index(data: bytes) -> None:
     )
 
 
+def check_index_series(data: bytes) -> None:
+    found = Index(data, name="golden", offset=0).last_numbers
+    assert found is not None
+    assert not found.is_whole
+    reached = {name: [low for low in (5, 6, 7, 8, 301) if found.may_reach(digest(name), low)] for name in LASTS}
+    assert list(reached.values()) == [[5, 6, 7], [5], [5, 6, 7, 8, 301]]
+
+
 def check_table(data: bytes, index_offset: int = 132, index_end: int = 181) -> None:
     kind, payload = open_block(
         data[index_offset:index_end],
@@ -306,6 +336,7 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "rows_block": check_rows,
     "series_block": check_series,
     "index": check_index,
+    "index_series": check_index_series,
     "filter": check_filter,
     "filter_groups": check_filter,
     "table": check_table,

@@ -136,6 +136,7 @@ def edit_table(**changes: Any) -> Any:
         (edit_table(rows=1), "does not agree"),
         (edit_table(last_key=b"p0zzz"), "holds keys from"),
         (edit_table(size=100_000), "the manifest says 100000 in all"),
+        (edit_table(first_number=3, last_number=3), "outside what the manifest says"),
         (lambda manifest: msgspec.structs.replace(manifest, last_seq=5), "goes back"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=()), "forgets the fences"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=(*manifest.fences, 3)), "fence"),

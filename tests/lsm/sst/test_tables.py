@@ -24,13 +24,21 @@ from lsm.sst.block import (
     open_block,
 )
 from lsm.sst.bloom import Filter, FilterBuilder
-from lsm.sst.builder import TableBuilder, TableFormat
+from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 from lsm.sst.cache import Caches
 from lsm.sst.index import Index, encode_index
-from lsm.sst.table import TableReader
+from lsm.sst.read_ahead import Span, read_blocks
+from lsm.sst.table import Block, TableReader
 
 DATABASE = b"d" * 16
 RUNTIME = Runtime()
+
+
+def blocks_of(reader: TableReader, info: TableInfo) -> list[Block]:
+    index = reader.index(info)
+    return [block for _, block in read_blocks(reader, [Span(info, index, 0, len(index))])]
+
+
 ints = st.lists(st.one_of(st.integers(0, 300), st.sampled_from([0, 255, 256, 65535, 65536, 1 << 32, (1 << 64) - 1])))
 strings = st.lists(st.one_of(st.binary(max_size=3), st.just(b"x" * 300)))
 
@@ -183,7 +191,7 @@ def test_reads_a_table_of_rows_back(
     builder.add_rows(chunk)
 
     reader, info = stored(builder)
-    blocks = list(reader.blocks(info, 0, len(reader.index(info))))  # type: ignore[arg-type]
+    blocks = blocks_of(reader, info)  # type: ignore[arg-type]
 
     assert [[item for block in blocks for item in columns(block)[at]] for at in range(4)] == columns(chunk)  # type: ignore[arg-type]
     assert all(one.keys[-1] < two.keys[0] for one, two in itertools.pairwise(blocks))  # type: ignore[union-attr]
@@ -211,14 +219,14 @@ def test_reads_a_table_of_series_back(groups: dict[bytes, list[bytes]], width: i
 
     reader, info = stored(builder)
     found = []
-    for block in reader.blocks(info, 0, len(reader.index(info))):  # type: ignore[arg-type]
+    for block in blocks_of(reader, info):  # type: ignore[arg-type]
         assert isinstance(block, SeriesBlock)
         chunk = block.chunk()
         at = 0
         for name, count in zip(chunk.names, chunk.counts, strict=True):
             found += [(name, chunk.numbers[i], chunk.values[i]) for i in range(at, at + count)]
             at += count
-            start, end = block.find(name, 5, 20)
+            start, end = block.find(b"f", name, 5, 20)
             assert block.values(start, end) == [v for n, number, v in found[-count:] if 5 <= number < 20]
 
     assert found == flat
@@ -235,4 +243,5 @@ def test_encodes_series_blocks_with_their_groups(groups: dict[bytes, list[bytes]
     block = SeriesBlock(payload, name="n", offset=0)
 
     assert (block.family, list(block.names), block.values(0, len(values))) == (b"fam", names, values)
-    assert block.find(b"absent name", 0, 9) == (0, 0)
+    assert block.find(block.family, b"absent name", 0, 9) == (0, 0)
+    assert block.find(b"another family", block.names[0], 0, 9) == (0, 0)

@@ -77,7 +77,7 @@ class LogIterator:
     A context manager; closing it, or reaching the end, lets go of the tables it keeps from being collected.
     """
 
-    __slots__ = ("_block", "_blocks_left", "_entries", "_error", "_frontier", "_is_drained", "_passed", "_position")
+    __slots__ = ("_block", "_blocks_left", "_error", "_frontier", "_is_drained", "_passed", "_position")
 
     def __init__(
         self, blocks: Iterator[list[LogEntry]], *, start: Sequence, frontier: Sequence, limit: int | None = None
@@ -89,7 +89,6 @@ class LogIterator:
         self._is_drained = False
         self._error: Error | None = None
         self._blocks_left = self._one_by_one(blocks, limit)
-        self._entries: Iterator[LogEntry] = chain.from_iterable(self._blocks_left)
 
     def _one_by_one(
         self, blocks: Iterator[list[LogEntry]], left: int | None
@@ -132,15 +131,17 @@ class LogIterator:
         return max(self._passed, self._frontier) if self._is_drained else self._passed
 
     def __iter__(self) -> Iterator[LogEntry]:
-        return self._entries if self._error is None else self
+        # From the current block on: `fetchmany` may have left one begun that no earlier chain knows of.
+        return chain.from_iterable(iter(self.next_block, None))
 
     def __next__(self) -> LogEntry:
-        if self._error is not None:
-            raise self._error
-        return next(self._entries)
+        block = self.next_block()
+        if block is None:
+            raise StopIteration
+        return next(block)
 
     def next_block(self) -> Iterator[LogEntry] | None:
-        """What is left of the current block, else the next one; None at the end. For those who use blocks only."""
+        """What is left of the current block, else the next one; None at the end."""
         if self._error is not None:
             raise self._error
         if self._block and self._position.__length_hint__():
@@ -178,7 +179,6 @@ class LogIterator:
         self._block.clear()  # A `for` loop that stands in this block ends, too.
         self._block = []
         self._blocks_left.close()
-        self._entries = iter(())
 
     def __enter__(self) -> LogIterator:
         return self

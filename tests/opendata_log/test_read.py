@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice, product
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from opendata_log import (
     CountOptions,
     InvalidInputError,
     LogDb,
+    LogEntry,
+    LogIterator,
     LogKey,
     LogRead,
     ReadVisibility,
@@ -132,6 +135,27 @@ def test_the_iterator_gives_entries_one_by_one_in_parts_or_all(log: LogDb) -> No
     assert found.fetchmany(5) == found.fetchall() == list(found) == []
     with pytest.raises(StopIteration):
         next(found)
+
+
+WAYS: list[Callable[[LogIterator], list[LogEntry]]] = [
+    lambda found: [next(found)],
+    lambda found: found.fetchmany(1),
+    lambda found: found.fetchmany(3),
+    lambda found: list(islice(found, 2)),
+]
+
+
+@pytest.mark.parametrize("rest", [LogIterator.fetchall, list, lambda found: found.fetchmany(100)])
+def test_ways_to_read_an_iterator_mix_and_none_skips_or_repeats(log: LogDb, rest: Any) -> None:
+    for ways in product(WAYS, repeat=3):
+        found = log.scan(b"even")
+        seen: list[int] = []
+        for way in ways:
+            seen += [entry.sequence for entry in way(found)]
+            assert found.next_sequence == seen[-1] + 1
+
+        assert [*seen, *(entry.sequence for entry in rest(found))] == list(range(0, 20, 2))
+        assert found.next_sequence == 20
 
 
 def test_a_closed_iterator_it_yields_nothing_more(log: LogDb) -> None:

@@ -11,8 +11,12 @@ from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
+from lsm.compaction.running import JobStatus
 from lsm.compaction.tiered import SizeTieredScheduler, size_tier
 from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
+from lsm.compactor_command import add_options as add_compactor_options
+from lsm.compactor_command import run_compactor
+from lsm.compactor_command import storage_options as compactor_storage_options
 from lsm.components import Components
 from lsm.db import Db, FlushType
 from lsm.errors import (
@@ -44,6 +48,7 @@ from lsm.settings import Settings, read_settings_file
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches, CachesStatus, CacheStatus
 from lsm.sst.disk_cache import DiskCacheStatus
+from lsm.standalone import DbCompactor
 from lsm.write.batch import WriteBatch, WriteHandle
 
 __version__ = "0.1.0"
@@ -62,6 +67,7 @@ __all__ = [
     "CorruptionError",
     "Db",
     "DbBuilder",
+    "DbCompactor",
     "DbReader",
     "DiskCacheStatus",
     "DurabilityLevel",
@@ -75,6 +81,7 @@ __all__ = [
     "InvalidError",
     "IterationOrder",
     "KeyValue",
+    "JobStatus",
     "LeveledScheduler",
     "Manifest",
     "ManifestInfo",
@@ -105,11 +112,14 @@ __all__ = [
     "UnavailableError",
     "WriteBatch",
     "WriteHandle",
+    "add_compactor_options",
+    "compactor_storage_options",
     "fsck",
     "level_above",
     "merge_spec",
     "open_store",
     "read_settings_file",
+    "run_compactor",
     "series_prefix",
     "size_tier",
 ]

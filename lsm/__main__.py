@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lsm.care_commands import add_commands
+from lsm.compactor_command import add_command
 from lsm.errors import Error
 
 
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lsm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
+    add_command(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import Executor
 
 from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
-from lsm.compaction.leveled import LeveledScheduler
-from lsm.compaction.plan import CompactionScheduler
-from lsm.compaction.triggers import FirstOf, TombstoneTrigger
+from lsm.compaction.running import JobStatus, status_of
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import Error, InvalidError
+from lsm.errors import Error
+from lsm.executors import Executors, compaction_workplace, scheduler_of, worker_address
 from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
 from lsm.manifest.model import Manifest
-from lsm.placement import StoreAddress, WorkerProcesses, can_pickle
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.settings import Settings
@@ -35,7 +32,7 @@ class Engine:
         self.settings = settings
         self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self.stores = Stores(url, settings, parts, self.runtime)
-        self._executors: list[Executor] = []
+        self._executors = Executors(self.runtime)
         self.snapshots = OpenSnapshots(self.runtime)
         try:
             self._open(parts)
@@ -69,6 +66,7 @@ class Engine:
         self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
         self.lock = self.runtime.lock()
         self._assemble_writes(recovered)
+        self._measure_level0(manifest)
         self._assemble_background(parts)
         self.flusher.start(self.writer, recovered.fences)
         if self.compactor is not None:
@@ -105,10 +103,8 @@ class Engine:
 
     def _assemble_background(self, parts: Components) -> None:
         settings = self.settings
-        address = self.stores.address(self.stores.main)
+        address = worker_address(self.stores, self.rules)
         wal_address = self.stores.address(self.stores.wal)
-        if not can_pickle(self.rules):
-            address = None
         # One core is the writer's own; more workers than others are left would only get in each other's way.
         slots = min(settings.l0_flush_parallelism, max(1, self.runtime.cores - 1))
         self.flusher = Flusher(
@@ -121,8 +117,8 @@ class Engine:
             views=self.views,
             rules=self.rules,
             epoch=self.epoch,
-            threads=self._executor(self.runtime.executor("lsm-build", settings.l0_flush_parallelism)),
-            workers=self._workers(settings.flush_placement, address, slots),
+            threads=self._executors.threads("lsm-build", settings.l0_flush_parallelism),
+            workers=self._executors.processes(settings.flush_placement, address, slots),
             addresses=(address, wal_address) if address is not None and wal_address is not None else None,
             parallelism=settings.l0_flush_parallelism,
             slots=slots,
@@ -139,13 +135,13 @@ class Engine:
                 self.runtime,
                 store=self.stores.main,
                 manifests=self.manifests,
+                epoch=self.epoch,
                 rules=self.rules,
-                scheduler=parts.scheduler or _default_scheduler(settings),
-                threads=self._executor(self.runtime.executor("lsm-merge", settings.compaction_workers)),
-                workers=self._workers(settings.compaction_placement, address, settings.compaction_workers),
-                address=address,
-                jobs_max=settings.compaction_workers,
+                tables=self.tables,
+                scheduler=scheduler_of(settings, parts),
+                workplace=compaction_workplace(self._executors, self.runtime, settings, parts, self.stores, self.rules),
                 table_bytes=settings.max_sst_size,
+                part_bytes=settings.compaction_part_bytes,
                 snapshots=self.snapshots.held,
                 numbers=self.numbers,
                 on_commit=self._committed,
@@ -161,22 +157,13 @@ class Engine:
             own_horizons=lambda: {self.epoch: self.numbers.horizon()},
         )
 
-    def _executor(self, executor: Executor) -> Executor:
-        self._executors.append(executor)
-        return executor
-
-    def _workers(self, placement: str, address: StoreAddress | None, count: int) -> Executor | None:
-        if placement == "process" and address is None:
-            raise InvalidError(
-                f"placement 'process': no other process can open {self.stores.main.url}, or the extractor, layout or "
-                "options cannot be pickled; use 'auto' or 'thread'"
-            )
-        if placement == "thread" or address is None:
-            return None
-        return self._executor(WorkerProcesses(count))
-
     def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete what nothing refers to; a clone lets go of parents it has no use for any more."""
+        if self.compactor is None or self.compactor.is_superseded:
+            # Another process may compact: until a view shows it, reads here hold on to the tables it has replaced.
+            manifest = self.manifests.refresh()
+            if manifest.number > self.views.current.manifest.number:
+                self._committed(manifest)
         found = self.collector.run_once(dry_run=dry_run, min_age=min_age)
         if not dry_run:
             detach(self.manifests, self.stores, self.runtime, self.views.held_tables())
@@ -191,10 +178,24 @@ class Engine:
     def _committed(self, manifest: Manifest) -> None:
         """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""
         self.views.replace(manifest=manifest)
+        self._measure_level0(manifest)
         if self.compactor is not None:
             self.compactor.wake()
         with self.lock:
             self.flusher.wake()
+
+    def _measure_level0(self, manifest: Manifest) -> None:
+        # Where only another process compacts, level 0 has no limit; but while it does, it should not be left behind.
+        has_limit = self.settings.compaction_enabled or manifest.jobs
+        fullest = max((len(partition.l0) for partition in manifest.partitions), default=0)
+        self.writer.set_level0(fullest, self.settings.l0_max_ssts if has_limit else None)
+
+    def jobs(self) -> tuple[JobStatus, ...]:
+        """Compactions that run here, or, by their claims in the manifest, in another process."""
+        own = self.compactor.jobs() if self.compactor is not None else ()
+        now = self.runtime.now_ms()
+        claims = self.views.current.manifest.jobs
+        return (*own, *(status_of(claim, now) for claim in claims if claim.epoch != self.epoch))
 
     def shut_down(self) -> None:
         """Stop every thread and worker. Requires: the writer refuses work already."""
@@ -205,20 +206,6 @@ class Engine:
         self._shut_down()
 
     def _shut_down(self) -> None:
-        for executor in self._executors:
-            if isinstance(executor, WorkerProcesses):
-                executor.shutdown(wait=False)
-            else:
-                executor.shutdown(wait=True, cancel_futures=True)
+        self._executors.shut_down()
         self.stores.close()
         self.runtime.close()
-
-
-def _default_scheduler(settings: Settings) -> CompactionScheduler:
-    leveled = LeveledScheduler(
-        l0_min=settings.l0_compaction_min,
-        l0_max=settings.l0_compaction_max,
-        base_bytes=settings.level_base_bytes,
-        ratio=settings.level_size_ratio,
-    )
-    return FirstOf((leveled, TombstoneTrigger()))

@@ -79,6 +79,7 @@ def create_clone(
         settled=(),
         checkpoints=(),
         parents=parents,
+        jobs=(),
     )
     first.check()
     try:

@@ -46,6 +46,7 @@ U64: Final = struct.Struct("<Q")
 KIND_MANIFEST: Final = 1
 KIND_WAL_DATA: Final = 2
 KIND_WAL_FENCE: Final = 3
+KIND_NOTE: Final = 4
 
 COUNT_MAX: Final = 1 << 26
 """No column has more items; a forged count must not allocate without bound."""

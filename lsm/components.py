@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,9 @@ class Components:
     prefix_extractor: PrefixExtractor | None = None
     series_layout: SeriesLayout | None = None
     scheduler: CompactionScheduler | None = None
+    compaction_executor: Executor | None = None
+    """Where compactions run instead of worker processes: any executor that pickles what it is given, such as a dask
+    client's, or one of threads. It is the caller's to shut down."""
     caches: Caches | None = None
     """Memory to share with other handles, instead of what the settings give this one."""
     clock: Clock | None = None

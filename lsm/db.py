@@ -14,6 +14,7 @@ from typing import Any
 
 from lsm.assembly import Engine
 from lsm.checkpoints import create_checkpoint
+from lsm.compaction.plan import compact_range
 from lsm.components import Components
 from lsm.errors import (
     ClosedError,
@@ -31,7 +32,7 @@ from lsm.metrics import PartitionStatus, Status
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
-from lsm.rows.content import BytesLike
+from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
@@ -95,7 +96,8 @@ class Db(Reads):
         return self.write(WriteBatch().delete(key), await_durable=await_durable)
 
     def write(self, batch: WriteBatch, *, await_durable: bool = False) -> WriteHandle:
-        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed.
+        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed, and a little when level 0 or memory
+        is more than half full (`status().slowed_by`).
 
         Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError where the log cannot be
         written or no space became free within `op_timeout`; ClosedError, FencedError. Nothing was applied then.
@@ -107,6 +109,8 @@ class Db(Reads):
         writer = self._engine.writer
         if not writer.has_space:
             writer.wait_space(self._engine.settings.op_timeout)
+        if writer.pressure.reason is not None:
+            writer.slow_down(batch.size, self._engine.settings.op_timeout)
         handle = WriteHandle(writer.write(batch), self._wait_durable)
         if await_durable:
             handle.await_durable()
@@ -137,6 +141,11 @@ class Db(Reads):
         """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
         self._check_open()
         self._engine.writer.wait_space(timeout)
+
+    def slow_down(self, size: int, timeout: float | None = None) -> None:
+        """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
+        come and with how full level 0 and memory are. At most a second, and `timeout`."""
+        self._engine.writer.slow_down(size, timeout)
 
     def _check_keys(self, batch: WriteBatch) -> None:
         rules = self._engine.rules
@@ -275,6 +284,21 @@ class Db(Reads):
         if self._engine.compactor is not None:
             self._engine.compactor.wake()
 
+    def compact(self, start: BytesLike | None = None, end: BytesLike | None = None) -> None:
+        """Write to tables what is in memory, then merge what is in [start, end) into one run (of each partition), and return
+        when that is done: rows come to lie in order, and deletes that nothing needs any more go.
+
+        Cost: everything in the range is rewritten, unless it is one run already.
+        Raises: InvalidError where this handle does not compact, UnavailableError, ClosedError, FencedError.
+        """
+        self._check_open()
+        compactor = self._engine.compactor
+        if compactor is None:
+            raise InvalidError("compaction_enabled is off: another process compacts this database, or nobody does")
+        low, high = None if start is None else as_key(start), None if end is None else as_key(end)
+        self._flush(FlushType.MEMTABLE)
+        compactor.compact(lambda manifest, busy: compact_range(manifest, low, high, busy))
+
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
         self._check_open()
@@ -322,6 +346,7 @@ class Db(Reads):
             durable_seq=engine.wal.durable_seq,
             flushed_seq=engine.flusher.flushed_seq,
             unflushed_bytes=engine.writer.unflushed_bytes,
+            slowed_by=engine.writer.pressure.reason,
             frozen_memtables=len(view.memtables) - 1,
             close_reason=None if reason is None else str(reason),
             partitions=tuple(
@@ -334,6 +359,7 @@ class Db(Reads):
                 for partition in view.manifest.partitions
             ),
             compactions=engine.compactor.committed if engine.compactor is not None else 0,
+            jobs=engine.jobs(),
             refused_compactions=engine.compactor.refused if engine.compactor is not None else 0,
             caches=engine.tables.cache_status(),
             requests=requests,

@@ -38,6 +38,10 @@ class FencedError(ClosedError):
     """A newer writer took over the database. Step down; only a fresh open can write again."""
 
 
+class CompactorFencedError(FencedError):
+    """Another process compacts the database now. The writer is not touched by that."""
+
+
 class UnavailableError(Error):
     """The object store failed or did not answer before the deadline.
 

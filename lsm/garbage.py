@@ -14,7 +14,7 @@ import msgspec
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectInfo
-from lsm.object_store.names import COUNTER_BITS, number_of, pinned_name, table_name
+from lsm.object_store.names import COUNTER_BITS, note_name, number_of, pinned_name, table_name
 
 MANIFESTS_KEPT: Final = 8
 """The newest versions stay, so that nobody who just listed them finds them gone."""
@@ -37,7 +37,9 @@ def dead_tables(
     """
     for info in tables:
         number = number_of(info.name)
-        if number is None or info.name != table_name(number) or number in live:
+        if number is None or manifest.is_claimed(number):
+            continue
+        if info.name != note_name(number) and (info.name != table_name(number) or number in live):
             continue
         epoch = number >> COUNTER_BITS
         unnamed = f"manifest {manifest.number} and its checkpoints do not name it"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from lsm.compaction.running import JobStatus
 from lsm.object_store.reliable import Traffic
 from lsm.sst.cache import CachesStatus
 
@@ -22,9 +23,10 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """A handle's state at one moment.
 
-    `refused_compactions`: proposals of the scheduler that would have lost or reordered rows. `durable_seq`: batches up to
+    `refused_compactions`: proposals of the scheduler that would have lost or reordered rows. `jobs`:
+    compactions that run, in this process or, by their claims, in another. `durable_seq`: batches up to
     it are durable. `close_reason`: None while open. `requests`: every object-store request
-    so far, by (kind, cause).
+    so far, by (kind, cause). `slowed_by`: why writers that may wait are slowed down; None while they are not.
     """
 
     url: str
@@ -35,12 +37,19 @@ class Status(msgspec.Struct, frozen=True):
     flushed_seq: int
     unflushed_bytes: int
     frozen_memtables: int
+    slowed_by: str | None
     close_reason: str | None
     partitions: tuple[PartitionStatus, ...]
     compactions: int
+    jobs: tuple[JobStatus, ...]
     refused_compactions: int
     caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]
+
+    @property
+    def is_slowed(self) -> bool:
+        """Writers that may wait are being slowed down, before they would have to stop."""
+        return self.slowed_by is not None
 
 
 class ReaderStatus(msgspec.Struct, frozen=True):

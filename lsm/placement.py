@@ -30,9 +30,13 @@ _MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOL
 
 
 class WorkerProcesses(Executor):
-    """Runs calls in `count` processes, each started when it is first needed. Functions and arguments are pickled."""
+    """Runs calls in `count` processes, each started when it is first needed. Functions and arguments are pickled.
 
-    def __init__(self, count: int) -> None:
+    `niceness`: how much the processes stand back for others on the same machine, as in nice(1).
+    """
+
+    def __init__(self, count: int, *, niceness: int = 0) -> None:
+        self._niceness = niceness
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="lsm-worker")
         self._mine = local()
         self._lock = Lock()
@@ -44,7 +48,7 @@ class WorkerProcesses(Executor):
     def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         worker: _Worker | None = getattr(self._mine, "worker", None)
         if worker is None:
-            worker = _Worker()
+            worker = _Worker(self._niceness)
             with self._lock:
                 self._workers.append(worker)
             self._mine.worker = worker
@@ -72,11 +76,11 @@ class WorkerProcesses(Executor):
 class _Worker:
     """One process and its pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, niceness: int) -> None:
         root = str(Path(__file__).parent.parent)
         path = [root, *(entry for entry in sys.path if entry)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lsm.worker"],
+            [sys.executable, "-m", "lsm.worker", str(niceness)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(path)},
@@ -190,6 +194,11 @@ def process_runtime() -> Runtime:
     if not _runtime:
         _runtime.append(Runtime())
     return _runtime[0]
+
+
+def shares_process(executor: Executor) -> bool:
+    """Whether what it runs runs in this process, so that nothing has to be pickled."""
+    return isinstance(executor, ThreadPoolExecutor)
 
 
 def can_pickle(thing: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import random
 import threading
 import time
@@ -107,6 +108,10 @@ class Runtime:
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Call `function` beside the caller, who may ask for its result, cancel it, or forget it. For requests."""
         return self._io_pool().submit(function, *arguments)
+
+    def process_name(self) -> str:
+        """This process, for people: machine and process id."""
+        return f"{platform.node()}:{self.pid}"
 
     def executor(self, name: str, threads: int) -> Executor:
         """Threads for jobs that take long."""

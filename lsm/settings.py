@@ -78,6 +78,11 @@ class Settings:
     compaction_placement: str = "auto"
     """'process': worker processes; 'thread': a thread of this one; 'auto': processes where the store can be shared."""
     compaction_workers: int = 1
+    """Jobs, or parts of one, that run side by side. One of them is kept for level 0; of a single one, one more is."""
+    compaction_part_bytes: int = 256 * MIB
+    """A job is cut into key ranges of about this size, which run side by side where there are workers."""
+    compaction_stall_timeout: float | None = 600.0
+    """A worker that finishes no table for so long is taken for dead, and its part of the job begins again elsewhere."""
     flush_placement: str = "auto"
     """Where frozen memtables become tables: 'process' builds them from the log objects, 'thread' from memory."""
     l0_compaction_min: int = 4
@@ -176,6 +181,8 @@ _AT_LEAST: dict[str, float] = {
     "l0_max_ssts": 1,
     "l0_flush_parallelism": 1,
     "compaction_workers": 1,
+    "compaction_part_bytes": 1,
+    "compaction_stall_timeout": 0.001,
     "l0_compaction_min": 1,
     "l0_compaction_max": 1,
     "level_size_ratio": 2,

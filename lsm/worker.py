@@ -1,4 +1,4 @@
-"""The worker process: `python -m lsm.worker`, started and fed by `placement`."""
+"""The worker process: `python -m lsm.worker [NICENESS]`, started and fed by `placement`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lsm.placement import serve
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; the pipe's end stops this process.
+    if len(sys.argv) > 1 and hasattr(os, "nice"):
+        os.nice(int(sys.argv[1]))
     # Jobs make rows by the hundred thousand and no cycles: looking for some at the default rate costs a tenth of a job.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
+import lsm
+from opendata_log.compactor import add_command
 from opendata_log.errors import Error
 from opendata_log.fsck import fsck
 
@@ -22,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--wal-url", metavar="URL", help="where its write-ahead log is, if elsewhere")
     check.add_argument("--json", action="store_true", help="the whole report on stdout")
     check.set_defaults(run=_fsck)
+    add_command(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
         return status
-    except Error as error:
+    except (Error, lsm.Error) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
 

@@ -416,6 +416,14 @@ def engine_settings(engine: Settings | None, changes: Mapping[str, Any]) -> Sett
         raise InvalidInputError(str(error)) from error
 
 
+def writer_settings(config: Config) -> Settings:
+    """The engine's settings of a log's writer, or of its compactor. Raises: InvalidInputError."""
+    changes = config.storage_config.engine_changes
+    if config.sst_block_size is not None:
+        changes["sst_block_size"] = config.sst_block_size
+    return engine_settings(config.engine, changes)
+
+
 def _check_names(kind: type[Any], values: Mapping[str, Any]) -> None:
     known = sorted(one.name for one in fields(kind))
     for name in values:

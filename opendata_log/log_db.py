@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import lsm
 from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
-from opendata_log.config import Config, ReadVisibility, engine_settings, timeout_seconds
+from opendata_log.config import Config, ReadVisibility, timeout_seconds, writer_settings
 from opendata_log.errors import (
     AppendFencedError,
     AppendTimeoutError,
@@ -60,6 +61,7 @@ class LogDb(Reads):
         file_system: Any = None,
         object_store: lsm.ObjectStore | None = None,
         runtime: lsm.Runtime | None = None,
+        compaction_executor: Executor | None = None,
     ) -> None:
         self._config = config
         self._is_closed = self._may_not_read = self._was_read = False
@@ -67,10 +69,7 @@ class LogDb(Reads):
         self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
         self._file_system = file_system
         storage = config.storage_config
-        changes = storage.engine_changes
-        if config.sst_block_size is not None:
-            changes["sst_block_size"] = config.sst_block_size
-        settings = engine_settings(config.engine, changes)
+        settings = writer_settings(config)
         live = LiveSegments()
         self._flush_type = lsm.FlushType.WAL if settings.wal_enabled else lsm.FlushType.MEMTABLE
         try:
@@ -87,6 +86,7 @@ class LogDb(Reads):
                 scheduler=LogScheduler(
                     config.compaction, live, segmentation=config.segmentation, l0_max_ssts=settings.l0_max_ssts
                 ),
+                compaction_executor=compaction_executor,
                 runtime=self._runtime,
             )
         except lsm.Error as error:
@@ -151,7 +151,8 @@ class LogDb(Reads):
         return AppendOutput(first)
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
-        """As `try_append`, but waits up to `timeout` seconds for space (None: as long as it takes).
+        """As `try_append`, but waits up to `timeout` seconds for space (None: as long as it takes), and a moment where space
+        or level 0 run short (`status().slowed_by`).
 
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
@@ -165,6 +166,8 @@ class LogDb(Reads):
         try:
             if not self._db.has_space:
                 self._db.wait_space(seconds)
+            else:
+                self._db.slow_down(key_bytes + value_bytes, seconds)
         except lsm.UnavailableError as error:
             raise AppendTimeoutError(f"no space within {seconds} s: {error}", batch) from error
         except lsm.Error as error:
@@ -359,6 +362,7 @@ class LogDbBuilder:
         self._file_system: Any = None
         self._object_store: lsm.ObjectStore | None = None
         self._runtime: lsm.Runtime | None = None
+        self._compaction_executor: Executor | None = None
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:
         """Bytes of keys and values in a block of a table."""
@@ -394,6 +398,14 @@ class LogDbBuilder:
         self._config = replace(self._config, storage=storage)
         return self
 
+    def with_compaction_executor(self, executor: Executor) -> LogDbBuilder:
+        """Run compactions on any `concurrent.futures.Executor`, such as a dask client's, instead of worker processes of this
+        machine. Its workers need this package and access to the store. It is the caller's to shut down."""
+        if not callable(getattr(executor, "submit", None)):
+            raise InvalidInputError(f"an executor needs a method submit(), {type(executor).__name__} has none")
+        self._compaction_executor = executor
+        return self
+
     def build(self) -> LogDb:
         """Open the log. Raises: as `LogDb.open`."""
         return LogDb(
@@ -402,4 +414,5 @@ class LogDbBuilder:
             file_system=self._file_system,
             object_store=self._object_store,
             runtime=self._runtime,
+            compaction_executor=self._compaction_executor,
         )

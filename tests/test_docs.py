@@ -163,7 +163,7 @@ def test_threads_of_the_architecture_are_those_spawned() -> None:
 
 # -- rules ------------------------------------------------------------------------------------------------------------
 
-RULE = re.compile(r"[MWOFCGRSK][1-9]")
+RULE = re.compile(r"[MWOFCJGRSK][1-9]")
 
 
 def stated_rules() -> list[str]:
@@ -185,7 +185,7 @@ def test_rules_that_are_cited_stand_in_the_protocol() -> None:
         for words in re.findall(r"[Rr]ules? ([A-Z]\d(?:(?:,| to| and) [A-Z]\d)*)", (ROOT / path).read_text("utf-8")):
             cited.update(dict.fromkeys(RULE.findall(words), path))
     for document in DOCUMENTS:
-        cited.update(dict.fromkeys(re.findall(r"\b([MWOFCGRSK]\d)\b", text(document)), document))
+        cited.update(dict.fromkeys(re.findall(r"\b([MWOFCJGRSK]\d)\b", text(document)), document))
 
     assert {"M4", "W3", "C1", "G2", "S1"} <= set(cited)
     assert not {rule: where for rule, where in cited.items() if rule not in rules}

@@ -1,29 +1,61 @@
-"""The compactor of a writer's process: asks the scheduler, hands jobs to an executor, commits their results."""
+"""The compactor: asks the scheduler, claims jobs, hands their parts out, commits results. In a writer's process or alone.
+
+docs/protocol.md, rules C1 to C5 and J1 to J5.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError
 
-from lsm.compaction.job import CompactionJob, compact, compact_in_worker
+from lsm.compaction.job import CompactionJob
+from lsm.compaction.layout import places
+from lsm.compaction.notes import finished_tables
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
-from lsm.errors import Error, FencedError, InternalError, InvalidError, UnavailableError
+from lsm.compaction.records import (
+    SourcesClaimedError,
+    check_compactor,
+    continued,
+    new_record,
+    outputs_max,
+    spec_of,
+    with_claim,
+    with_result,
+    without_claim,
+)
+from lsm.compaction.running import JobStatus, RunningJob, Workplace, is_relief
+from lsm.compaction.split import KeyRange, key_ranges
+from lsm.errors import (
+    ClosedError,
+    CompactorFencedError,
+    Error,
+    FencedError,
+    InternalError,
+    InvalidError,
+    UnavailableError,
+)
+from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.manifest.model import Manifest
-from lsm.manifest.store import ManifestStore
+from lsm.manifest.store import Edit, ManifestStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.placement import StoreAddress
 from lsm.rules import Rules
 from lsm.runtime import Runtime, Task
 from lsm.sst.builder import TableInfo
+from lsm.sst.table import TableReader
 from lsm.table_numbers import TableNumbers
 
 RETRY_SECONDS = 0.5
-WORKER_BYTES_MIN = 8 << 20
-"""Smaller jobs run in a thread: starting a worker would take longer."""
+ROUNDS = 2
+"""Of a compaction that was asked for: deletes may only go when what they covered is merged."""
+FAILURES_MAX = 3
+"""Failures in a row of any job before whoever waits for a compaction is told."""
+
+Planner = Callable[[Manifest, frozenset[int]], Sequence[CompactionSpec]]
+"""What to do next, from the manifest and the tables that running jobs work on; nothing: done."""
 
 
 class Compactor:
-    """One background thread. A lost race or a dead worker costs a job's outputs, never data."""
+    """One background thread. A lost race or a dead worker costs a part of a job, never data."""
 
     def __init__(
         self,
@@ -31,47 +63,57 @@ class Compactor:
         *,
         store: ReliableStore,
         manifests: ManifestStore,
+        epoch: int,
         rules: Rules,
+        tables: TableReader,
         scheduler: CompactionScheduler,
-        threads: Executor,
-        workers: Executor | None,
-        address: StoreAddress | None,
-        jobs_max: int,
+        workplace: Workplace,
         table_bytes: int,
+        part_bytes: int,
         snapshots: Callable[[], tuple[int, ...]],
         numbers: TableNumbers,
         on_commit: Callable[[Manifest], None],
         on_failure: Callable[[Error], None],
+        poll_seconds: float | None = None,
     ) -> None:
+        """`poll_seconds`: how often to look for what another process commits. None: `wake` tells."""
         self._runtime = runtime
         self._changed = runtime.condition()
-        self._store = store
+        self._store = store.with_cause("compaction")
         self._manifests = manifests
+        self._epoch = epoch
         self._rules = rules
+        self._tables = tables.for_cause("compaction")
         self._scheduler = scheduler
-        self._threads = threads
-        self._workers = workers
-        self._address = address
-        self._jobs_max = jobs_max
+        self._workplace = workplace
         self._table_bytes = table_bytes
+        self._part_bytes = part_bytes
         self._snapshots = snapshots
         self._numbers = numbers
         self._on_commit = on_commit
         self._on_failure = on_failure
-        self._running: list[tuple[CompactionSpec, CompactionJob, Future[list[TableInfo]]]] = []
+        self._poll_seconds = poll_seconds
+        self._where = runtime.process_name()
+        self._running: list[RunningJob] = []
+        self._requests: list[Planner] = []
         self._is_due = True
         self._is_stepping = False
         self._is_closing = False
         self._task: Task | None = None
+        self.is_superseded = False
         self.committed = 0
         self.refused = 0
         self.last_refusal: InvalidError | None = None
+        self.failures = 0
+        self.last_failure: BaseException | None = None
+
+    # -- for other threads --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._task = self._runtime.spawn("lsm-compact", self._run)
 
     def wake(self, _done: object = None) -> None:
-        """The tree changed, or a job is done."""
+        """The tree changed, or a part is done."""
         with self._changed:
             self._is_due = True
             self._changed.notify_all()
@@ -80,33 +122,90 @@ class Compactor:
     def is_idle(self) -> bool:
         """No job runs and the scheduler wants none."""
         with self._changed:
-            return not (self._running or self._is_due or self._is_stepping)
+            return not self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._running or self._requests or self._is_due or self._is_stepping)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until the tree is as the scheduler wants it. False after `timeout`."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._changed:
-            while (self._running or self._is_due or self._is_stepping) and not self._is_closing:
+            while self._is_busy and not self._is_closing:
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     return False
                 self._changed.wait(wait)
         return True
 
+    def wait_closed(self) -> None:
+        """Wait until the thread has ended."""
+        with self._changed:
+            while not self._is_closing:
+                self._changed.wait()
+
+    def compact(self, plan: Planner) -> None:
+        """Carry out what `plan` proposes, before what the scheduler does, until it proposes nothing.
+
+        What comes in meanwhile is left: of that there may be no end. Raises: InvalidError: it proposed what would lose or
+        reorder rows. UnavailableError: where the store fails. ClosedError; CompactorFencedError.
+        """
+        for _ in range(ROUNDS):
+            specs = plan(self._manifests.current, frozenset())
+            if not specs:
+                return
+            self._carry_out(plan, frozenset(number for spec in specs for number in spec.numbers))
+
+    def _carry_out(self, plan: Planner, meant: frozenset[int]) -> None:
+        """Until `plan` proposes nothing for the tables that are `meant`."""
+        with self._changed:
+            refused, failures = self.refused, self.failures
+            self._requests.append(plan)
+            self._is_due = True
+            self._changed.notify_all()
+            try:
+                while any(spec.numbers & meant for spec in plan(self._manifests.current, frozenset())):
+                    if self.is_superseded:
+                        raise CompactorFencedError("another process compacts this database: ask that one")
+                    if self._is_closing:
+                        raise ClosedError("the database is closed: open it again")
+                    if self.refused != refused and self.last_refusal is not None:
+                        raise self.last_refusal
+                    if self.failures > failures + FAILURES_MAX and isinstance(self.last_failure, Error):
+                        raise self.last_failure
+                    self._changed.wait()
+            finally:
+                self._requests.remove(plan)
+
+    def jobs(self) -> tuple[JobStatus, ...]:
+        """The jobs of this process, oldest first."""
+        now = self._runtime.monotonic()
+        with self._changed:
+            return tuple(job.status(now) for job in self._running)
+
+    def close(self) -> None:
+        """Stop. Running parts are cut off; what they finished is claimed still, and the next compactor goes on from it."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+            running = list(self._running)
+        for job in running:
+            job.cancel()
+        if self._task is not None:
+            self._task.join()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
     def _run(self) -> None:
         try:
-            while True:
-                with self._changed:
-                    while not (self._is_due or self._is_closing):
-                        self._changed.wait()
-                    if self._is_closing:
-                        return
-                    self._is_due = False
-                    self._is_stepping = True
+            while self._wait():
                 self._step()
                 with self._changed:
                     self._is_stepping = False
                     self._changed.notify_all()
+        except CompactorFencedError:
+            self.is_superseded = True
         except BaseException as error:
             if isinstance(error, Error):
                 found = self._manifests.explain(error)
@@ -117,99 +216,235 @@ class Compactor:
                 failure.__cause__ = error
             self._on_failure(failure)
         finally:
+            for job in self._running:
+                job.cancel()
             with self._changed:
                 self._is_closing = True
                 self._changed.notify_all()
 
-    def _step(self) -> None:
-        for entry in [entry for entry in self._running if entry[2].done()]:
-            spec, job, future = entry
-            try:
-                self._commit(spec, future.result(), first_number=job.table_numbers[0])
-            except (UnavailableError, BrokenExecutor, CancelledError, InvalidError, OSError) as error:
-                self._give_up(error)
-            finally:
-                with self._changed:
-                    self._running.remove(entry)
-                self._numbers.release(job.table_numbers[0])
-        for spec in self._proposals():
-            if len(self._running) >= self._jobs_max:
-                break
-            try:
-                self._start(spec)
-            except UnavailableError as error:  # A move commits at once.
-                self._give_up(error)
-            except InvalidError as error:
-                self.refused += (
-                    1  # A proposal that would lose or reorder rows; the next change of the tree brings others.
-                )
-                self.last_refusal = error
-
-    def _give_up(self, error: BaseException) -> None:
-        """The outputs are garbage now; whatever still needs doing is proposed anew."""
-        if isinstance(error, BrokenExecutor):
-            self._address = None  # A worker that dies once may always die: go on in this process.
+    def _wait(self) -> bool:
+        """Wait until there is something to do; False: to end."""
         with self._changed:
+            waits = [
+                each for each in (self._workplace.wait_seconds(self._running), self._poll_seconds) if each is not None
+            ]
+            if not (self._is_due or self._is_closing):
+                self._changed.wait(min(waits, default=None))
+            if self._is_closing:
+                return False
+            self._is_due = False
+            self._is_stepping = True
+        return True
+
+    def _step(self) -> None:
+        try:
+            if self._poll_seconds is not None:
+                self._manifests.refresh()
+            check_compactor(self._manifests.current, self._epoch)
+            for job in list(self._running):
+                self._look_after(job)
+            self._take_up_claims()
+            self._start_new()
+        except (UnavailableError, OSError) as error:
+            self._pause(error)
+        for job, part in self._workplace.waiting(self._running):
+            self._workplace.start(job, part, self.wake)
+
+    def _pause(self, error: BaseException) -> None:
+        self.last_failure = error
+        with self._changed:
+            self.failures += 1
             if not self._is_closing:
                 self._changed.wait(RETRY_SECONDS)
             self._is_due = True
 
-    def _proposals(self) -> list[CompactionSpec]:
-        busy = frozenset(number for spec, _, _ in self._running for number in spec.numbers)
-        proposed = self._scheduler.propose(self._manifests.current, busy)
-        return [spec for spec in proposed if not spec.numbers & busy]
+    # -- jobs that run ------------------------------------------------------------------------------------------------
+
+    def _look_after(self, job: RunningJob) -> None:
+        error = job.error
+        if error is None and not job.is_done:
+            try:
+                self._workplace.check(job)
+            except UnavailableError as stalled:
+                error = stalled
+            else:
+                return
+        if error is None:
+            error = self._finish(job)
+        with self._changed:
+            self._running.remove(job)
+            self._is_due = True
+        job.cancel()
+        self._numbers.release(job.first)
+        if error is not None:
+            self._give_up(job, error)
+
+    def _finish(self, job: RunningJob) -> BaseException | None:
+        """Commit a job's result; what kept it from being committed."""
+        try:
+            self._commit(self._result_edit(job, job.outputs()))
+        except (UnavailableError, OSError) as error:
+            return error
+        except InvalidError as error:  # The sources are gone: another commit was faster.
+            if job.record is not None:
+                self._drop(job.record)
+            return error
+        self.committed += 1
+        return None
+
+    def _result_edit(self, job: RunningJob, outputs: list[TableInfo]) -> Edit:
+        record, wanted = job.record, {table.number for table in outputs}
+
+        def edit(manifest: Manifest) -> Manifest | None:
+            if record is not None:
+                changed = with_result(manifest, record, outputs)
+            elif wanted and wanted <= manifest.table_numbers():
+                changed = None  # An earlier attempt whose reply was lost has done it.
+            else:
+                check_compactor(manifest, self._epoch)
+                changed = with_compaction(manifest, job.spec, outputs, moved=False)
+            return None if changed is None else self._numbers.settle(changed, committing=job.first)
+
+        return edit
+
+    def _give_up(self, job: RunningJob, error: BaseException) -> None:
+        """A claimed job is taken up again at its last finished table; another is proposed anew."""
+        ran_elsewhere = any(part.is_elsewhere for part in job.parts)
+        if isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
+            raise error
+        if not isinstance(error, Error | OSError | CancelledError):
+            # Executors report what befell a worker in exceptions of their own.
+            if not (isinstance(error, BrokenExecutor) or ran_elsewhere):
+                raise error
+            self._workplace.give_up_workers()
+        self._pause(error)
+
+    # -- jobs that others, or this process, left ----------------------------------------------------------------------
+
+    def _take_up_claims(self) -> None:
+        known = {job.record.id for job in self._running if job.record is not None}
+        for record in self._manifests.current.jobs:
+            if record.id not in known and not self._is_closing:
+                self._take_up(record)
+
+    def _take_up(self, record: JobRecord) -> None:
+        database = self._rules.database
+        finished = [finished_tables(self._store, database, part.first, part.end) for part in record.parts]
+        try:
+            sources = check_spec(self._manifests.current, spec_of(record))
+            if not any(finished) and not any(part.done for part in record.parts):
+                raise InvalidError("nothing of it is finished: the scheduler may decide anew")
+            count = outputs_max(record.size, sum(table.rows for table in sources.tables), self._table_bytes)
+            first = self._numbers.take(count * len(record.parts))
+            claim = continued(record, finished, first=first, count=count, epoch=self._epoch, where=self._where)
+            self._claim(claim, sources, first, replaces=record)
+        except InvalidError:
+            self._drop(record)
+
+    def _drop(self, record: JobRecord) -> None:
+        self._commit(lambda manifest: without_claim(manifest, record.id, self._epoch))
+
+    # -- new jobs -----------------------------------------------------------------------------------------------------
+
+    def _start_new(self) -> None:
+        with self._changed:
+            requests = list(self._requests)
+        for plan in [*requests, self._scheduler.propose]:
+            busy = frozenset(number for job in self._running for number in job.spec.numbers)
+            for spec in plan(self._manifests.current, busy):
+                if self._is_closing:
+                    return
+                if spec.numbers & busy:
+                    continue
+                try:
+                    self._start(spec)
+                except SourcesClaimedError:
+                    self.wake()  # By this process, in a commit whose reply was lost: the record is known by now.
+                except InvalidError as error:
+                    # It would lose or reorder rows; the next change of the tree brings other proposals.
+                    self.last_refusal = error
+                    self.refused += 1
+                busy = frozenset(number for job in self._running for number in job.spec.numbers)
 
     def _start(self, spec: CompactionSpec) -> None:
         sources = check_spec(self._manifests.current, spec)
         if is_move(sources):
-            self._commit(spec, sources.tables, first_number=None)
+            self._move(spec, sources)
             return
-        count = _outputs_max(sources, self._table_bytes)
-        first = self._numbers.take(count)
-        job = CompactionJob(
-            rules=self._rules,
-            sources=sources,
-            snapshots=self._snapshots(),
-            table_bytes=self._table_bytes,
-            table_numbers=(first, first + count),
-        )
+        if not self._workplace.has_room(self._running, is_relief=is_relief(spec, sources)):
+            return
         size = sum(table.size for table in sources.tables)
-        if self._workers is not None and self._address is not None and size >= WORKER_BYTES_MIN:
-            future = self._workers.submit(compact_in_worker, self._address, job)
+        ranges = self._ranges(sources, size)
+        count = outputs_max(size, sum(table.rows for table in sources.tables), self._table_bytes)
+        first = self._numbers.take(count * len(ranges))
+        now_ms = self._runtime.now_ms()
+        record = new_record(
+            spec, sources, ranges, first=first, count=count, epoch=self._epoch, where=self._where, now_ms=now_ms
+        )
+        if size <= self._table_bytes:
+            # It makes a single table, so there is nothing another compactor could go on from.
+            self._add(spec, sources, None, self._parts(record.parts, sources), first)
         else:
-            future = self._threads.submit(compact, self._store, self._runtime, job)
-        with self._changed:
-            self._running.append((spec, job, future))
-        future.add_done_callback(self.wake)
+            self._claim(record, sources, first)
 
-    def _commit(self, spec: CompactionSpec, outputs: list[TableInfo], *, first_number: int | None) -> None:
-        moved = first_number is None
-        wanted = {table.number for table in outputs}
+    def _move(self, spec: CompactionSpec, sources: Sources) -> None:
+        """Nothing needs to be rewritten: the manifest alone changes."""
+        moved = sources.tables
 
-        def edit(manifest: Manifest) -> Manifest | None:
-            if not moved and wanted and wanted <= manifest.table_numbers():
-                return None  # An earlier attempt whose reply was lost has done it.
-            changed = with_compaction(manifest, spec, outputs, moved=moved)
-            return self._numbers.settle(changed, committing=first_number)
+        def edit(manifest: Manifest) -> Manifest:
+            check_compactor(manifest, self._epoch)
+            return self._numbers.settle(with_compaction(manifest, spec, moved, moved=True))
 
-        manifest = self._manifests.update(edit)
+        self._commit(edit)
         self.committed += 1
-        self._on_commit(manifest)
-        self.wake()
 
-    def close(self) -> None:
-        """Stop. Running jobs are cancelled or left to finish into garbage."""
+    def _ranges(self, sources: Sources, size: int) -> list[KeyRange]:
+        if not self._workplace.is_parallel or size < 2 * self._part_bytes:
+            return [(None, None)]
+        indexes = self._runtime.map(self._tables.index, sources.tables)
+        pairs = zip(sources.tables, indexes, strict=True)
+        return key_ranges((place for table, index in pairs for place in places(0, table, index)), self._part_bytes)
+
+    def _claim(self, record: JobRecord, sources: Sources, first: int, *, replaces: JobRecord | None = None) -> None:
+        """Commit the claim, then start. What is made before the commit is known to have succeeded would be garbage."""
+        try:
+            self._commit(lambda manifest: with_claim(manifest, record, replaces=replaces))
+        except BaseException:
+            # Where the claim was applied all the same, it is found in the manifest and taken up.
+            self._numbers.release(first)
+            raise
+        jobs = self._parts(record.parts, sources, keeps_notes=True)
+        self._add(spec_of(record), sources, record, jobs, first)
+
+    def _parts(self, parts: Sequence[JobPart], sources: Sources, *, keeps_notes: bool = False) -> list[CompactionJob]:
+        snapshots = self._snapshots()
+        return [
+            CompactionJob(
+                rules=self._rules,
+                sources=sources,
+                snapshots=snapshots,
+                table_bytes=self._table_bytes,
+                table_numbers=(part.first, part.end),
+                low=part.low,
+                high=part.high,
+                keeps_notes=keeps_notes,
+            )
+            for part in parts
+        ]
+
+    def _add(
+        self,
+        spec: CompactionSpec,
+        sources: Sources,
+        record: JobRecord | None,
+        jobs: Sequence[CompactionJob],
+        first: int,
+    ) -> None:
+        now = self._runtime.monotonic()
+        job = RunningJob(spec, sources, record, jobs, first=first, started_at=now, where=self._where)
         with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        for _, _, future in list(self._running):
-            future.cancel()
-        if self._task is not None:
-            self._task.join()
+            self._running.append(job)
 
-
-def _outputs_max(sources: Sources, table_bytes: int) -> int:
-    """More outputs than the job can have: they may be stored without the compression of the sources."""
-    size = sum(table.size for table in sources.tables)
-    rows = sum(table.rows for table in sources.tables)
-    return min(rows, 64 * size // table_bytes) + 2
+    def _commit(self, edit: Edit) -> None:
+        self._on_commit(self._manifests.update(edit))
+        self.wake()

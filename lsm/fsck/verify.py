@@ -208,6 +208,8 @@ class _Fsck:
         named = newest.table_numbers().union(*(each.table_numbers() for each in self._pinned.values()))
         for info in tables:
             number = number_of(info.name)
+            if number is not None and newest.is_claimed(number):
+                continue
             if number is None or info.name != table_name(number) or number not in named:
                 report.orphans.append(Orphan(info.name, info.size))
         pinned = {each.manifest_id for each in newest.checkpoints}

@@ -3,11 +3,11 @@
     body = zstd frames end to end, which together hold
            msgpack([number, database, writer_epoch, compactor_epoch, replay_after, wal_epoch_floor, last_seq, gc_horizon,
                     fences, extractor_name, series_name, wal_url, partitions,
-                    gc_horizons, settled, checkpoints, parents])
+                    gc_horizons, settled, checkpoints, parents, jobs])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end,
              tombstones, first_number, last_number]
-    checkpoint, parent = the fields in checkpoint.py
+    checkpoint, parent = the fields in checkpoint.py    job = the fields in job_record.py
 
 What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a
 commit that changes one partition of a thousand encodes and compresses one frame anew and copies the others. Version 1 had

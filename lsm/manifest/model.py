@@ -14,6 +14,7 @@ import msgspec
 
 from lsm.errors import InternalError
 from lsm.manifest.checkpoint import Checkpoint, Parent
+from lsm.manifest.job_record import JobRecord
 from lsm.object_store.names import COUNTER_BITS
 from lsm.sst.builder import TableInfo
 
@@ -64,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     `gc_horizons` says the same of single epochs above it: (epoch, number). `settled`, likewise: no table of that epoch at
     or below that number is on its way any more. `fences` are the log objects that fence older writers or were left
     out for their epoch; they are kept for ever. `parents`, of a clone: the databases some of its tables belong to.
+    `jobs` are the claimed compactions, oldest first.
     """
 
     number: int
@@ -83,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     settled: tuple[tuple[int, int], ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     parents: tuple[Parent, ...] = ()
+    jobs: tuple[JobRecord, ...] = ()
 
     def partition(self, prefix: bytes) -> Partition | None:
         """The partition of that prefix. Cost: O(log partitions)."""
@@ -124,7 +127,12 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
 
     def is_given_up(self, number: int) -> bool:
         """Whether a table with this number may have been deleted: nobody may publish it any more (rule G2)."""
-        return number <= self.gc_horizon or number <= dict(self.gc_horizons).get(number >> COUNTER_BITS, 0)
+        is_below = number <= self.gc_horizon or number <= dict(self.gc_horizons).get(number >> COUNTER_BITS, 0)
+        return is_below and not self.is_claimed(number)
+
+    def is_claimed(self, number: int) -> bool:
+        """Whether a table of this number belongs to a claimed compaction: the collector leaves it alone (rule J2)."""
+        return any(job.claims(number) for job in self.jobs)
 
     def with_settled(self, epoch: int, number: int) -> Manifest:
         """This manifest, saying that no table of `epoch` at or below `number` is on its way. Epochs that are over go."""

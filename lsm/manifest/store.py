@@ -104,6 +104,18 @@ class ManifestStore:
         """When the current version was written, by the store's clock."""
         return self._store.head(manifest_name(self.current.number)).modified_ms
 
+    def claim_compactor(self) -> int:
+        """Take the compactor's epoch for a process that does not write, fencing out every other compactor."""
+        claimed = 0
+
+        def edit(manifest: Manifest) -> Manifest:
+            nonlocal claimed
+            claimed = max(manifest.writer_epoch, manifest.compactor_epoch) + 1
+            return msgspec.structs.replace(manifest, compactor_epoch=claimed)
+
+        self.update(edit)
+        return claimed
+
     def check_owner(self) -> Manifest:
         """Read the newest version and make sure this process still owns the database.
 

@@ -3,6 +3,7 @@
 manifest/00000000000000000007.manifest     version 7 of the manifest
 wal/00000000000000000042.wal               log object 42: data or a fence
 sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
+sst/00000003298534883329.done              a note that a compaction has finished that table
 pinned/00000000000000000007.manifest       copy of a version that a checkpoint needs and the manifest's own prefix lost
 """
 
@@ -29,6 +30,10 @@ def wal_name(number: int) -> str:
 
 def table_name(number: int) -> str:
     return f"{TABLES}{number:020d}.sst"
+
+
+def note_name(number: int) -> str:
+    return f"{TABLES}{number:020d}.done"
 
 
 def pinned_name(number: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lsm.errors import InvalidError
-from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix
+from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix, total_length
 from lsm.rows.content import BytesLike, as_key, as_value
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ class WriteBatch:
 
     def __len__(self) -> int:
         return len(self._rows) + sum(len(part.names) for part in self.series)
+
+    @property
+    def size(self) -> int:
+        """Bytes of keys, names and values. Cost: O(rows)."""
+        rows = total_length(self._rows) + sum(len(value) for _, value in self._rows.values())
+        return rows + sum(total_length(part.names) + total_length(part.values) for part in self.series)
 
     def columns(self) -> tuple[list[bytes], list[int], list[bytes]]:
         """Keys, kinds and values of the rows."""

@@ -31,6 +31,7 @@ TABLES_PER_FLUSH_MAX = 1 << 16
 WORKER_BYTES_MIN = 8 << 20
 """Smaller memtables are built in a thread: starting a worker would take longer."""
 RETRY_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 def flush_in_worker(store: StoreAddress, wal_store: StoreAddress, job: FlushJob) -> Built:
@@ -134,11 +135,15 @@ class Flusher:
         try:
             while True:
                 with self._lock:
-                    while not (self._is_closing or self._can_dispatch() or self._is_built()):
-                        self._lock.wait()
+                    is_woken = True
+                    while is_woken and not (self._is_closing or self._can_dispatch() or self._is_built()):
+                        is_woken = self._lock.wait(POLL_SECONDS if self._is_stalled() else None)
                     if self._is_closing:
                         return
-                self._step()
+                if is_woken:
+                    self._step()
+                else:
+                    self._look_for_relief()
         except BaseException as error:
             if isinstance(error, Error):
                 found = self._manifests.explain(error)
@@ -163,6 +168,19 @@ class Flusher:
         partitions = self._views.current.manifest.partitions
         fullest = max((len(partition.l0) for partition in partitions), default=0)
         return fullest + len(self._building) >= self._l0_max
+
+    def _is_stalled(self) -> bool:
+        return len(self._views.current.memtables) > 1 and not self._building and self._is_level0_full()
+
+    def _look_for_relief(self) -> None:
+        """Level 0 is full: another process may compact, and nobody here hears of it."""
+        try:
+            manifest = self._manifests.refresh()
+        except (UnavailableError, OSError) as error:
+            self._pause(error)
+            return
+        if manifest.number > self._views.current.manifest.number:
+            self._on_commit(manifest)
 
     def _is_built(self) -> bool:
         return bool(self._building) and self._building[0][2].done()

@@ -65,7 +65,7 @@ def open_database(
     manifests = ManifestStore.load(store, runtime)
     if manifests is None:
         manifests = _create(store, wal_store, runtime, identity, probe=probe)
-    _check_identity(manifests.current, identity)
+    check_identity(manifests.current, identity)
     epoch = manifests.claim_writer(compactor=is_compactor)
     try:
         fence = _fence(wal_store, runtime, manifests, epoch)
@@ -101,7 +101,8 @@ def _create(
     return ManifestStore.create(store, runtime, manifest)
 
 
-def _check_identity(manifest: Manifest, identity: Identity) -> None:
+def check_identity(manifest: Manifest, identity: Identity) -> None:
+    """Raises: InvalidError naming what differs (rule O3)."""
     for what, found, wanted in (
         ("prefix extractor", manifest.extractor_name, identity.extractor_name),
         ("series layout", manifest.series_name, identity.series_name),

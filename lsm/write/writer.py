@@ -16,6 +16,7 @@ from lsm.runtime import Runtime
 from lsm.view import Bounds, LiveViews
 from lsm.wal.log import WriteAheadLog
 from lsm.write.batch import WriteBatch
+from lsm.write.pressure import DELAY_MAX, DELAY_MIN, Pressure, delay_of, pressure
 
 
 class Writer:
@@ -52,6 +53,8 @@ class Writer:
         self._freeze_at_count = wal_objects_max
         # The size at which something is to be done: get a worker ready, later freeze.
         self._next_step = memtable_bytes // 4
+        self._level0: tuple[int, int | None] = 0, None
+        self._owed = 0.0
         self._numbers: dict[bytes, int] = {}
         self._keeps_arrivals = False
         self._poison: Error | None = None
@@ -223,6 +226,28 @@ class Writer:
                         f"{self._unflushed_bytes_max}) and none became free within {timeout} s"
                     )
                 self._space.wait(wait)
+
+    def set_level0(self, tables: int, limit: int | None) -> None:
+        """How full the fullest level 0 is, and at how many tables flushes wait; None: never."""
+        self._level0 = tables, limit
+
+    @property
+    def pressure(self) -> Pressure:
+        """How much writers that may wait are slowed at this moment."""
+        tables, limit = self._level0
+        return pressure(
+            l0=tables, l0_max=limit, unflushed=self.unflushed_bytes, unflushed_max=self._unflushed_bytes_max
+        )
+
+    def slow_down(self, size: int, timeout: float | None) -> None:
+        """Wait as long as a batch of that size should at this pressure, at most `timeout`. Requires: holding no lock."""
+        found = self.pressure
+        if not found.seconds_per_mib:
+            return
+        self._owed += delay_of(size, found)  # Threads that race here owe a little less: it is a brake, not an account.
+        if self._owed >= DELAY_MIN:
+            wait, self._owed = self._owed, 0.0
+            self._runtime.sleep(min(wait, DELAY_MAX if timeout is None else timeout))
 
     @property
     def has_space(self) -> bool:

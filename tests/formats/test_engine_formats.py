@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
+from lsm.compaction.notes import decode_note, encode_note
 from lsm.manifest.codec import decode_manifest, encode_manifest
+from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.object_store.names import wal_name
 from lsm.rows.chunk import RowChunk
@@ -69,6 +71,29 @@ COUNTED = msgspec.structs.replace(
     ),
 )
 """With the tables' tombstones, which the first manifests did not count."""
+CLAIMED = msgspec.structs.replace(
+    COUNTED,
+    jobs=(
+        JobRecord(
+            id=3 << 40 | 9,
+            epoch=3,
+            prefix=b"p0",
+            l0=(2 << 40 | 1,),
+            tables=(1 << 40 | 1,),
+            target=1,
+            is_bottom=True,
+            size=900,
+            started_ms=1_700_000_000_000,
+            where="machine:17",
+            parts=(
+                JobPart(None, b"p0k", 3 << 40 | 50, 3 << 40 | 60, (TableInfo(8, 100, 2, b"p0a", b"p0b", 50, 60, 90),)),
+                JobPart(b"p0k", None, 3 << 40 | 60, 3 << 40 | 70),
+            ),
+        ),
+    ),
+)
+"""With a compaction that somebody has claimed."""
+NOTED = TableInfo(3 << 40 | 50, 500, 9, b"p0a", b"p0z", 300, 350, 420, 2)
 
 
 def table() -> tuple[TableInfo, bytes]:
@@ -212,6 +237,8 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     ),
     "manifest": (b"".join(encode_manifest(MANIFEST, epoch=3, nonce=NONCE)), HEADER),
     "manifest_tombstones": (b"".join(encode_manifest(COUNTED, epoch=3, nonce=NONCE)), HEADER),
+    "manifest_jobs": (b"".join(encode_manifest(CLAIMED, epoch=3, nonce=NONCE)), HEADER),
+    "note": (b"".join(encode_note(DATABASE, NOTED)), HEADER),
 }
 FIXED = [name for name in FORMATS if not name.startswith("manifest")]
 """What zstd makes of a manifest may change with its version; only reading it back is promised."""
@@ -345,6 +372,8 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "disk_part": lambda data: _equal(decode_part(DATABASE, "sst/1.sst", 1000, 6, data), b"a part"),
     "manifest": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), MANIFEST),
     "manifest_tombstones": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), COUNTED),
+    "manifest_jobs": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), CLAIMED),
+    "note": lambda data: _equal(decode_note(data, number=3 << 40 | 50, database=DATABASE), NOTED),
 }
 
 

@@ -1,0 +1,66 @@
+"""Notes of finished tables: what another compactor needs to go on where a job was cut off.
+
+A note is created after its table, under the table's number, in the envelope of coding.py (kind 4) with a nonce of zeros:
+
+    body = msgpack([number, size, rows, first_key, last_key, ...])     the fields of TableInfo
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from lsm.coding import ENVELOPE, KIND_NOTE, open_envelope, seal_envelope
+from lsm.errors import CorruptionError
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.names import COUNTER_BITS, note_name
+from lsm.object_store.reliable import ReliableStore
+from lsm.sst.builder import TableInfo
+
+NOTE_VERSION: Final = 1
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(TableInfo)
+
+
+def encode_note(database: bytes, table: TableInfo) -> list[bytes]:
+    return seal_envelope(
+        note_name(table.number),
+        KIND_NOTE,
+        NOTE_VERSION,
+        database=database,
+        number=table.number,
+        epoch=table.number >> COUNTER_BITS,
+        nonce=bytes(16),
+        body=[_encoder.encode(table)],
+    )
+
+
+def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
+    """Raises: CorruptionError."""
+    name = note_name(number)
+    found = open_envelope(name, data, kinds=(KIND_NOTE,), versions=NOTE_VERSION, number=number, database=database)
+    try:
+        table = _decoder.decode(data[ENVELOPE.size : found.end])
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"does not decode: {error}", object_name=name, offset=ENVELOPE.size) from error
+    if table.number != number:
+        raise CorruptionError(f"is about table {table.number}", object_name=name, offset=ENVELOPE.size)
+    return table
+
+
+def put_note(store: ReliableStore, database: bytes, table: TableInfo) -> None:
+    """Say that a table is finished. Requires: it is stored."""
+    store.put_new(note_name(table.number), encode_note(database, table))
+
+
+def finished_tables(store: ReliableStore, database: bytes, first: int, end: int) -> list[TableInfo]:
+    """The tables from `first` on that are finished, up to the first that is not. Cost: one GET each, and one more."""
+    found: list[TableInfo] = []
+    for number in range(first, end):
+        try:
+            data = store.get(note_name(number))
+        except ObjectMissing:
+            break
+        found.append(decode_note(data, number=number, database=database))
+    return found

@@ -1,0 +1,125 @@
+"""Claiming a compaction, taking one over, committing its result: edits of the manifest. Pure.
+
+docs/protocol.md, rules J1 to J5. Every edit refuses a compactor that another one has superseded, and recognises its own work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import msgspec
+
+from lsm.compaction.plan import CompactionSpec, Sources, check_spec, with_compaction
+from lsm.compaction.split import KeyRange
+from lsm.errors import CompactorFencedError, InvalidError
+from lsm.manifest.job_record import JobPart, JobRecord
+from lsm.manifest.model import Manifest
+from lsm.sst.builder import TableInfo
+
+
+class SourcesClaimedError(InvalidError):
+    """Another record names some of the sources: take that one up first."""
+
+
+def spec_of(record: JobRecord) -> CompactionSpec:
+    return CompactionSpec(record.prefix, record.l0, record.tables, record.target)
+
+
+def outputs_max(size: int, rows: int, table_bytes: int) -> int:
+    """More tables than sources of that size can make: they may be stored without the compression of the sources."""
+    return min(rows, 64 * size // table_bytes) + 2
+
+
+def new_record(
+    spec: CompactionSpec,
+    sources: Sources,
+    ranges: Sequence[KeyRange],
+    *,
+    first: int,
+    count: int,
+    epoch: int,
+    where: str,
+    now_ms: int,
+) -> JobRecord:
+    """The record of a job whose every part may use `count` table numbers, from `first` on."""
+    parts = tuple(
+        JobPart(low, high, first + at * count, first + (at + 1) * count) for at, (low, high) in enumerate(ranges)
+    )
+    return JobRecord(
+        id=first,
+        epoch=epoch,
+        prefix=spec.prefix,
+        l0=spec.l0,
+        tables=spec.tables,
+        target=spec.target,
+        is_bottom=sources.is_bottom,
+        size=sum(table.size for table in sources.tables),
+        started_ms=now_ms,
+        where=where,
+        parts=parts,
+    )
+
+
+def continued(
+    record: JobRecord, finished: Sequence[Sequence[TableInfo]], *, first: int, count: int, epoch: int, where: str
+) -> JobRecord:
+    """The record of the same job under a new claim: `finished` tables of each part stay, the rest gets new numbers.
+
+    Nobody else can finish a table under those, whatever still works for the old claim.
+    """
+    parts: list[JobPart] = []
+    for at, (part, tables) in enumerate(zip(record.parts, finished, strict=True)):
+        low = tables[-1].last_key + b"\x00" if tables else part.low
+        numbers = first + at * count, first + (at + 1) * count
+        parts.append(JobPart(low, part.high, *numbers, (*part.done, *tables)))
+    return msgspec.structs.replace(record, epoch=epoch, where=where, parts=tuple(parts))
+
+
+def check_compactor(manifest: Manifest, epoch: int) -> None:
+    """Raises: CompactorFencedError."""
+    if manifest.compactor_epoch != epoch:
+        raise CompactorFencedError(
+            f"another compactor (epoch {manifest.compactor_epoch}) took over from this one (epoch {epoch})"
+        )
+
+
+def with_claim(manifest: Manifest, record: JobRecord, *, replaces: JobRecord | None = None) -> Manifest | None:
+    """The manifest with the job claimed, or claimed anew. Raises: InvalidError where its sources are not to be had."""
+    check_compactor(manifest, record.epoch)
+    if record in manifest.jobs:
+        return None
+    if replaces is not None and replaces not in manifest.jobs:
+        raise InvalidError(f"compaction {replaces.id} is not claimed any more")
+    others = [job for job in manifest.jobs if job.id != record.id]
+    if any(job.sources & record.sources for job in others):
+        raise SourcesClaimedError(f"compaction {record.id} would merge tables another one is merging")
+    _check_sources(manifest, record)
+    return msgspec.structs.replace(manifest, jobs=(*others, record))
+
+
+def without_claim(manifest: Manifest, job_id: int, epoch: int) -> Manifest | None:
+    """The manifest with the claim given up: its tables are garbage."""
+    check_compactor(manifest, epoch)
+    kept = tuple(job for job in manifest.jobs if job.id != job_id)
+    return None if len(kept) == len(manifest.jobs) else msgspec.structs.replace(manifest, jobs=kept)
+
+
+def with_result(manifest: Manifest, record: JobRecord, outputs: Sequence[TableInfo]) -> Manifest | None:
+    """The manifest with the job's sources replaced by its outputs, and its claim gone, in one step (rule J3).
+
+    `outputs`: of this claim; those of earlier ones are in the record. Raises: InvalidError.
+    """
+    check_compactor(manifest, record.epoch)
+    if all(job.id != record.id for job in manifest.jobs):
+        return None  # An earlier attempt whose reply was lost has done it: nobody else removes claims of this epoch.
+    _check_sources(manifest, record)
+    made = [*chain.from_iterable(part.done for part in record.parts), *outputs]
+    changed = with_compaction(manifest, spec_of(record), sorted(made, key=lambda table: table.first_key), moved=False)
+    return without_claim(changed, record.id, record.epoch)
+
+
+def _check_sources(manifest: Manifest, record: JobRecord) -> None:
+    sources = check_spec(manifest, spec_of(record))
+    if record.is_bottom and not sources.is_bottom:
+        raise InvalidError(f"compaction {record.id} dropped deletes, and older rows lie below it now")

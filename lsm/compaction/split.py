@@ -1,0 +1,27 @@
+"""Cutting a large job into key ranges that can be merged side by side. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from lsm.compaction.layout import BlockPlace
+
+KeyRange = tuple[bytes | None, bytes | None]
+"""The keys [low, high); None: unbounded."""
+
+PARTS_MAX = 64
+
+
+def key_ranges(blocks: Iterable[BlockPlace], part_bytes: int) -> list[KeyRange]:
+    """Ranges that cover every key and hold about `part_bytes` of the blocks each, cut where a block begins."""
+    ordered = sorted((block.low, block.size) for block in blocks)
+    total = sum(size for _, size in ordered)
+    parts = max(1, min(PARTS_MAX, total // part_bytes))
+    cuts: list[bytes] = []
+    seen = 0
+    for low, size in ordered:
+        if seen * parts >= total * (len(cuts) + 1) and (not cuts or low > cuts[-1]):
+            cuts.append(low)
+        seen += size
+    return list(pairwise([None, *cuts, None]))

@@ -1,0 +1,158 @@
+"""A compactor by itself: beside a writer that runs none, in another process, on another machine.
+
+Source: SlateDB's CompactorBuilder and its standalone compactor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lsm.compaction.compactor import Compactor
+from lsm.compaction.running import JobStatus
+from lsm.components import Components, Stores, table_format, table_reader
+from lsm.errors import CompactorFencedError, Error, InvalidError, UnavailableError
+from lsm.executors import Executors, compaction_workplace, scheduler_of
+from lsm.manifest.store import ManifestStore
+from lsm.rules import Rules
+from lsm.runtime import Runtime
+from lsm.settings import Settings
+from lsm.table_numbers import TableNumbers
+from lsm.write.recovery import Identity, check_identity
+
+
+class DbCompactor:
+    """Compacts a database that another process writes. A context manager.
+
+    Opening it takes compaction over from whoever did it; a writer that is opened with `compaction_enabled` takes it back.
+    The writer itself is not touched: it sees the new tables with its next flush.
+    """
+
+    def __init__(self, url: str, settings: Settings, parts: Components, *, poll_interval: float) -> None:
+        self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
+        self._failed: Error | None = None
+        self._is_started = False
+        self._is_closed = False
+        self._executors = Executors(self._runtime)
+        self._stores = Stores(url, settings, parts, self._runtime)
+        try:
+            self._compactor = self._assemble(settings, parts, poll_interval)
+        except BaseException:
+            self._shut_down()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        storage: str | os.PathLike[str],
+        settings: Settings | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        poll_interval: float = 1.0,
+        **components: Any,
+    ) -> DbCompactor:
+        """Take over the compaction of the database at an fsspec URL or path.
+
+        `components` as for `Db.open`; prefix extractor and series layout must be those the database was created with.
+        `poll_interval`: seconds between two looks at the manifest. Cost: one LIST, one GET, one commit.
+        Raises: InvalidError, CorruptionError; UnavailableError where nobody has written a database.
+        """
+        try:
+            parts = Components(storage_options=storage_options or {}, **components)
+        except TypeError as error:
+            raise InvalidError(f"DbCompactor: {error}; components are {sorted(Components.__annotations__)}") from None
+        return cls(
+            os.fspath(storage), settings if settings is not None else Settings(), parts, poll_interval=poll_interval
+        )
+
+    def _assemble(self, settings: Settings, parts: Components, poll_interval: float) -> Compactor:
+        manifests = ManifestStore.load(self._stores.main, self._runtime)
+        if manifests is None:
+            raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
+        extractor, layout = parts.prefix_extractor, parts.series_layout
+        manifest = manifests.current
+        names = (extractor.name if extractor is not None else "", layout.name if layout is not None else "")
+        check_identity(manifest, Identity(*names, manifest.wal_url))
+        self._stores.attach(manifest.parents)
+        rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
+        workplace = compaction_workplace(self._executors, self._runtime, settings, parts, self._stores, rules)
+        self.epoch = manifests.claim_compactor()
+        return Compactor(
+            self._runtime,
+            store=self._stores.main,
+            manifests=manifests,
+            epoch=self.epoch,
+            rules=rules,
+            tables=table_reader(self._stores.main, manifest, self._runtime, settings, parts),
+            scheduler=scheduler_of(settings, parts),
+            workplace=workplace,
+            table_bytes=settings.max_sst_size,
+            part_bytes=settings.compaction_part_bytes,
+            # A snapshot of the writer keeps the tables it reads (rule G4), so nothing has to be kept for its sake here.
+            snapshots=tuple,
+            numbers=TableNumbers(self._runtime, self.epoch),
+            on_commit=lambda manifest: None,
+            on_failure=self._fail,
+            poll_seconds=poll_interval,
+        )
+
+    def _fail(self, error: Error) -> None:
+        self._failed = error
+
+    def run_once(self, timeout: float | None = None) -> bool:
+        """Compact until nothing is due. False after `timeout` seconds.
+
+        Raises: FencedError: another compactor took over. CorruptionError, InternalError: what ended the compaction.
+        """
+        self._start()
+        is_done = self._compactor.wait_idle(timeout)
+        self._check()
+        return is_done
+
+    def run(self) -> None:
+        """Compact until the process is told to end: returns only by an exception, such as a signal handler's.
+
+        Raises: as `run_once`.
+        """
+        self._start()
+        self._compactor.wait_closed()
+        self._check()
+
+    def _start(self) -> None:
+        if not self._is_started:
+            self._is_started = True
+            self._compactor.start()
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._compactor.is_superseded:
+            raise CompactorFencedError(f"another compactor took over from this one (epoch {self.epoch})")
+
+    @property
+    def committed(self) -> int:
+        """Compactions carried out so far."""
+        return self._compactor.committed
+
+    def jobs(self) -> tuple[JobStatus, ...]:
+        """The jobs that run now."""
+        return self._compactor.jobs()
+
+    def close(self) -> None:
+        """Stop at once. What running jobs have finished stays claimed: the next compactor goes on from there. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._compactor.close()
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._executors.shut_down()
+        self._stores.close()
+        self._runtime.close()
+
+    def __enter__(self) -> DbCompactor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -72,6 +72,14 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        name="compaction",
+        workload=Workload(3_000_000),
+        steps=("ingest",),
+        peers=("uncompacted",),
+        options={"engine": _SMALL_TABLES},
+        rows=(Row("flushed_per_s", "append while compacting", "rec/s", goals={"uncompacted": 0.9}),),
+    ),
+    Scenario(
         name="ingest-1k",
         workload=Workload(200_000, value_bytes=1024),
         steps=("ingest",),

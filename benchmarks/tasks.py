@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.stores import Store, open_store
+from benchmarks.stores import OURS, Store, open_store
 from benchmarks.workloads import Workload
 
 Figures = dict[str, float]
@@ -22,5 +22,5 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
 
     def open(self, *, durable: bool = False) -> Store:
-        engine = self.options.get("engine") if self.store == "ours" else None
+        engine = self.options.get("engine") if self.store in OURS else None
         return open_store(self.store, self.path, durable=durable, options=engine)

@@ -13,6 +13,7 @@ from benchmarks.stores.contract import Batch, Entries, Store
 
 _ADAPTERS = {
     "ours": ("benchmarks.stores.ours", "OpenDataStore", "opendata_log"),
+    "uncompacted": ("benchmarks.stores.ours", "UncompactedStore", "opendata_log"),
     "slatedb": ("benchmarks.stores.slate", "SlateStore", "slatedb"),
     "slatedb+": ("benchmarks.stores.slate", "PatchedSlateStore", "slatedb"),
     "rocksdict": ("benchmarks.stores.rocks", "RocksStore", "rocksdict"),
@@ -21,6 +22,7 @@ _ADAPTERS = {
     "sqlite3": ("benchmarks.stores.sqlite", "SqliteStore", "sqlite3"),
     "floor": ("benchmarks.stores.floor", "FloorStore", "collections"),
 }
+OURS = ("ours", "uncompacted")
 NAMES = tuple(_ADAPTERS)
 PEERS = NAMES[1:]
 
@@ -30,7 +32,7 @@ def missing(name: str) -> str | None:
     package = _ADAPTERS[name][2]
     if importlib.util.find_spec(package) is None:
         return f"package {package} is not installed"
-    if name == "ours":
+    if name in OURS:
         try:
             importlib.import_module("opendata_log").LogDb  # noqa: B018 - the attribute is the check
         except (ImportError, AttributeError) as error:
@@ -48,10 +50,10 @@ def open_store(name: str, path: str, *, durable: bool = False, options: dict[str
     """Open or create the named store under the directory `path`.
 
     `durable`: the workload calls `flush` often and expects power-loss safety where the engine offers it.
-    `options`: adapter-specific settings; only ours takes any (the fields of `lsm.Settings`).
+    `options`: adapter-specific settings; only those of ours take any (the fields of `lsm.Settings`).
     """
     store: Store = load(name)(path, durable=durable, **(options or {}))
     return store
 
 
-__all__ = ["NAMES", "PEERS", "Batch", "Entries", "Store", "load", "missing", "open_store"]
+__all__ = ["NAMES", "OURS", "PEERS", "Batch", "Entries", "Store", "load", "missing", "open_store"]

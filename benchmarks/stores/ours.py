@@ -37,3 +37,10 @@ class OpenDataStore:
 
     def close(self) -> None:
         self.log.close()
+
+
+class UncompactedStore(OpenDataStore):
+    """The same, without compaction: what it costs the writer is the difference."""
+
+    def __init__(self, path: str, *, durable: bool = False, **engine: object) -> None:
+        super().__init__(path, durable=durable, **{**engine, "compaction_enabled": False})

@@ -18,6 +18,9 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
+IO_THREADS = 16
+"""Requests of one handle under way at a time, beside those of its own threads."""
+
 
 class Clock(Protocol):
     """A wall clock, in milliseconds since the epoch. It may jump; nothing that protects data relies on it."""
@@ -38,7 +41,7 @@ class Runtime:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Executor | None = None
         self._pool_lock = threading.Lock()
         self.pid = os.getpid()
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,7 +95,7 @@ class Runtime:
         """True in a child process that inherited this runtime: its threads and connections do not exist here."""
         return os.getpid() != self.pid
 
-    def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = 16) -> list[T]:
+    def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = IO_THREADS) -> list[T]:
         """Call `function` for each row of `columns`, up to `width` at a time; results in order, first error raised."""
         rows = list(zip(*columns, strict=True))
         if len(rows) <= 1 or width <= 1:
@@ -120,7 +123,7 @@ class Runtime:
     def _io_pool(self) -> Executor:
         with self._pool_lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="lsm-io")
+                self._pool = self.executor("lsm-io", IO_THREADS)
             return self._pool
 
     def close(self) -> None:

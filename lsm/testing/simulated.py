@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from lsm.runtime import Runtime
 from lsm.testing.scheduler import Process, ProcessKilled, Scheduler, Task
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-IO_THREADS: Final = 16
 
 
 class SimulatedRuntime(Runtime):
@@ -26,7 +24,6 @@ class SimulatedRuntime(Runtime):
         self.cores = cores
         self.skew_ms = 0
         """How far this process's wall clock is off."""
-        self._pool: Any = None
 
     def now_ms(self) -> int:
         return self.scheduler.now_ms() + self.skew_ms
@@ -59,27 +56,11 @@ class SimulatedRuntime(Runtime):
     def is_forked_child(self) -> bool:
         return False
 
-    def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = IO_THREADS) -> list[T]:
-        rows = list(zip(*columns, strict=True))
-        if len(rows) <= 1 or width <= 1:
-            return [function(*row) for row in rows]
-        if self._pool is None:
-            self._pool = self.executor("lsm-io", IO_THREADS)
-        futures: list[Future[T]] = [self._pool.submit(function, *row) for row in rows]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    def process_name(self) -> str:
+        return self.process.name
 
     def executor(self, name: str, threads: int) -> Executor:
         return SimulatedExecutor(self, name, threads)
-
-    def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class SimulatedLock:

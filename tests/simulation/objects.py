@@ -58,7 +58,7 @@ class ObjectWatch:
         if manifest is None or number is None:
             return
         if (
-            (name.startswith(TABLES) and number in manifest.table_numbers())
+            (name == table_name(number) and number in manifest.table_numbers())
             or (name.startswith(WAL) and (number > manifest.replay_after or number in manifest.fences))
             or (name.startswith(MANIFESTS) and number == manifest.number)
         ):
@@ -74,7 +74,7 @@ class ObjectWatch:
             if number is None:
                 continue  # A probe's leftover, which harms nothing.
             if name.startswith(TABLES):
-                is_needed = number in manifest.table_numbers()
+                is_needed = name == table_name(number) and number in manifest.table_numbers()
             elif name.startswith(WAL):
                 is_needed = number >= manifest.replay_after or number in manifest.fences
             else:

@@ -301,7 +301,7 @@ def test_a_newest_segment_without_metadata_reaches_the_user(place: str) -> None:
     log._writer._live.load(SegmentTable())
     with pytest.raises(InternalError, match="segment 1 has tables and no metadata"):
         for _ in range(100):
-            ingest(log, 5)
+            ingest(log, 10)
     with pytest.raises(InternalError, match="segment 1 has tables and no metadata"):
         log.close()
 

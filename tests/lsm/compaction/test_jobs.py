@@ -71,7 +71,8 @@ class Bench:
     def content(self, tables: list[TableInfo]) -> list[Row]:
         found: list[Row] = []
         for table in tables:
-            for block in self.tables.blocks(table, 0, len(self.tables.index(table).keys)):
+            for at in range(len(self.tables.index(table).keys)):
+                block = self.tables.block(table, at)
                 if isinstance(block, SeriesBlock):
                     chunk = block.chunk()
                     names = [n for n, count in zip(chunk.names, chunk.counts, strict=True) for _ in range(count)]

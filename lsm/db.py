@@ -142,6 +142,11 @@ class Db(Reads):
         self._check_open()
         self._engine.writer.wait_space(timeout)
 
+    @property
+    def is_slowed(self) -> bool:
+        """Whether `slow_down` would pause."""
+        return self._engine.writer.pressure.reason is not None
+
     def slow_down(self, size: int, timeout: float | None = None) -> None:
         """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
         come and with how full level 0 and memory are. At most a second, and `timeout`."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
+from typing import Any, Generic, TypeVar
 
 import lsm
 from opendata_log.errors import ClosedError, Error, InvalidInputError, SnapshotExpired
 from opendata_log.record import LogEntry, Sequence
 from opendata_log.scan import LogIterator
-from opendata_log.wakeups import Wakeups
+from opendata_log.wakeups import Sleeper, Wakeups
 
 EXPIRED_MAX = 3
 """Reads in a row that collection may overtake before a follower gives up."""
+
+R = TypeVar("R")
 
 
 class Signal:
@@ -43,6 +46,99 @@ class Signal:
             self._is_set = False
 
 
+class Pursuit(Generic[R]):
+    """Following without the waiting: what comes next, what an error means, how long quiet may last.
+
+    Whoever drives it takes blocks with `rest`, then `begin`, and sleeps for `time_left` when both have none.
+    `read(reads, cursor)` scans from a sequence; `reads` is what the driver passes to `begin`.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[R, Sequence], LogIterator],
+        wakeups: Wakeups,
+        *,
+        keys: Iterable[bytes] | None,
+        start: Sequence,
+        timeout: float | None,
+    ) -> None:
+        self._read = read
+        self._wakeups = wakeups
+        self._keys = keys
+        self._timeout = timeout
+        self._since: float | None = None
+        self._expired = 0
+        self._round = LogIterator(iter(()), start=start, frontier=start)
+        self.is_over = False
+        """It was closed, or the log is."""
+
+    def listen(self, sleeper: Sleeper) -> None:
+        """Wake `sleeper` for news. Before the first read, so that nothing becomes visible unnoticed between a read and the
+        sleep after it."""
+        self._wakeups.add(self._keys, sleeper)
+
+    def rest(self) -> Iterator[LogEntry] | None:
+        """What is left of the current block, or the next one of the current read; None at its end."""
+        try:
+            block = self._round.next_block()
+        except Error as error:
+            self._recover(error)
+            return None
+        return self._taken(block) if block is not None else None
+
+    def begin(self, reads: R) -> Iterator[LogEntry] | None:
+        """Read on from where the last read ended; None where there is nothing yet. Requires: `rest` returned None."""
+        while not self.is_over:
+            try:
+                self._round = self._read(reads, self._round.next_sequence)
+                block = self._round.next_block()
+            except Error as error:
+                self._recover(error)
+                continue
+            return self._taken(block)
+        return None
+
+    def _taken(self, block: Iterator[LogEntry] | None) -> Iterator[LogEntry] | None:
+        self._expired = 0
+        if block is not None:
+            self._since = None
+        return block
+
+    def _recover(self, error: Error) -> None:
+        """Go on from where the read stood, or raise."""
+        if isinstance(error, ClosedError):
+            self.is_over = True
+            return
+        cursor = self._round.next_sequence
+        self._round = LogIterator(iter(()), start=cursor, frontier=cursor)
+        self._expired += 1
+        if not isinstance(error, SnapshotExpired) or self._expired > EXPIRED_MAX:
+            raise error
+
+    def time_left(self, now: float) -> float | None:
+        """How long to wait for news: None for ever; nothing or less when it has been quiet for `timeout`."""
+        if self._timeout is None:
+            return None
+        if self._since is None:
+            self._since = now
+        left = self._since + self._timeout - now
+        if left <= 0:
+            self._since = None
+        return left
+
+    @property
+    def next_sequence(self) -> Sequence:
+        return self._round.next_sequence
+
+    def close(self, sleeper: Sleeper) -> None:
+        """Be over, and wake `sleeper` a last time."""
+        self.is_over = True
+        with suppress(ValueError):  # Another thread is reading in it: it stops by itself.
+            self._round.close()
+        self._wakeups.remove(self._keys, sleeper)
+        sleeper.wake()
+
+
 class LogFollower:
     """Entries as they come, in sequence order. Not for use by several threads at once; a context manager.
 
@@ -50,28 +146,12 @@ class LogFollower:
     error nor Ctrl-C ends it: iterating again goes on where it stood. A slow consumer misses nothing.
     """
 
-    def __init__(
-        self,
-        read: Callable[[Sequence], LogIterator],
-        wakeups: Wakeups,
-        runtime: lsm.Runtime,
-        *,
-        keys: Iterable[bytes] | None,
-        start: Sequence,
-        timeout: float | None,
-    ) -> None:
-        self._read = read
+    def __init__(self, pursuit: Pursuit[R], reads: R, runtime: lsm.Runtime) -> None:
+        self._pursuit: Pursuit[Any] = pursuit
+        self._reads = reads
         self._runtime = runtime
-        self._timeout = timeout
         self._signal = Signal(runtime)
-        self._since: float | None = None
-        self._expired = 0
-        self._is_closed = False
-        # Before the first read, so that nothing can become visible between a read and the sleep after it unnoticed.
-        wakeups.add(keys, self._signal)
-        self._wakeups = wakeups
-        self._keys = keys
-        self._round = LogIterator(iter(()), start=start, frontier=start)
+        pursuit.listen(self._signal)
         self._entries = self._chained()
 
     def _chained(self) -> Iterator[LogEntry]:
@@ -79,47 +159,29 @@ class LogFollower:
 
     def _next_block(self) -> Iterator[LogEntry] | None:
         """What is left of the current block, or the next one, once there is one; None at the end."""
-        while not self._is_closed:
-            try:
-                block = self._round.next_block()
-                if block is None:
-                    self._round = self._read(self._round.next_sequence)
-                    block = self._round.next_block()
-            except ClosedError:
-                break
-            except Error as error:
-                cursor = self._round.next_sequence
-                self._round = LogIterator(iter(()), start=cursor, frontier=cursor)
-                self._expired += 1
-                if isinstance(error, SnapshotExpired) and self._expired <= EXPIRED_MAX:
-                    continue
-                raise
-            self._expired = 0
+        pursuit = self._pursuit
+        while not pursuit.is_over:
+            block = pursuit.rest()
+            if block is None:
+                block = pursuit.begin(self._reads)
             if block is not None:
-                self._since = None
                 return block
-            if not self._sleep():
+            if not (pursuit.is_over or self._sleep()):
                 break
         return None
 
     def _sleep(self) -> bool:
-        """Wait for news. False when it has been quiet for `timeout`."""
-        left = None
-        if self._timeout is not None:
-            now = self._runtime.monotonic()
-            if self._since is None:
-                self._since = now
-            left = self._since + self._timeout - now
-            if left <= 0:
-                self._since = None
-                return False
+        """Wait for news. False when it has been quiet for the timeout."""
+        left = self._pursuit.time_left(self._runtime.monotonic())
+        if left is not None and left <= 0:
+            return False
         self._signal.wait(left)
         return True
 
     @property
     def next_sequence(self) -> Sequence:
         """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
-        return self._round.next_sequence
+        return self._pursuit.next_sequence
 
     def __iter__(self) -> Iterator[LogEntry]:
         self._entries = self._chained()
@@ -140,16 +202,12 @@ class LogFollower:
         block = self._next_block() if count else None
         while block is not None:
             entries += islice(block, count - len(entries))
-            block = self._round.next_block() if len(entries) < count else None
+            block = self._pursuit.rest() if len(entries) < count else None
         return entries
 
     def close(self) -> None:
         """Yield nothing more; a thread that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
-        self._is_closed = True
-        with suppress(ValueError):  # Another thread is reading in it: it stops by itself.
-            self._round.close()
-        self._wakeups.remove(self._keys, self._signal)
-        self._signal.wake()
+        self._pursuit.close(self._signal)
 
     def __enter__(self) -> LogFollower:
         return self

@@ -37,8 +37,6 @@ from opendata_log.writer import LogWriter
 _NOTHING_WRITTEN = AppendOutput(0)
 HAND_OVER_ROWS = 1024
 """Records appended between two chances for threads that read; some half a millisecond."""
-
-
 CLONE_SECONDS = 300.0
 """How long what is cloned is kept at least, should the call be cut off."""
 
@@ -94,6 +92,8 @@ class LogDb(Reads):
         self._is_memory_visible = config.read_visibility is ReadVisibility.MEMORY
         self._wakeups = Wakeups(self._runtime) if self._is_memory_visible else DurableWakeups(self._runtime, self._db)
         self._db.subscribe(self._wakeups.advanced, self._stop_reads)
+        self._watchers = Wakeups(self._runtime)
+        self._db.subscribe(self._watchers.tell_all, self._watchers.tell_all)
         try:
             self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups, live)
             segment_states(self._db.manifest, live.bounds)  # Refuses a log whose newest segment has no metadata.
@@ -127,15 +127,21 @@ class LogDb(Reads):
         Raises: InvalidInputError; QueueFullError where `engine.max_unflushed_bytes` are not flushed yet;
         AppendStorageError; ShutdownError; an error that is AppendError and FencedError. Nothing was appended then.
         """
+        keys, values, size, batch = self._welcome(records)
+        return self._append(keys, values, size, batch) if keys else _NOTHING_WRITTEN
+
+    def _welcome(
+        self, records: Iterable[RecordLike], *, may_wait: bool = False
+    ) -> tuple[list[bytes], list[bytes], int, list[Any]]:
+        """A batch that may be appended now: keys, values, their size, and the batch for an error to carry."""
         keys, values, key_bytes, value_bytes, batch = columns(records)
         if not keys:
             self._check_open()
-            return _NOTHING_WRITTEN
-        if self._is_closed:
+        elif self._is_closed:
             raise ShutdownError("the log is closed: open it again", batch)
-        if not self._db.has_space:
+        elif not (may_wait or self._db.has_space):
             raise self._full(batch)
-        return self._append(keys, values, key_bytes + value_bytes, batch)
+        return keys, values, key_bytes + value_bytes, batch
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int, batch: list[Any]) -> AppendOutput:
         try:
@@ -150,6 +156,25 @@ class LogDb(Reads):
                 self._runtime.hand_over()
         return AppendOutput(first)
 
+    def append_if_quick(self, records: Iterable[RecordLike]) -> AppendOutput | None:
+        """As `try_append`, for a thread that must not wait: None where the append would need a request, or a lock that may
+        be held during one. Nothing was appended then, and `try_append` in another thread can do it."""
+        keys, values, size, batch = self._welcome(records)
+        try:
+            first = self._writer.append_if_quick(keys, values, size) if keys else 0
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
+        return None if first is None else AppendOutput(first)
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether `append_timeout` would wait a moment."""
+        return self._db.is_slowed
+
+    def await_room(self, count: int) -> None:
+        """Wait for what `append_if_quick` lacks, unless that is space or a new segment. Raises: lsm.Error."""
+        self._writer.await_room(count)
+
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
         """As `try_append`, but waits up to `timeout` seconds for space (None: as long as it takes), and a moment where space
         or level 0 run short (`status().slowed_by`).
@@ -157,22 +182,19 @@ class LogDb(Reads):
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
         seconds = timeout_seconds(timeout)
-        keys, values, key_bytes, value_bytes, batch = columns(records)
+        keys, values, size, batch = self._welcome(records, may_wait=True)
         if not keys:
-            self._check_open()
             return _NOTHING_WRITTEN
-        if self._is_closed:
-            raise ShutdownError("the log is closed: open it again", batch)
         try:
             if not self._db.has_space:
                 self._db.wait_space(seconds)
             else:
-                self._db.slow_down(key_bytes + value_bytes, seconds)
+                self._db.slow_down(size, seconds)
         except lsm.UnavailableError as error:
             raise AppendTimeoutError(f"no space within {seconds} s: {error}", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
-        return self._append(keys, values, key_bytes + value_bytes, batch)
+        return self._append(keys, values, size, batch)
 
     def _full(self, batch: list[Any]) -> Error:
         try:
@@ -201,7 +223,11 @@ class LogDb(Reads):
         """The durable watermark to wait for."""
         self._check_open()
         return DurableWatch(
-            lambda: self._writer.durable_sequence, self._db.wait_durable_beyond, self._db, self._runtime
+            lambda: self._writer.durable_sequence,
+            self._db.wait_durable_beyond,
+            self._db,
+            self._runtime,
+            self._watchers,
         )
 
     def seal_segment(self) -> SegmentId:
@@ -241,7 +267,13 @@ class LogDb(Reads):
             frontier = writer.durable_sequence
         return writer.segments, frontier
 
+    def _visible_at_hand(self) -> tuple[SegmentTable, Sequence]:
+        return self._visible()
+
     def _time_track(self) -> TimeTrack:
+        return self._writer.time_track
+
+    def _time_track_at_hand(self) -> TimeTrack:
         return self._writer.time_track
 
     # -- care ---------------------------------------------------------------------------------------------------------

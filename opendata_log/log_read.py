@@ -10,7 +10,7 @@ import lsm
 from opendata_log.backward import scan_backward
 from opendata_log.config import CountOptions, ScanOptions, timeout_seconds
 from opendata_log.errors import InvalidInputError, translate
-from opendata_log.follow import LogFollower
+from opendata_log.follow import LogFollower, Pursuit
 from opendata_log.inspection import Inspection, TreeSummary, inspection, tree_summary
 from opendata_log.interleave import KeySet, read_interleaved
 from opendata_log.keys import entry_family
@@ -98,6 +98,14 @@ class Reads:
         """Segments and frontier of this moment."""
         raise NotImplementedError
 
+    def _visible_at_hand(self) -> tuple[SegmentTable, Sequence] | None:
+        """The same where it takes no request, else None."""
+        raise NotImplementedError
+
+    def _time_track_at_hand(self) -> TimeTrack | None:
+        """As `_time_track` where it takes no request, else None."""
+        raise NotImplementedError
+
     def _time_track(self) -> TimeTrack:
         """What is known about when entries were appended, at least up to a frontier taken before. Raises: lsm.Error."""
         raise NotImplementedError
@@ -177,13 +185,15 @@ class Reads:
         where another follower goes on. Cost: a scan; then, while it waits, nothing: it is woken.
         Raises: InvalidInputError; while iterating as `scan`, and the failure of the log.
         """
+        return LogFollower(self._pursuit(key, start, timeout), self, self._runtime)
+
+    def _pursuit(self, key: BytesLike, start: Sequence, timeout: float | timedelta | None) -> Pursuit[Reads]:
         name = to_key(key)
         first, _ = check_range(start, None)
         self._engine_for_reads()
-        return LogFollower(
-            lambda cursor: self.scan(name, cursor),
+        return Pursuit(
+            lambda reads, cursor: reads.scan(name, cursor),
             self._wakeups,
-            self._runtime,
             keys=(name,),
             start=first,
             timeout=timeout_seconds(timeout),
@@ -202,13 +212,16 @@ class Reads:
         Its `next_sequence` is the one number that resumes all of them. Cost: as `scan_all`; new entries are filtered out of
         what arrived. Raises: as `follow`; InvalidInputError unless one of `keys` and `prefix` is given.
         """
-        wanted = KeySet(keys, prefix)
-        first, _ = check_range(start, None)
+        pursuit = self._pursuit_of_many(KeySet(keys, prefix), start, timeout)
         self._engine_for_reads().keep_arrivals()
-        return LogFollower(
-            lambda cursor: self._interleaved(wanted, cursor, None, None),
+        return LogFollower(pursuit, self, self._runtime)
+
+    def _pursuit_of_many(self, wanted: KeySet, start: Sequence, timeout: float | timedelta | None) -> Pursuit[Reads]:
+        first, _ = check_range(start, None)
+        self._engine_for_reads()
+        return Pursuit(
+            lambda reads, cursor: reads._interleaved(wanted, cursor, None, None),
             self._wakeups,
-            self._runtime,
             keys=wanted.keys,
             start=first,
             timeout=timeout_seconds(timeout),

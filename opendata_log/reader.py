@@ -104,13 +104,27 @@ class LogDbReader(Reads):
         return self._db
 
     def _visible(self) -> tuple[SegmentTable, Sequence]:
+        visible = self._seen(may_load=True)
+        assert visible is not None
+        return visible
+
+    def _visible_at_hand(self) -> tuple[SegmentTable, Sequence] | None:
+        return self._seen(may_load=False)
+
+    def _seen(self, *, may_load: bool) -> tuple[SegmentTable, Sequence] | None:
+        """Segments and frontier; None where the segments must be loaded, which takes requests, and may not."""
         known = self._known
         try:
             # Versions first: what is read then is at least as new, and kept no longer than until the next one.
             version = self._db.version
             if known.version != version:
                 rows_version = self._db.rows_version
-                table = known.visible[0] if known.rows_version == rows_version else self._load_segments()
+                if known.rows_version == rows_version:
+                    table = known.visible[0]
+                elif may_load:
+                    table = self._load_segments()
+                else:
+                    return None
                 latest = table.latest
                 end = 0 if latest is None else latest.start_seq + self._db.series_end(entry_family(latest.id))
                 self._known = known = _Known(version, rows_version, (table, end))
@@ -134,6 +148,9 @@ class LogDbReader(Reads):
     def status(self) -> lsm.ReaderStatus:
         """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""
         return self._db.status()
+
+    def _time_track_at_hand(self) -> None:
+        return None  # A look at stored rows.
 
     def _time_track(self) -> TimeTrack:
         return TimeTrack(TimeMark.decode(*row) for row in self._db.scan_prefix(TIME_MARK_PREFIX))

@@ -125,7 +125,7 @@ def columns(records: Iterable[RecordLike]) -> Columns:
         batch = records
         rows = records.copy()  # A thread that changes the list between two passes cannot mix up the columns.
     else:
-        batch = rows = _listed(records)
+        batch = rows = listed(records)
     if list(map(type, rows)).count(Record) == len(rows):
         keys = [record.key for record in rows]
         values = [record.value for record in rows]
@@ -163,7 +163,8 @@ def to_key(key: object) -> bytes:
     return content
 
 
-def _listed(records: Any) -> list[Any]:
+def listed(records: Any) -> list[Any]:
+    """A batch as a list. Raises: InvalidInputError where it is none."""
     if isinstance(records, Record):
         raise InvalidInputError("records must be an iterable of records, got a single Record; put it in a list")
     if isinstance(records, str | bytes | bytearray | memoryview):

@@ -43,6 +43,10 @@ class Sequences:
             self._reserve_ahead(first + count)
         return first
 
+    def has_room(self, count: int) -> bool:
+        """`ensure(count)` returns at once."""
+        return self.next + count <= self._usable
+
     def _block_size(self) -> int:
         """Grows with what this handle has appended."""
         return min(max(BLOCK_MIN, self.next - self._first), BLOCK_MAX)

@@ -9,6 +9,7 @@ import lsm
 from opendata_log.config import timeout_seconds
 from opendata_log.errors import ClosedError, InvalidInputError, translate
 from opendata_log.record import Sequence
+from opendata_log.wakeups import Sleeper, Wakeups
 
 
 class DurableWatch:
@@ -20,11 +21,13 @@ class DurableWatch:
         wait_beyond: Callable[[int, float | None], int],
         db: lsm.Db,
         clock: lsm.Runtime,
+        wakeups: Wakeups,
     ) -> None:
         self._value = value
         self._wait_beyond = wait_beyond
         self._db = db
         self._clock = clock
+        self._wakeups = wakeups
 
     @property
     def value(self) -> Sequence:
@@ -52,6 +55,18 @@ class DurableWatch:
                 raise TimeoutError(f"the durable sequence did not pass {beyond} within {seconds} s") from None
             except lsm.Error as error:
                 raise translate(error) from error
+
+    def attach(self, sleeper: Sleeper) -> None:
+        """Wake `sleeper` whenever the watermark may have advanced, and when the log is closed or has failed, as long as
+        somebody holds it. For those who wait otherwise than in a thread; they ask `value`, then `check`."""
+        self._wakeups.add(None, sleeper)
+
+    def check(self) -> None:
+        """Raise what keeps the watermark from ever advancing again: ClosedError, StorageError."""
+        try:
+            self._db.check()
+        except lsm.Error as error:
+            raise translate(error) from error
 
     def __iter__(self) -> Iterator[Sequence]:
         """Yield the watermark each time it has advanced; end when the log is closed."""

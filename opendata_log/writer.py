@@ -66,7 +66,9 @@ class LogWriter:
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
-        # Which sequences became durable with which batch of the engine: parallel and ascending.
+        # Which sequences became durable with which batch of the engine: parallel and ascending. Under a lock of their own:
+        # whoever asks how much is durable does not wait for an append that waits for sequences.
+        self._marks_lock = runtime.lock()
         self._mark_seqs: list[int] = []
         self._mark_ends: list[Sequence] = []
         self._durable: Sequence = self._sequences.next
@@ -91,35 +93,61 @@ class LogWriter:
 
     def append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
         """The sequence of the batch's first record. Raises: lsm.Error; nothing was accepted then."""
-        count = len(keys)
         with self._lock:
-            first = self._sequences.ensure(count)
-            end = first + count
-            # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
-            self._sequences.next = end
-            try:
-                now_ms = self._now_ms()
-                if self._latest_ms is None:
-                    self._latest_ms = self.time_track.latest_ms(now_ms)
-                elif now_ms > self._latest_ms:
-                    self._latest_ms = now_ms
-                if now_ms >= self._due_ms:
-                    self._mark_time(first, now_ms)
-                if self._needs_segment(now_ms):
-                    seq = self._append_in_new_segment(first, keys, values)
-                else:
-                    seq = self._db.append_series(self._family, keys, first - self._base, values, size)
-            except Exception:
-                self._sequences.next = first  # Refused whole.
-                raise
-            self._active_bytes += size
+            return self._append(keys, values, size)
+
+    def append_if_quick(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence | None:
+        """As `append` where that takes microseconds, else None: somebody holds the lock, the block of sequences is used up,
+        a segment or a time mark is due, or the engine has no space. Nothing was appended then."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            # One write that finds space does not wait; a second one could.
+            now_ms = self._now_ms()
+            if self._latest_ms is None or now_ms >= self._due_ms or self._needs_segment(now_ms):
+                return None
+            if not (self._sequences.has_room(len(keys)) and self._db.has_space):
+                return None
+            return self._append(keys, values, size)
+        finally:
+            self._lock.release()
+
+    def await_room(self, count: int) -> None:
+        """Wait for what stands between `append_if_quick` and `count` records: the lock, and sequences. Raises: lsm.Error."""
+        with self._lock:
+            self._sequences.ensure(count)
+
+    def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
+        """Requires: the lock."""
+        count = len(keys)
+        first = self._sequences.ensure(count)
+        end = first + count
+        # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
+        self._sequences.next = end
+        try:
+            now_ms = self._now_ms()
+            if self._latest_ms is None:
+                self._latest_ms = self.time_track.latest_ms(now_ms)
+            elif now_ms > self._latest_ms:
+                self._latest_ms = now_ms
+            if now_ms >= self._due_ms:
+                self._mark_time(first, now_ms)
+            if self._needs_segment(now_ms):
+                seq = self._append_in_new_segment(first, keys, values)
+            else:
+                seq = self._db.append_series(self._family, keys, first - self._base, values, size)
+        except Exception:
+            self._sequences.next = first  # Refused whole.
+            raise
+        self._active_bytes += size
+        with self._marks_lock:
             self._mark_seqs.append(seq)
             self._mark_ends.append(end)
-            self.next_sequence = end
-            if self._wakeups.is_followed:
-                self._wakeups.appended(keys, seq)
-            if len(self._mark_seqs) > MARKS_MAX:
-                self._advance_durable()
+        self.next_sequence = end
+        if self._wakeups.is_followed:
+            self._wakeups.appended(keys, seq)
+        if len(self._mark_seqs) > MARKS_MAX:
+            self._advance_durable()
         return first
 
     def _checked_now_ms(self) -> int:
@@ -204,16 +232,16 @@ class LogWriter:
 
     @property
     def durable_sequence(self) -> Sequence:
-        """Every record below is durable."""
-        with self._lock:
-            return self._advance_durable()
+        """Every record below is durable. Never waits for a request."""
+        return self._advance_durable()
 
     def _advance_durable(self) -> Sequence:
-        known = bisect_right(self._mark_seqs, self._db.durable_seq)
-        if known:
-            self._durable = self._mark_ends[known - 1]
-            del self._mark_seqs[:known], self._mark_ends[:known]
-        return self._durable
+        with self._marks_lock:
+            known = bisect_right(self._mark_seqs, self._db.durable_seq)
+            if known:
+                self._durable = self._mark_ends[known - 1]
+                del self._mark_seqs[:known], self._mark_ends[:known]
+            return self._durable
 
     def finish(self) -> None:
         """Give unused sequences back before a clean close. Raises: lsm.Error."""

@@ -56,7 +56,7 @@ def count_series(
 
     Cost: indexes, and per table the blocks at the ends of the range that reach beyond it; `approximate` estimates those.
     """
-    total = _count_memory(view, bound, family, name, low, high)
+    total = count_memory(view, bound, family, name, low, high)
     if low < min(high, view.series_end(family)):
         prefix = series_prefix(family, name)
         for table in series_tables(view.manifest, family, name, low, high, tables):
@@ -75,7 +75,7 @@ def inspect_series(
         admitted = {table.number for table in series_tables(view.manifest, family, name, low, high, tables)}
         for partition in view.manifest.partitions_for(first, last):
             l0, runs = _tiers(partition, admitted, prefix, family, name, low, high, tables)
-    return SeriesCount(l0=l0, sorted_runs=runs, memory=_count_memory(view, bound, family, name, low, high))
+    return SeriesCount(l0=l0, sorted_runs=runs, memory=count_memory(view, bound, family, name, low, high))
 
 
 def _tiers(
@@ -107,7 +107,7 @@ def _tiers(
     return tier(partition.l0, 0), tier((table for found in covering for table in found), len(covering))
 
 
-def _count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> int:
+def count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> int:
     # What is in tables is counted there, though a memtable that was just flushed may still hold it.
     low, high = max(low, view.series_end(family)), min(high, bound)
     if low >= high:

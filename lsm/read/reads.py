@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from lsm.errors import Error, InvalidError, TableMissingError
 from lsm.read import lookup
-from lsm.read.counting import SeriesCount, count_series, inspect_series
+from lsm.read.counting import SeriesCount, count_memory, count_series, inspect_series
 from lsm.read.descending import scan_series_descending
 from lsm.read.iterator import (
     DEFAULT_SCAN,
@@ -19,7 +19,7 @@ from lsm.read.iterator import (
     open_scan,
     range_under,
 )
-from lsm.read.series import NumbersAndValues, memory_rows, recent_arrivals, scan_series, series_names
+from lsm.read.series import NumbersAndValues, is_at_hand, memory_rows, recent_arrivals, scan_series, series_names
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.content import BytesLike, as_key
 from lsm.rows.memtable import Arrival
@@ -148,6 +148,28 @@ class Reads:
             return count_series(view, bound, family, name, low, high, self._tables, approximate=approximate)
         except TableMissingError as error:
             raise self._explained(error) from error
+
+    def series_at_hand(
+        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
+    ) -> list[NumbersAndValues] | None:
+        """What `scan_series` yields where that needs no request and little time: memory has all of the range, and at most
+        `most` rows are returned or to be put in order. Else None."""
+        view, bound = self._see_family(family)
+        if not is_at_hand(view, bound, family, low, high, most):
+            return None
+        if min(high, bound) - low > most and count_memory(view, bound, family, name, low, high) > most:
+            return None
+        return memory_rows(view, bound, family, name, low, high)
+
+    def count_at_hand(
+        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
+    ) -> int | None:
+        """`count_series` where that needs no request and little time: at most `most` rows are to be put in order. Else
+        None."""
+        view, bound = self._see_family(family)
+        if not is_at_hand(view, bound, family, low, high, most):
+            return None
+        return count_memory(view, bound, family, name, low, high)
 
     def inspect_series(self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX) -> SeriesCount:
         """Where the rows that `scan_series` would yield are. Cost: as `count_series`."""

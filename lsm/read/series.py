@@ -72,6 +72,17 @@ def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, hi
     return found
 
 
+def is_at_hand(view: View, bound: int, family: bytes, low: int, high: int, most: int) -> bool:
+    """Memory has all of the range, and at most `most` rows are to be put in order before it can be read."""
+    high = min(high, bound)
+    if low >= high:
+        return True
+    if low < view.series_end(family):
+        return False
+    series = (memtable.series.get(family) for memtable in view.memtables)
+    return sum(found.ungrouped(high) for found in series if found is not None) <= most
+
+
 def recent_arrivals(view: View, bound: int, family: bytes, low: int, high: int) -> list[Arrival] | None:
     """The rows of the family with low <= number < high in the order they came in; None where memory does not have all of
     them in that order."""

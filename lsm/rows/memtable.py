@@ -93,15 +93,16 @@ class SeriesRows:
         if self._unread < READ_LATELY_ROWS:
             # Somebody reads: they find everything in its place, and take no lock that this thread may hold.
             self._unread += len(names)
-            self._group()
+            # Twice what came: a reader may have begun to put very many in order, and this thread is not to do it all.
+            self._group(2 * len(names) + SLICE_ROWS)
 
-    def _group(self) -> None:
-        """Move the rows that arrived since the last call into the groups, a slice at a time.
+    def _group(self, most: int = 1 << 62) -> None:
+        """Move the rows that arrived since the last call into the groups, a slice at a time, until it is `most` or more.
 
         Invariant: rows enter the groups in one C-level step and leave the columns without a call in between, so an
         interrupt finds a slice in its groups or not at all; which one its first row tells.
         """
-        while self._names:
+        while self._names and most > 0:
             with self._lock:
                 names, values, runs = self._names, self._values, self._runs
                 if not names:
@@ -122,6 +123,7 @@ class SeriesRows:
                 self._runs = later
                 del names[:count]
                 del values[:count]
+                most -= count
 
     def keep_arrivals(self) -> None:
         """Remember batches in the order they come, from now on."""
@@ -152,6 +154,11 @@ class SeriesRows:
         group, start, end = self._find(name, low, high)
         start = max(start, end - most)
         return group[2 * start : 2 * end : 2], group[2 * start + 1 : 2 * end : 2]
+
+    def ungrouped(self, high: int) -> int:
+        """Rows that a read below `high` has to group first."""
+        runs = self._runs
+        return len(self._names) if runs and runs[0][1] < high else 0
 
     def count(self, name: bytes, low: int, high: int) -> int:
         """How many rows `rows` returns."""

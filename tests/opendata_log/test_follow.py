@@ -247,14 +247,14 @@ def test_an_error_of_a_read_can_be_got_over(log: LogDb) -> None:
     append(log, (b"a", b"0"), (b"a", b"1"))
     follower = log.follow(b"a", timeout=0)
     assert next(follower).value == b"0"
-    read, failures = follower._read, [StorageError("down")]
+    read, failures = follower._pursuit._read, [StorageError("down")]
 
-    def failing(cursor: int) -> Any:
+    def failing(reads: Any, cursor: int) -> Any:
         if failures:
             raise failures.pop()
-        return read(cursor)
+        return read(reads, cursor)
 
-    follower._read = failing
+    follower._pursuit._read = failing
     assert next(follower).value == b"1"
     with pytest.raises(StorageError):
         next(follower)

@@ -1,7 +1,12 @@
-"""The test stores of `lsm.testing`, under the names the tests of this repository use."""
+"""The test stores of `lsm.testing`, under the names the tests of this repository use, and one that can be held up."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from lsm.object_store.contract import ObjectStore
 from lsm.testing.stores import (
     CALLS,
     CountingStore,
@@ -21,7 +26,35 @@ __all__ = [
     "CrashingStore",
     "Fault",
     "FaultyStore",
+    "GatedStore",
     "SimulatedCrash",
     "SlowStore",
     "WrappedStore",
 ]
+
+T = TypeVar("T")
+
+
+class GatedStore(WrappedStore):
+    """Remembers the thread of every request, and holds requests up while the gate is shut."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store)
+        self.threads: set[int] = set()
+        self.held = threading.Semaphore(0)
+        """Released once for every request that comes to a shut gate."""
+        self._gate = threading.Event()
+        self._gate.set()
+
+    def shut(self) -> None:
+        self._gate.clear()
+
+    def open(self) -> None:
+        self._gate.set()
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        self.threads.add(threading.get_ident())
+        if not self._gate.is_set():
+            self.held.release()
+            assert self._gate.wait(60), f"nobody opened the gate for {call} {name}"
+        return request()

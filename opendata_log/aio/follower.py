@@ -1,0 +1,125 @@
+"""Following in a task: driven as the blocking follower is (`opendata_log/follow`), woken by a call to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+
+from opendata_log.aio.iterators import Pieces, checked_count
+from opendata_log.aio.loops import Alarm
+from opendata_log.aio.threads import Errand, Threads
+from opendata_log.at_hand import Far, Near, NotAtHand
+from opendata_log.errors import ClosedError
+from opendata_log.follow import Pursuit
+from opendata_log.log_read import Reads
+from opendata_log.record import LogEntry, Sequence
+
+
+class LogFollower(Pieces[LogEntry]):
+    """Entries as they come, in sequence order. For one task at a time; an async context manager.
+
+    It ends after `timeout` seconds without a new entry and when the log is closed, and raises what a scan raises. Neither an
+    error nor being cancelled ends it: iterating again, in any loop, goes on where it stood. A slow consumer misses nothing.
+    """
+
+    def __init__(
+        self, threads: Threads, log: Reads, pursuit: Pursuit[Reads], prepare: Callable[[], None] | None = None
+    ) -> None:
+        """`prepare` is called in a thread before the first read there."""
+        super().__init__()
+        self._errand: Errand[Iterator[LogEntry] | None] = Errand(threads)
+        self._near, self._far = Near(log), Far(log)
+        self._pursuit = pursuit
+        self._prepare = prepare
+        self._is_far = prepare is not None
+        self._mark = pursuit.next_sequence
+        self._alarm = Alarm()
+        pursuit.listen(self._alarm)
+
+    async def _next_piece(self) -> Iterator[LogEntry] | None:
+        pursuit = self._pursuit
+        while not pursuit.is_over:
+            block = await self._next_block()
+            if pursuit.is_over or block is not None:
+                return block if not pursuit.is_over else None
+            left = pursuit.time_left(asyncio.get_running_loop().time())
+            if left is not None and left <= 0:
+                break
+            await self._alarm.wait(left)
+        return None
+
+    async def _next_block(self) -> Iterator[LogEntry] | None:
+        """What there is: from memory at once, from anywhere else by way of a thread."""
+        block = await self._rest_of_read()
+        if block is not None:
+            return block
+        try:
+            return self._pursuit.begin(self._near)
+        except NotAtHand:
+            self._is_far = True
+            block = await self._in_thread(self._begin)
+            self._is_far = block is not None
+            return block
+
+    async def _rest_of_read(self) -> Iterator[LogEntry] | None:
+        if not self._is_far:
+            with suppress(NotAtHand):
+                return self._pursuit.rest()
+            return None
+        block = await self._in_thread(self._rest)
+        self._is_far = block is not None  # What came meanwhile is usually in memory.
+        return block
+
+    async def _in_thread(self, function: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry] | None:
+        if not self._errand.is_under_way:
+            self._mark = self._pursuit.next_sequence
+        try:
+            return await self._errand.run(function)
+        except ClosedError:  # The handle is closed: this is the end, as it is for a thread that follows.
+            self._pursuit.is_over = True
+            return None
+
+    def _rest(self) -> Iterator[LogEntry] | None:
+        prepare = self._prepare
+        if prepare is not None:
+            prepare()
+            self._prepare = None
+        return self._pursuit.rest()
+
+    def _begin(self) -> Iterator[LogEntry] | None:
+        return self._pursuit.begin(self._far)
+
+    @property
+    def next_sequence(self) -> Sequence:
+        """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
+        if self._kept:
+            return self._kept[0].sequence
+        return self._mark if self._errand.is_under_way else self._pursuit.next_sequence
+
+    async def fetchmany(self, count: int) -> list[LogEntry]:
+        """What is there, up to `count` entries; waits until there is one. Empty at the end."""
+        checked_count(count)
+        if self._kept or not count:
+            return await self._take(min(count, len(self._kept)))
+        entries: list[LogEntry] = []
+        try:
+            piece = await self._more()
+            while piece is not None:
+                entries += islice(piece, count - len(entries))
+                if len(entries) == count:
+                    break
+                piece = await self._rest_of_read()
+                self._piece = piece if piece is not None else iter(())
+        except BaseException:
+            self._kept = entries
+            raise
+        return entries
+
+    async def close(self) -> None:
+        """Yield nothing more; a task that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
+        self._mark = self.next_sequence
+        self._kept, self._piece = [], iter(())
+        self._pursuit.is_over = True
+        self._errand.afterwards(lambda: self._pursuit.close(self._alarm))

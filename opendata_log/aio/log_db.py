@@ -1,0 +1,230 @@
+"""The writer's handle for asyncio programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import lsm
+from opendata_log import log_db
+from opendata_log.aio.loops import give_way, outcome
+from opendata_log.aio.reads import Reads
+from opendata_log.aio.threads import Shared, Threads, quietly
+from opendata_log.aio.watch import DurableWatch, Watermark
+from opendata_log.config import Config, timeout_seconds
+from opendata_log.errors import AppendTimeoutError, Error, InvalidInputError, QueueFullError
+from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, listed
+
+BATCH_MAX = 1024
+"""Records of a batch that are appended on the loop; some half a millisecond."""
+APPEND_COST = 16
+"""What a batch costs beside its records."""
+
+
+class LogDb(Reads):
+    """A keyed log for any number of tasks, loops and threads; an async context manager. No I/O on the loop.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with await LogDb.open(storage="memory://") as log:
+    ...         print(await log.try_append([(b"orders", b"created"), (b"users", b"login"), (b"orders", b"paid")]))
+    ...         print([(entry.sequence, entry.value) async for entry in log.scan(b"orders")])
+    >>> asyncio.run(main())
+    AppendOutput(start_sequence=0)
+    [(0, b'created'), (2, b'paid')]
+    """
+
+    def __init__(self, log: log_db.LogDb, threads: Threads) -> None:
+        """Use `open` or `wrap`."""
+        super().__init__(log, threads)
+        self._log = log
+        self._flush = Shared(threads, log.flush, "flush")
+        self._room = Shared(threads, lambda: log.await_room(BATCH_MAX), "room")
+        self._watermark: Watermark | None = None
+        self._closing: Future[None] | None = None
+        self._lock = threads.lock()
+
+    @classmethod
+    async def open(cls, config: Config | None = None, **overrides: Any) -> LogDb:
+        """As the blocking `open`. Cancelled, it leaves nothing open."""
+        return await LogDbBuilder(config, **overrides).build()
+
+    @classmethod
+    def wrap(cls, log: log_db.LogDb) -> LogDb:
+        """A second face of an open log: both may be used, and closing either closes the log."""
+        if not isinstance(log, log_db.LogDb):
+            raise InvalidInputError(f"wrap takes an opendata_log.LogDb, got {type(log).__name__}")
+        return cls(log, Threads())
+
+    # -- appending ----------------------------------------------------------------------------------------------------
+
+    async def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
+        """As the blocking `try_append`. A batch of up to 1,024 records is appended on the loop when that needs no request;
+        any other in a thread. Cancelled, the batch was appended or not, whole."""
+        batch = listed(records)
+        if len(batch) <= BATCH_MAX:
+            await give_way(len(batch) + APPEND_COST)
+            output = self._log.append_if_quick(batch)
+            if output is None:
+                # One thread waits for all: a thread for each append would take the interpreter from the loop.
+                with suppress(Error, lsm.Error):  # Appending says it better.
+                    await self._room.join()
+                await give_way(len(batch) + APPEND_COST)
+                output = self._log.append_if_quick(batch)
+            if output is not None:
+                return output
+        return await self._threads.call(self._log.try_append, batch)
+
+    async def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
+        """As the blocking `append_timeout`."""
+        seconds = timeout_seconds(timeout)
+        batch = listed(records)
+        if not self._log.is_slowed:
+            with suppress(QueueFullError):
+                return await self.try_append(batch)
+        future = self._threads.submit(self._log.append_timeout, batch, seconds, lane="space")
+        try:
+            async with asyncio.timeout(seconds):
+                return await outcome(future)
+        except TimeoutError as error:
+            if isinstance(error, AppendTimeoutError):
+                raise
+            if future.cancel():
+                raise AppendTimeoutError(f"no space within {seconds} s", batch) from None
+            return await outcome(future)  # It is being appended, or at the end of its own time.
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+
+    async def flush(self) -> None:
+        """As the blocking `flush`. Any number of tasks share it; one that is cancelled leaves it to the others."""
+        await self._flush.join()
+
+    @property
+    def durable_sequence(self) -> Sequence:
+        """Exclusive: every record with a lower sequence is durable. Advances by itself."""
+        return self._log.durable_sequence
+
+    def subscribe_durable(self) -> DurableWatch:
+        """The durable watermark to wait for. Any number of tasks may; they take no thread."""
+        with self._lock:
+            if self._watermark is None:
+                self._watermark = Watermark(self._log.subscribe_durable())
+            else:
+                self._log.subscribe_durable()  # It refuses on a closed log.
+            return DurableWatch(self._watermark)
+
+    async def seal_segment(self) -> SegmentId:
+        """As the blocking `seal_segment`."""
+        return await self._threads.call(self._log.seal_segment)
+
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> lsm.Status:
+        """As the blocking `status`."""
+        return await self._threads.call(self._log.status)
+
+    async def create_checkpoint(
+        self, lifetime: float | timedelta | None = None, name: str | None = None
+    ) -> lsm.Checkpoint:
+        """As the blocking `create_checkpoint`."""
+        return await self._threads.call(self._log.create_checkpoint, lifetime, name, lane="care")
+
+    async def clone(
+        self,
+        destination: str,
+        checkpoint: str | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> lsm.Checkpoint:
+        """As the blocking `clone`."""
+        return await self._threads.call(
+            lambda: self._log.clone(destination, checkpoint, storage_options=storage_options), lane="care"
+        )
+
+    async def wait_idle(self, timeout: float | timedelta | None = None) -> bool:
+        """As the blocking `wait_idle`."""
+        return await self._threads.call(self._log.wait_idle, timeout, lane="care")
+
+    async def collect_garbage(
+        self, *, dry_run: bool = False, min_age: float | timedelta | None = None
+    ) -> list[lsm.Garbage]:
+        """As the blocking `collect_garbage`."""
+        return await self._threads.call(
+            lambda: self._log.collect_garbage(dry_run=dry_run, min_age=min_age), lane="care"
+        )
+
+    async def close(self) -> None:
+        """As the blocking `close`. Idempotent. Cancelled, it goes on in its thread to the end; awaiting it again waits for
+        that end."""
+        with self._lock:
+            if self._closing is None:
+                self._closing = self._threads.submit(self._close, lane="close")
+            closing = self._closing
+        await outcome(closing)
+
+    def _close(self) -> None:
+        try:
+            self._log.close()
+        finally:
+            self._threads.stop()
+
+    async def __aenter__(self) -> LogDb:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<aio {self._log!r}>"
+
+
+class LogDbBuilder:
+    """A log with components of one's own: each `with_…` returns the builder, `await build()` opens."""
+
+    def __init__(self, config: Config | None = None, **overrides: Any) -> None:
+        self._builder = log_db.LogDbBuilder(config, **overrides)
+
+    def with_sst_block_size(self, size: int) -> LogDbBuilder:
+        """Bytes of keys and values in a block of a table."""
+        self._builder.with_sst_block_size(size)
+        return self
+
+    def with_clock(self, clock: lsm.Clock) -> LogDbBuilder:
+        """A wall clock: an object with `now_ms() -> int`. It dates segments; it protects nothing."""
+        self._builder.with_clock(clock)
+        return self
+
+    def with_object_store(self, store: Any) -> LogDbBuilder:
+        """An fsspec file system to keep the log in, below the path of the configured URL; or an `lsm.ObjectStore`."""
+        self._builder.with_object_store(store)
+        return self
+
+    def with_runtime(self, runtime: lsm.Runtime) -> LogDbBuilder:
+        """Where threads, time and chance of the log itself come from. Goes before `with_clock`."""
+        self._builder.with_runtime(runtime)
+        return self
+
+    def with_compaction_executor(self, executor: Executor) -> LogDbBuilder:
+        """Run compactions on any `concurrent.futures.Executor`. It is the caller's to shut down."""
+        self._builder.with_compaction_executor(executor)
+        return self
+
+    def with_caches(self, caches: lsm.Caches) -> LogDbBuilder:
+        """Memory for what is read of tables, shared with other logs and readers; instead of sizes in the storage's settings."""
+        self._builder.with_caches(caches)
+        return self
+
+    async def build(self) -> LogDb:
+        """Open the log. Raises: as `LogDb.open`."""
+        threads = Threads()
+        try:
+            log = await threads.make(self._builder.build, lambda log: quietly(log.close))
+        except BaseException:
+            threads.stop()
+            raise
+        return LogDb(log, threads)

@@ -1,0 +1,77 @@
+"""A log that another process may be writing, for asyncio programs."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import lsm
+from opendata_log import reader
+from opendata_log.aio.loops import outcome
+from opendata_log.aio.reads import Reads
+from opendata_log.aio.threads import Shared, Threads, quietly
+from opendata_log.config import ReaderConfig
+from opendata_log.errors import InvalidInputError
+
+
+class LogDbReader(Reads):
+    """Read-only; any number beside one writer. For any number of tasks, loops and threads; an async context manager."""
+
+    def __init__(self, log: reader.LogDbReader, threads: Threads) -> None:
+        """Use `open` or `wrap`."""
+        super().__init__(log, threads)
+        self._log = log
+        self._refresh = Shared(threads, log.refresh, "flush")
+        self._closing: Future[None] | None = None
+        self._lock = threads.lock()
+
+    @classmethod
+    async def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
+        """As the blocking `open`. Cancelled, it leaves nothing open."""
+        threads = Threads()
+        try:
+            log = await threads.make(
+                lambda: reader.LogDbReader.open(config, **overrides), lambda log: quietly(log.close)
+            )
+        except BaseException:
+            threads.stop()
+            raise
+        return cls(log, threads)
+
+    @classmethod
+    def wrap(cls, log: reader.LogDbReader) -> LogDbReader:
+        """A second face of an open reader: both may be used, and closing either closes it."""
+        if not isinstance(log, reader.LogDbReader):
+            raise InvalidInputError(f"wrap takes an opendata_log.LogDbReader, got {type(log).__name__}")
+        return cls(log, Threads())
+
+    async def refresh(self) -> None:
+        """As the blocking `refresh`. Tasks share it."""
+        await self._refresh.join()
+
+    async def status(self) -> lsm.ReaderStatus:
+        """As the blocking `status`."""
+        return await self._threads.call(self._log.status)
+
+    async def close(self) -> None:
+        """Stop following. Idempotent. Cancelled, it goes on in its thread to the end."""
+        with self._lock:
+            if self._closing is None:
+                self._closing = self._threads.submit(self._close, lane="close")
+            closing = self._closing
+        await outcome(closing)
+
+    def _close(self) -> None:
+        try:
+            self._log.close()
+        finally:
+            self._threads.stop()
+
+    async def __aenter__(self) -> LogDbReader:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<aio {self._log!r}>"

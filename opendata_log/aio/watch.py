@@ -1,0 +1,117 @@
+"""The durable watermark as something for tasks to wait for. However many wait, they take no thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from opendata_log.aio.loops import LoopScheduler, scheduler
+from opendata_log.config import timeout_seconds
+from opendata_log.errors import ClosedError, Error, InvalidInputError
+from opendata_log.record import Sequence
+from opendata_log.watch import DurableWatch as BlockingWatch
+
+
+class Watermark:
+    """Who waits for which sequence, by loop. One per handle."""
+
+    def __init__(self, watch: BlockingWatch) -> None:
+        self._watch = watch
+        self._order = count()
+        self._waiting: dict[LoopScheduler, list[tuple[Sequence, int, asyncio.Future[Sequence]]]] = {}
+        watch.attach(self)
+
+    @property
+    def value(self) -> Sequence:
+        return self._watch.value
+
+    def wake(self) -> None:
+        """From any thread: it may have advanced."""
+        for mine in list(self._waiting):
+            mine.post(partial(self._advance, mine))
+
+    def _advance(self, mine: LoopScheduler) -> None:
+        """On the loop."""
+        waiting = self._waiting.get(mine)
+        if not waiting:
+            return
+        value, failure = self.value, None
+        while waiting and waiting[0][0] < value:
+            _settle(heappop(waiting)[2], value, None)
+        try:
+            self._watch.check()
+        except Error as error:
+            failure = error
+        while failure is not None and waiting:
+            _settle(heappop(waiting)[2], value, failure)
+        if not waiting:
+            del self._waiting[mine]
+
+    async def beyond(self, sequence: Sequence) -> Sequence:
+        """The watermark once it is greater. Raises: what keeps it from advancing."""
+        mine = scheduler()
+        future: asyncio.Future[Sequence] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting.setdefault(mine, []), (sequence, next(self._order), future))
+        self._advance(mine)  # Registered first: what happens from now on is told.
+        try:
+            return await future
+        except asyncio.CancelledError:
+            waiting = self._waiting.get(mine)
+            if waiting:
+                waiting[:] = [one for one in waiting if not one[2].done()]
+                heapify(waiting)
+            raise
+
+
+def _settle(future: asyncio.Future[Sequence], value: Sequence, failure: Error | None) -> None:
+    if not future.done():
+        if failure is None:
+            future.set_result(value)
+        else:
+            future.set_exception(failure)
+
+
+class DurableWatch:
+    """Sees the watermark advance. Any number of them, in any loop; waiting causes no request and takes no thread."""
+
+    def __init__(self, watermark: Watermark) -> None:
+        self._watermark = watermark
+
+    @property
+    def value(self) -> Sequence:
+        """The watermark now: every record with a lower sequence is durable."""
+        return self._watermark.value
+
+    async def wait(self, beyond: Sequence, timeout: float | timedelta | None = None) -> Sequence:
+        """The watermark, once it is greater than `beyond`.
+
+        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; StorageError.
+        """
+        if isinstance(beyond, bool) or not isinstance(beyond, int):
+            raise InvalidInputError(f"beyond must be a sequence, got {beyond!r}")
+        seconds = timeout_seconds(timeout)
+        value = self.value
+        if value > beyond:
+            return value
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._watermark.beyond(beyond)
+        except TimeoutError:
+            raise TimeoutError(f"the durable sequence did not pass {beyond} within {seconds} s") from None
+
+    async def __aiter__(self) -> AsyncIterator[Sequence]:
+        """Yield the watermark each time it has advanced; end when the log is closed."""
+        seen = self.value
+        while True:
+            try:
+                seen = await self.wait(seen)
+            except ClosedError:
+                return
+            yield seen
+
+    def __repr__(self) -> str:
+        return f"<DurableWatch {self.value}>"

@@ -219,6 +219,21 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        name="aio",
+        workload=Workload(1_800_000),
+        steps=("tasks",),
+        peers=(),
+        rows=(
+            Row("aio_ratio", "appends of 100 tasks / of one blocking loop", "", limit=0.8),
+            Row("aio_appended_per_s", "append, 100 tasks", "rec/s"),
+            Row("aio_followed_per_s", "entries read by 1,000 followers meanwhile", "rec/s"),
+            Row("aio_beat_p99_us", "1 ms heartbeat late, p99", "µs", False, limit=10_000.0),
+            Row("aio_pass_p99_us", "CPU of the loop between beats, p99", "µs", False),
+            Row("aio_idle_p99_us", "the same of an idle loop", "µs", False),
+            Row("aio_beat_max_us", "1 ms heartbeat late, max", "µs", False),
+        ),
+    ),
+    Scenario(
         name="count-short",
         workload=Workload(100_000),
         steps=("count",),

@@ -113,9 +113,13 @@ class LogWriter:
             self._lock.release()
 
     def await_room(self, count: int) -> None:
-        """Wait for what stands between `append_if_quick` and `count` records: the lock, and sequences. Raises: lsm.Error."""
+        """Wait for what stands between `append_if_quick` and `count` records: the lock, sequences, a time mark. Raises:
+        lsm.Error."""
         with self._lock:
-            self._sequences.ensure(count)
+            first = self._sequences.ensure(count)
+            now_ms = self._now_ms()
+            if now_ms >= self._due_ms and self._latest_ms is not None:
+                self._mark_time(first, now_ms)
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
         """Requires: the lock."""

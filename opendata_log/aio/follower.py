@@ -36,6 +36,8 @@ class LogFollower(Pieces[LogEntry]):
         self._is_far = prepare is not None
         self._mark = pursuit.next_sequence
         self._alarm = Alarm()
+        self._is_current = False
+        """Nothing but the rest of the current read is left, unless the alarm is set."""
         pursuit.listen(self._alarm)
 
     async def _next_piece(self) -> Iterator[LogEntry] | None:
@@ -55,13 +57,17 @@ class LogFollower(Pieces[LogEntry]):
         block = await self._rest_of_read()
         if block is not None:
             return block
+        if self._is_current and not self._alarm.is_set:
+            return None  # It read to the frontier, and whatever came since would have woken it.
+        self._is_current = self._alarm.is_set = False
         try:
-            return self._pursuit.begin(self._near)
+            block = self._pursuit.begin(self._near)
         except NotAtHand:
             self._is_far = True
             block = await self._in_thread(self._begin)
             self._is_far = block is not None
-            return block
+        self._is_current = True
+        return block
 
     async def _rest_of_read(self) -> Iterator[LogEntry] | None:
         if not self._is_far:

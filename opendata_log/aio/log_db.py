@@ -21,6 +21,8 @@ from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, l
 
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""
+ATTEMPTS = 16
+"""Waits for sequences that others may take first."""
 APPEND_COST = 16
 """What a batch costs beside its records."""
 
@@ -69,11 +71,15 @@ class LogDb(Reads):
         if len(batch) <= BATCH_MAX:
             await give_way(len(batch) + APPEND_COST)
             output = self._log.append_if_quick(batch)
-            if output is None:
+            attempts = 0
+            while output is None and attempts < ATTEMPTS:
                 # One thread waits for all: a thread for each append would take the interpreter from the loop.
-                with suppress(Error, lsm.Error):  # Appending says it better.
+                attempts += 1
+                try:
                     await self._room.join()
-                await give_way(len(batch) + APPEND_COST)
+                except (Error, lsm.Error):
+                    break  # Appending says it better.
+                await give_way(APPEND_COST)
                 output = self._log.append_if_quick(batch)
             if output is not None:
                 return output

@@ -151,33 +151,33 @@ async def outcome(future: Future[T]) -> T:
 
 
 class Alarm:
-    """Something to sleep on until `wake`, which any thread may call. One sleeper at a time, in whichever loop."""
+    """Something to sleep on until `wake`, which any thread may call. One sleeper at a time, in whichever loop. Whoever
+    sleeps sets `is_set` to False before looking at what the call may be about."""
 
-    __slots__ = ("__weakref__", "_is_set", "_waiter")
+    __slots__ = ("__weakref__", "_waiter", "is_set")
 
     def __init__(self) -> None:
-        self._is_set = False
+        self.is_set = False
         self._waiter: tuple[LoopScheduler, asyncio.Future[None]] | None = None
 
     def wake(self) -> None:
-        if self._is_set:
+        if self.is_set:
             return
-        self._is_set = True
-        waiter = self._waiter  # Set before `wait` looks at `_is_set` again: one of the two sees the other.
+        self.is_set = True
+        waiter = self._waiter  # Set before `wait` looks at `is_set` again: one of the two sees the other.
         if waiter is not None:
             waiter[0].post_wake(partial(_settle, waiter[1]))
 
     async def wait(self, timeout: float | None) -> None:
-        """Return when it is set, at once if it was meanwhile, or after `timeout`; it is clear then."""
-        if not self._is_set:
+        """Return when it is set, at once if it was meanwhile, or after `timeout`."""
+        if not self.is_set:
             future = asyncio.get_running_loop().create_future()
             self._waiter = (scheduler(), future)
             try:
-                if not self._is_set:
+                if not self.is_set:
                     if timeout is None:
                         await future
                     else:
                         await asyncio.wait((future,), timeout=timeout)
             finally:
                 self._waiter = None
-        self._is_set = False

@@ -1,11 +1,13 @@
-"""Measured step of asyncio programs: many tasks on one loop, against one blocking loop that does the same appends.
+"""Measured step of asyncio programs: many tasks on one loop, against threads that do the same with the blocking face.
 
-The pairs alternate in one process, so that whatever else the machine does falls on both.
+Two comparisons: tasks that append, against one blocking loop with the same batches; and tasks that append and follow, against a
+thread for each of them. They alternate in one process, so that whatever else the machine does falls on all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,51 @@ def _blocking(path: Path, work: list[Batches]) -> float:
             log.try_append(batch)
     seconds = _now() - start
     log.close()
+    return seconds
+
+
+def _threads(path: Path, work: list[Batches]) -> float:
+    """A thread for each appender and each follower."""
+    log = LogDb.open(storage=f"file://{path}")
+
+    def follow(number: int) -> None:
+        for _ in log.follow(b"followed-%d" % number):
+            pass
+
+    def append(batches: Batches) -> None:
+        for batch in batches:
+            log.try_append(batch)
+
+    before = threading.stack_size(256 << 10)
+    followers = [threading.Thread(target=follow, args=(number,)) for number in range(FOLLOWERS)]
+    appenders = [threading.Thread(target=append, args=(batches,)) for batches in work]
+    threading.stack_size(before)
+    for each in followers:
+        each.start()
+    start = _now()
+    for each in appenders:
+        each.start()
+    for each in appenders:
+        each.join()
+    seconds = _now() - start
+    log.close()
+    for each in followers:
+        each.join()
+    return seconds
+
+
+async def _appending(path: Path, work: list[Batches]) -> float:
+    """A task for each appender, and nobody follows."""
+    log = await aio.LogDb.open(storage=f"file://{path}")
+
+    async def append(batches: Batches) -> None:
+        for batch in batches:
+            await log.try_append(batch)
+
+    start = _now()
+    await asyncio.gather(*map(append, work))
+    seconds = _now() - start
+    await log.close()
     return seconds
 
 
@@ -99,13 +146,15 @@ def tasks(task: Task) -> Figures:
     late: list[float] = []
     idle: list[float] = []
     spent: list[float] = []
-    ratios, rates, read = [], [], []
+    alone, beside, rates, read = [], [], [], []
     for pair in range(PAIRS):
         path = Path(task.path)
         asyncio.run(_idle(idle))
         blocking = _blocking(path / f"blocking-{pair}", work)
+        alone.append(blocking / asyncio.run(_appending(path / f"appending-{pair}", work)))
+        threads = _threads(path / f"threads-{pair}", work)
         seconds, had = asyncio.run(_tasks(path / f"tasks-{pair}", work, late, spent))
-        ratios.append(seconds / blocking)
+        beside.append(threads / seconds)
         rates.append(records / seconds)
         read.append(had / seconds)
     late.sort()
@@ -114,7 +163,8 @@ def tasks(task: Task) -> Figures:
     return {
         "aio_pass_p99_us": spent[int(len(spent) * 0.99)] * 1e6,
         "aio_idle_p99_us": idle[int(len(idle) * 0.99)] * 1e6,
-        "aio_cost": sorted(ratios)[PAIRS // 2],
+        "aio_of_loop": sorted(alone)[PAIRS // 2],
+        "aio_of_threads": sorted(beside)[PAIRS // 2],
         "aio_appended_per_s": sorted(rates)[PAIRS // 2],
         "aio_followed_per_s": sorted(read)[PAIRS // 2],
         "aio_beat_p99_us": late[int(len(late) * 0.99)] * 1e6,

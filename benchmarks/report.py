@@ -39,8 +39,12 @@ def _lines(outcome: Outcome, row: Row) -> Iterator[Line]:
     name, ours = outcome.scenario.name, outcome.median("ours", row.metric)
     peers = [store for store in outcome.rounds if store != "ours"]
     if row.limit is not None or not peers:
-        goal = "" if row.limit is None else f"≤ {row.limit:g}"
-        met = None if row.limit is None or ours is None else ours <= row.limit
+        goal = "" if row.limit is None else f"{'≥' if row.more_is_better else '≤'} {row.limit:g}"
+        met = (
+            None
+            if row.limit is None or ours is None
+            else (ours >= row.limit) is row.more_is_better or ours == row.limit
+        )
         yield Line(name, row.label, row.unit, "", None, None, None, goal, met, ours, None)
     for peer in peers:
         ratios, target = outcome.ratios(row, peer), row.goals.get(peer)

@@ -172,7 +172,7 @@ class LogDb(Reads):
         return self._db.is_slowed
 
     def await_room(self, count: int) -> None:
-        """Wait for what `append_if_quick` lacks, unless that is space or a new segment. Raises: lsm.Error."""
+        """Wait for what `append_if_quick` lacks, unless that is space. Raises: lsm.Error."""
         self._writer.await_room(count)
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:

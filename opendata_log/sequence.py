@@ -15,6 +15,8 @@ from opendata_log.keys import SEQ_BLOCK_KEY, SEQUENCE_MAX, SeqBlock
 BLOCK_MIN = 4096
 BLOCK_MAX = 1 << 20
 """At most this many sequences are reserved ahead; a log that is appended to slowly reserves BLOCK_MIN."""
+GROWTH = 4
+"""A block for so many times what was appended so far."""
 
 
 class Sequences:
@@ -45,11 +47,16 @@ class Sequences:
 
     def has_room(self, count: int) -> bool:
         """`ensure(count)` returns at once."""
-        return self.next + count <= self._usable
+        if self.next + count <= self._usable:
+            return True
+        return self._ahead is not None and self.next + count <= self._ahead[0] and self._is_ahead_durable()
 
     def _block_size(self) -> int:
-        """Grows with what this handle has appended."""
-        return min(max(BLOCK_MIN, self.next - self._first), BLOCK_MAX)
+        """Grows with what this handle has appended, so fast that a log at full rate soon never waits."""
+        return min(max(BLOCK_MIN, GROWTH * (self.next - self._first)), BLOCK_MAX)
+
+    def _is_ahead_durable(self) -> bool:
+        return self._ahead is not None and self._db.durable_seq >= self._ahead[1].seqnum
 
     def _advance(self, count: int) -> None:
         if self._ahead is not None:
@@ -60,7 +67,7 @@ class Sequences:
 
     def _reserve_ahead(self, used: int) -> None:
         if self._ahead is not None:
-            if self._db.durable_seq >= self._ahead[1].seqnum:
+            if self._is_ahead_durable():
                 self._await_ahead()
             return
         self._reserve(used + self._block_size())

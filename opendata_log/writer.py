@@ -98,13 +98,12 @@ class LogWriter:
 
     def append_if_quick(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence | None:
         """As `append` where that takes microseconds, else None: somebody holds the lock, the block of sequences is used up,
-        a segment or a time mark is due, or the engine has no space. Nothing was appended then."""
+        a time mark is due, or the engine has no space. Nothing was appended then."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
             # One write that finds space does not wait; a second one could.
-            now_ms = self._now_ms()
-            if self._latest_ms is None or now_ms >= self._due_ms or self._needs_segment(now_ms):
+            if self._latest_ms is None or self._now_ms() >= self._due_ms:
                 return None
             if not (self._sequences.has_room(len(keys)) and self._db.has_space):
                 return None
@@ -117,9 +116,7 @@ class LogWriter:
         lsm.Error."""
         with self._lock:
             first = self._sequences.ensure(count)
-            now_ms = self._now_ms()
-            if now_ms >= self._due_ms and self._latest_ms is not None:
-                self._mark_time(first, now_ms)
+            self._take_time(first)
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
         """Requires: the lock."""
@@ -129,13 +126,7 @@ class LogWriter:
         # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
         self._sequences.next = end
         try:
-            now_ms = self._now_ms()
-            if self._latest_ms is None:
-                self._latest_ms = self.time_track.latest_ms(now_ms)
-            elif now_ms > self._latest_ms:
-                self._latest_ms = now_ms
-            if now_ms >= self._due_ms:
-                self._mark_time(first, now_ms)
+            now_ms = self._take_time(first)
             if self._needs_segment(now_ms):
                 seq = self._append_in_new_segment(first, keys, values)
             else:
@@ -156,6 +147,17 @@ class LogWriter:
 
     def _checked_now_ms(self) -> int:
         return check_clock_ms(self._runtime.now_ms())
+
+    def _take_time(self, first: Sequence) -> int:
+        """The wall clock, which moves the log's own forward, and from time to time marks the sequence it is at."""
+        now_ms = self._now_ms()
+        if self._latest_ms is None:
+            self._latest_ms = self.time_track.latest_ms(now_ms)
+        elif now_ms > self._latest_ms:
+            self._latest_ms = now_ms
+        if now_ms >= self._due_ms:
+            self._mark_time(first, now_ms)
+        return now_ms
 
     def _mark_time(self, first: Sequence, now_ms: int) -> None:
         """Before a batch, in the order of the log: who sees the batch sees the mark. Cost: once in some seconds, a row."""

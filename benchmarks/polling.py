@@ -9,10 +9,13 @@ from collections.abc import Callable
 from benchmarks.stores import Store
 from benchmarks.stores.contract import Entries
 from benchmarks.tasks import Figures, Task
+from opendata_log import LogDb
 
 _now = time.perf_counter
 _POLLS = 4000
 _POLLED_KEYS = 1000
+_KEYS = (1_000, 100_000, 1_000_000)
+_PER_KEY = 3
 
 Poll = Callable[[bytes, int], tuple[Entries, int]]
 
@@ -62,6 +65,50 @@ def poll(task: Task) -> Figures:
         assert [entry[2] if isinstance(entry, tuple) else entry.value for entry in found] == [b"new"]
     store.close()
     return {"poll_idle_us": _percentile(idle, 0.5), "poll_new_us": _percentile(fresh, 0.5)}
+
+
+def poll_of_many_keys(task: Task) -> Figures:
+    """The same of logs with a thousand, a hundred thousand and a million keys, records per key being equal: the median of the
+    slowest of the three, by that of the fastest. The logs take turns."""
+    logs = [LogDb.open(storage=f"file://{task.path}/{count}") for count in _KEYS]
+    cursors: list[dict[bytes, int]] = []
+    for count, log in zip(_KEYS, logs, strict=True):
+        keys = [b"key-%012d" % number for number in range(count)]
+        for _ in range(_PER_KEY):
+            for start in range(0, count, 1000):
+                log.append_timeout([(key, b"v" * 100) for key in keys[start : start + 1000]], None)
+        log.flush()
+        log.wait_idle(60)
+        polled = keys[:: count // _POLLED_KEYS][:_POLLED_KEYS]
+        cursors.append({key: _polled(log, key, 0)[1] for key in polled})
+    idle: list[list[float]] = [[] for _ in logs]
+    fresh: list[list[float]] = [[] for _ in logs]
+    for _ in range(_POLLS // _POLLED_KEYS):
+        for log, cursor, times, new in zip(logs, cursors, idle, fresh, strict=True):
+            for key in cursor:
+                start_time = _now()
+                found, cursor[key] = _polled(log, key, cursor[key])
+                times.append(_now() - start_time)
+                assert not found
+            for key in cursor:
+                log.try_append([(key, b"new")])
+                start_time = _now()
+                found, cursor[key] = _polled(log, key, cursor[key])
+                new.append(_now() - start_time)
+                assert len(found) == 1
+    for log in logs:
+        log.close()
+    figures = {}
+    for name, all_times in (("idle", idle), ("new", fresh)):
+        medians = [_percentile(times, 0.5) for times in all_times]
+        figures[f"flat_{name}"] = max(medians) / min(medians)
+        figures[f"flat_{name}_us"] = medians[-1]
+    return figures
+
+
+def _polled(log: LogDb, key: bytes, cursor: int) -> tuple[Entries, int]:
+    found = log.scan(key, cursor)
+    return found.fetchall(), found.next_sequence
 
 
 def poll_beside_ingest(task: Task) -> Figures:
@@ -162,5 +209,5 @@ def count(task: Task) -> Figures:
 
 
 STEPS: dict[str, Callable[[Task], Figures]] = {
-    step.__name__: step for step in (poll, poll_beside_ingest, follow, count)
+    step.__name__: step for step in (poll, poll_of_many_keys, poll_beside_ingest, follow, count)
 }

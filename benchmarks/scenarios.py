@@ -198,6 +198,18 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        name="poll-keys",
+        workload=Workload(3_303_000),
+        steps=("poll_of_many_keys",),
+        peers=(),
+        rows=(
+            Row("flat_idle", "poll, 1 k .. 1 M keys: worst / best", "x", False, limit=1.5),
+            Row("flat_new", "the same, one new record", "x", False, limit=1.5),
+            Row("flat_idle_us", "poll of 1 M keys, nothing new, p50", "µs", False),
+            Row("flat_new_us", "the same, one new record, p50", "µs", False),
+        ),
+    ),
+    Scenario(
         name="poll-busy",
         workload=Workload(2_000_000),
         steps=("poll_beside_ingest",),

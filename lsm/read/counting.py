@@ -115,7 +115,7 @@ def count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, h
     total = 0
     for memtable in view.memtables:
         series = memtable.series.get(family)
-        if series is not None:
+        if series is not None and series.next_number > low:
             total += series.count(name, low, high)
     return total
 

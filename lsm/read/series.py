@@ -64,7 +64,7 @@ def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, hi
     found: list[NumbersAndValues] = []
     for memtable in reversed(view.memtables):
         series = memtable.series.get(family)
-        if series is not None:
+        if series is not None and series.next_number > low:  # A poll need not look where all is older.
             numbers, values = series.rows(name, low, min(high, bound))
             if numbers:
                 low = numbers[-1] + 1

@@ -28,7 +28,7 @@ def test_bench_reports_every_phase_and_says_verified(tmp_path: Path, capsys: pyt
 
     shown = capsys.readouterr().out
     assert status == 0
-    for phase in ("ingest", "flush", "scan, warm", "poll, caught up", "poll, one new", "reopen"):
+    for phase in ("ingest", "flush", "scan, warm", "poll, caught up", "poll, one new", "follow, woken", "reopen"):
         assert phase in shown
     assert shown.count("verified") >= 5
     result = json.loads(kept.read_text())

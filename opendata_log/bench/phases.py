@@ -5,6 +5,7 @@ Only calls on the log are timed; building records and verifying what came back h
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ class Run:
         yield self.scan("scan, warm", "every key, right after the ingest")
         yield self.poll()
         yield self.arrivals()
+        yield self.follow()
         yield self.reopen()
         yield self.scan("scan, reopened", "every key, after close and open")
 
@@ -132,6 +134,37 @@ class Run:
         measure.verified = True
         return measure
 
+    def follow(self) -> Measure:
+        """Append, and wait until a thread that follows the key has the entry: what a push costs from end to end."""
+        log = self._log
+        measure = Measure("follow, woken", "append one record, a waiting follower has it")
+        position, came = _drained(log, 0), threading.Semaphore(0)
+        seen: list[tuple[int, bytes]] = []
+
+        def listen() -> None:
+            for entry in log.follow(_TAIL_KEY, position, timeout=_TAIL_SECONDS):
+                seen.append((entry.sequence, entry.value))
+                came.release()
+                if entry.value == b"":
+                    return
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        self._append_tail_value(b"first")
+        came.acquire(timeout=_TAIL_SECONDS)
+        with self._phase(measure, _ARRIVALS_MAX):
+            for number in _bounded(_ARRIVALS_MAX):
+                with measure.timed():
+                    sequence = self._append_tail(number)
+                    is_there = came.acquire(timeout=_TAIL_SECONDS)
+                if not is_there or seen[-1] != (sequence, b"%d" % number):
+                    raise VerificationError("a follower did not get exactly the one new record")
+        self._append_tail_value(b"")
+        listener.join()
+        measure.count = len(measure.calls)
+        measure.verified = True
+        return measure
+
     def reopen(self) -> Measure:
         """Close and open again: how long a restart keeps users waiting."""
         measure = Measure("reopen", "close, then open")
@@ -146,7 +179,10 @@ class Run:
         return measure
 
     def _append_tail(self, number: int) -> int:
-        return self._log.append_timeout([Record(_TAIL_KEY, b"%d" % number)], _FULL_QUEUE_SECONDS).start_sequence
+        return self._append_tail_value(b"%d" % number)
+
+    def _append_tail_value(self, value: bytes) -> int:
+        return self._log.append_timeout([Record(_TAIL_KEY, value)], _FULL_QUEUE_SECONDS).start_sequence
 
     @contextmanager
     def _phase(self, measure: Measure, total: int) -> Iterator[None]:

@@ -75,7 +75,7 @@ class FsckReport(msgspec.Struct, kw_only=True):
         lines += [f"DAMAGE {each.object or 'rows'} at byte {each.offset}: {each.message}" for each in shown]
         if self.problems_total > len(shown):
             lines.append(f"... {self.problems_total - len(shown)} more: see the JSON report")
-        lines.append("sound" if self.is_sound else f"{self.problems_total} problems")
+        lines.append("sound" if self.is_sound else f"damaged, problems: {self.problems_total}")
         return "\n".join(lines)
 
     def to_json(self) -> str:

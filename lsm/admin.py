@@ -97,10 +97,12 @@ class Admin:
         Raises: InvalidError, UnavailableError.
         """
         manifests = self._load()
-        wal_last = durable_end(self._stores.wal.with_cause("admin"), manifests.current) if source is None else 0
         return create_checkpoint(
-            manifests, self._runtime, wal_last=wal_last, lifetime=lifetime, name=name, source=source
+            manifests, self._runtime, wal_end=self._durable_end, lifetime=lifetime, name=name, source=source
         )
+
+    def _durable_end(self, manifest: Manifest) -> int:
+        return durable_end(self._stores.wal.with_cause("admin"), manifest)
 
     def refresh_checkpoint(self, checkpoint_id: str, lifetime: float | None = None) -> Checkpoint:
         """Let its lifetime begin again, or a new one. Raises: InvalidError where there is no such checkpoint (any more)."""
@@ -186,7 +188,6 @@ class Admin:
         """
         manifests = self._load()
         source = None if checkpoint is None else find_checkpoint(manifests.current, checkpoint)
-        wal_last = durable_end(self._stores.wal.with_cause("admin"), manifests.current) if source is None else 0
         try:
             parts = Components(
                 storage_options=self._parts.storage_options if storage_options is None else storage_options,
@@ -202,7 +203,7 @@ class Admin:
                 stores,
                 self._runtime,
                 source=source,
-                wal_last=wal_last,
+                wal_end=self._durable_end,
                 probe=not self._settings.assume_single_writer,
             )
         finally:

@@ -1,19 +1,19 @@
 """Versions that stay readable: made, refreshed, dropped and expired as edits of the manifest; read where they are kept.
 
-docs/protocol.md, rules K1 to K4. Source: SlateDB's checkpoints (its RFC 4). Different on purpose: a pinned version does not
-stay among the manifest's own objects, where M4 needs the old ones to go, and one clock alone lets nothing expire.
+docs/protocol.md, rules K1 to K4 and R5. Source: SlateDB's checkpoints (its RFC 4). Different on purpose: a pinned version
+does not stay among the manifest's own objects, where M4 needs the old ones to go, and one clock alone lets nothing expire.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from lsm.errors import CorruptionError, InvalidError
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.codec import decode_manifest
-from lsm.manifest.model import Manifest
+from lsm.manifest.model import Manifest, dropped_partitions
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import manifest_name, pinned_name, wal_name
@@ -29,25 +29,29 @@ def create_checkpoint(
     manifests: ManifestStore,
     runtime: Runtime,
     *,
-    wal_last: int = 0,
+    wal_end: Callable[[Manifest], int] = lambda _: 0,
     lifetime: float | None = None,
     name: str | None = None,
     source: str | None = None,
     checkpoint_id: str | None = None,
 ) -> Checkpoint:
-    """Pin the newest version and the log behind it up to object `wal_last`, or what checkpoint `source` pins.
+    """Pin the newest version and the log behind it up to object `wal_end`, or what checkpoint `source` pins.
 
-    Cost: one commit. Raises: InvalidError.
+    `wal_end`: asked again where a version between dropped a partition: the rows that say so may lie behind what it said
+    before (rule R5). Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
     now = runtime.now_ms()
     lifetime_ms = _lifetime_ms(lifetime)
     wanted = source and as_checkpoint_id(source)
+    base, wal_last = manifests.current, 0
 
     def edit(manifest: Manifest) -> Manifest | None:
         if manifest.checkpoint(made_id) is not None:
             return None
         found = _required(manifest, wanted) if wanted else None
+        if found is None and dropped_partitions(base, manifest):
+            return None
         made = Checkpoint(
             made_id,
             found.manifest_id if found else manifest.number + 1,
@@ -60,7 +64,11 @@ def create_checkpoint(
         )
         return msgspec.structs.replace(manifest, checkpoints=(*manifest.checkpoints, made))
 
-    return _required(manifests.update(edit), made_id)
+    while True:
+        base = manifests.current
+        wal_last = 0 if wanted else wal_end(base)
+        if (made := manifests.update(edit).checkpoint(made_id)) is not None:
+            return made
 
 
 def refresh_checkpoint(
@@ -147,16 +155,23 @@ def _lifetime_ms(lifetime: float | None) -> int | None:
 
 
 def load_version(store: ReliableStore, number: int, database: bytes) -> Manifest:
-    """A version of the manifest, from its own place or from its copy. Cost: one GET, or two.
+    """A version of the manifest, from its copy where there is one, else from its own place. Cost: two GET.
 
+    The copy counts, and is looked for last: it is made before the version is deleted, and behind that deletion a process
+    that stalled can put another object in its place. Where there is no copy, that has not come to pass.
     Raises: ObjectMissing, CorruptionError.
     """
     try:
-        return decode_manifest(store.get(manifest_name(number)), number=number, database=database)
+        own = store.get(manifest_name(number))
     except ObjectMissing:
-        # The collector makes the copy before it deletes the original, so one of them is always there.
-        name = pinned_name(number)
+        own = None
+    name = pinned_name(number)
+    try:
         return decode_manifest(store.get(name), number=number, database=database, name=name)
+    except ObjectMissing:
+        if own is None:
+            raise
+    return decode_manifest(own, number=number, database=database)
 
 
 def load_checkpoint(store: ReliableStore, manifest: Manifest, checkpoint: Checkpoint) -> Manifest:

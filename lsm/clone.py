@@ -9,6 +9,7 @@ Source: SlateDB's clones with external databases (its RFC 4).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -37,10 +38,10 @@ def create_clone(
     runtime: Runtime,
     *,
     source: Checkpoint | None,
-    wal_last: int,
+    wal_end: Callable[[Manifest], int],
     probe: bool,
 ) -> Checkpoint:
-    """The database in `clone`, with what `source` (None: the newest version and the log up to `wal_last`) pins.
+    """The database in `clone`, with what `source` (None: the newest version and the log up to `wal_end`) pins.
 
     Raises: InvalidError where something else is there already.
     """
@@ -55,7 +56,7 @@ def create_clone(
         return made
     if made is None:
         made = create_checkpoint(
-            manifests, runtime, wal_last=wal_last, name=name, source=None if source is None else source.id
+            manifests, runtime, wal_end=wal_end, name=name, source=None if source is None else source.id
         )
     elif source is not None and made.manifest_id != source.manifest_id:
         raise InvalidError(

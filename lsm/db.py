@@ -212,6 +212,9 @@ class Db(Reads):
             return
         if not engine.settings.wal_enabled:
             engine.writer.freeze()
+            if timeout is None:  # Where level 0 is full and nobody compacts, that must come to an end.
+                engine.flusher.wait_flushed(seq)
+                return
         engine.wal.wait_durable(seq, timeout)
 
     def wait_durable_beyond(self, seq: int, timeout: float | None = None) -> int:
@@ -277,8 +280,13 @@ class Db(Reads):
         engine = self._engine
         is_logged = engine.settings.wal_enabled
         self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
-        wal_last = engine.wal.durable_number if is_logged else 0
-        return create_checkpoint(engine.manifests, engine.runtime, wal_last=wal_last, lifetime=lifetime, name=name)
+        return create_checkpoint(
+            engine.manifests,
+            engine.runtime,
+            wal_end=lambda _: engine.wal.durable_number if is_logged else 0,
+            lifetime=lifetime,
+            name=name,
+        )
 
     def store_time_ms(self) -> int | None:
         """When the newest manifest was written, by the store's own clock; None where it keeps no times. Cost: one HEAD."""

@@ -8,6 +8,7 @@ it delete. `min_age` is courtesy to slow readers, never the reason why a deletio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from lsm.checkpoints import ExpiryWatch, load_version
 from lsm.errors import CorruptionError
@@ -26,7 +27,7 @@ from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.codec import reseal_manifest
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.object_store.contract import ObjectInfo, ObjectMissing
+from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing
 from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
@@ -65,8 +66,8 @@ class GarbageCollector:
     def run_once(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete everything that can go (`dry_run`: only say what would); what it was.
 
-        Cost: 4 LIST; where a table can go, one manifest commit; one DELETE each; for each checkpoint one GET the first
-        time; with a `min_age` one GET.
+        Cost: 4 LIST, and a GET that finds nothing and one of 64 bytes; where a table can go, one manifest commit; one
+        DELETE each; for each checkpoint two GET the first time; with a `min_age` two GET.
         """
         age = self._min_age if min_age is None else min_age
         with self._lock:
@@ -75,7 +76,8 @@ class GarbageCollector:
             tables = self._old_enough(self._store.list(TABLES), age)
             versions = self._store.list(MANIFESTS)
             recent = self._recent_tables(versions, age)
-            manifest = self._manifests.current
+            # Looked up anew: others drop checkpoints and finish compactions while this process commits nothing.
+            manifest = self._manifests.refresh()
             expired = self._watch.expired(manifest.checkpoints)
             wanted = wanted_horizons(manifest, own)
             found = list(dead_tables(tables, manifest, wanted, self._live(manifest, expired) | recent))
@@ -151,7 +153,10 @@ class GarbageCollector:
                     data = self._store.get(manifest_name(number))
                 except ObjectMissing:  # Another collector copied and deleted it.
                     continue
-                self._store.put_new(pinned_name(number), reseal_manifest(data, number=number, name=pinned_name(number)))
+                copy = reseal_manifest(data, number=number, name=pinned_name(number))
+                # Another copy is the right one: what is in the version's place now came late, when the version had gone.
+                with suppress(ObjectExists):
+                    self._store.put_new(pinned_name(number), copy)
 
     def _delete(self, found: list[Garbage], log: list[ObjectInfo]) -> None:
         in_log = {info.name for info in log}

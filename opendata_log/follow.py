@@ -109,11 +109,14 @@ class Pursuit(Generic[R]):
         if isinstance(error, ClosedError):
             self.is_over = True
             return
-        cursor = self._round.next_sequence
-        self._round = LogIterator(iter(()), start=cursor, frontier=cursor)
+        self.go_back(self._round.next_sequence)
         self._expired += 1
         if not isinstance(error, SnapshotExpired) or self._expired > EXPIRED_MAX:
             raise error
+
+    def go_back(self, cursor: Sequence) -> None:
+        """Read on from there next."""
+        self._round = LogIterator(iter(()), start=cursor, frontier=cursor)
 
     def time_left(self, now: float) -> float | None:
         """How long to wait for news: None for ever; nothing or less when it has been quiet for `timeout`."""
@@ -199,10 +202,15 @@ class LogFollower:
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
         entries: list[LogEntry] = []
-        block = self._next_block() if count else None
-        while block is not None:
-            entries += islice(block, count - len(entries))
-            block = self._pursuit.rest() if len(entries) < count else None
+        at = self.next_sequence
+        try:
+            block = self._next_block() if count else None
+            while block is not None:
+                entries += islice(block, count - len(entries))
+                block = self._pursuit.rest() if len(entries) < count else None
+        except BaseException:
+            self._pursuit.go_back(at)  # Nobody got what was taken before it.
+            raise
         return entries
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ class KeySet:
         if isinstance(keys, (bytes, bytearray, memoryview, str)):
             raise InvalidInputError(f"keys must be several keys, got one: {keys!r}")
         self.keys = None if keys is None else frozenset(map(to_key, keys))
+        self._sorted = [] if self.keys is None else sorted(self.keys)
         self._prefix = b"" if prefix is None else to_bytes(prefix, "prefix")
 
     def among(self, names: Iterable[bytes]) -> AbstractSet[bytes]:
@@ -44,7 +45,7 @@ class KeySet:
     def in_segment(self, engine: SeriesReads, family: bytes) -> Collection[bytes]:
         """Every wanted key that the segment may hold."""
         if self.keys is not None:
-            return self.keys
+            return self._sorted
         return list(chain.from_iterable(engine.series_names(family, prefix=self._prefix)))
 
 

@@ -1,7 +1,7 @@
 """Segments that are older than they should get: when they are, by a clock that is not believed blindly, and their end.
 
 A tick takes whole segments from the old end: it deletes their metadata, which hides them from every read at once, and when that
-is durable tells the compaction, which drops their tables (docs/protocol.md, rule S5).
+is durable tells the compaction, which drops their tables (docs/protocol.md, rules S5 and S6).
 
 Source: tick_retention of OpenData Log's writer.rs. Different on purpose: there, a wall clock that jumps forward expires
 everything at the next tick. Here time passes for retention no faster than by the monotonic clock since the log was opened, and

@@ -161,8 +161,13 @@ class LogIterator:
     def _take(self, count: int) -> list[LogEntry]:
         """Up to `count` entries, out of whole blocks: nothing happens per entry."""
         found: list[LogEntry] = []
+        at = self.next_sequence
         while len(found) < count:
-            position: Any = self.next_block()
+            try:
+                position: Any = self.next_block()
+            except Error:
+                self._passed = at  # Nobody got what was taken before it.
+                raise
             if position is None:
                 break
             block = self._block

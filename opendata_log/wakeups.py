@@ -44,7 +44,7 @@ class Wakeups:
             if keys is None:
                 self._anywhere = [*filter(_is_alive, self._anywhere), ref(sleeper)]
             else:
-                for key in keys:
+                for key in sorted(keys):  # Whom `tell_all` wakes first must not depend on hashes.
                     # Lists are replaced, never changed: those who are being told now need no copy.
                     self._by_key[key] = [*filter(_is_alive, self._by_key.get(key, ())), ref(sleeper)]
             self.is_followed = True
@@ -83,7 +83,7 @@ class Wakeups:
     def tell(self, keys: Iterable[bytes]) -> None:
         """There is news of these keys."""
         with self._lock:
-            concerned = [self._by_key[key] for key in self._by_key.keys() & keys]
+            concerned = [self._by_key[key] for key in sorted(self._by_key.keys() & keys)]
             anywhere = self._anywhere
         self._wake(chain(anywhere, chain.from_iterable(concerned)))
 

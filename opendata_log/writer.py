@@ -1,7 +1,7 @@
 """Write walk, after `log_db`: a batch gets its sequences and its segment, and goes to the engine as columns.
 
-One lock orders everything: sequences, segments and the engine's batches are in the same order. It is held for some
-microseconds, except when the block of sequences runs out or a segment begins.
+docs/protocol.md, rules S1 to S5. One lock orders everything: sequences, segments and the engine's batches are in the same
+order. It is held for some microseconds, except when the block of sequences runs out or a segment begins.
 """
 
 from __future__ import annotations

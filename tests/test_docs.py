@@ -191,6 +191,17 @@ def test_rules_that_are_cited_stand_in_the_protocol() -> None:
     assert not {rule: where for rule, where in cited.items() if rule not in rules}
 
 
+def test_every_rule_is_named_where_the_code_keeps_it() -> None:
+    kept: set[str] = set()
+    for path in CODE:
+        for words in re.findall(r"[Rr]ules? ([A-Z]\d(?:(?:,| to| and) [A-Z]\d)*)", (ROOT / path).read_text("utf-8")):
+            kept.update(RULE.findall(words))
+            for letter, first, last in re.findall(r"([A-Z])(\d) to [A-Z](\d)", words):
+                kept.update(f"{letter}{number}" for number in range(int(first), int(last) + 1))
+
+    assert set(stated_rules()) <= kept
+
+
 @pytest.mark.parametrize("path", CODE)
 def test_sources_do_not_point_at_notes_nobody_has(path: str) -> None:
     documents = re.findall(r"\b(?:docs|reference|notes)/[\w/]+\.\w+", ast.get_docstring(tree(path)) or "")

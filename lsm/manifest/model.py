@@ -173,6 +173,11 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         raise InternalError(f"manifest {self.number}: {problem}; nothing was written, please report this")
 
 
+def dropped_partitions(old: Manifest, new: Manifest) -> set[bytes]:
+    """The partitions that a later version has no more: all their rows are gone."""
+    return {each.prefix for each in old.partitions} - {each.prefix for each in new.partitions}
+
+
 _first_key = attrgetter("first_key")
 _last_key = attrgetter("last_key")
 

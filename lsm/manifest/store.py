@@ -102,7 +102,11 @@ class ManifestStore:
 
     def modified_ms(self) -> int | None:
         """When the current version was written, by the store's clock."""
-        return self._store.head(manifest_name(self.current.number)).modified_ms
+        while True:
+            try:
+                return self._store.head(manifest_name(self.current.number)).modified_ms
+            except ObjectMissing:
+                self.refresh()  # Collected: there are newer ones, or a newer writer.
 
     def claim_compactor(self) -> int:
         """Take the compactor's epoch for a process that does not write, fencing out every other compactor."""

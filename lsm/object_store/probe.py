@@ -1,4 +1,4 @@
-"""The check made once, when a database is created: does this store really refuse the second create of a name?
+"""The check made once, when a database is created: does this store really refuse the second create of a name? (rule O2)
 
 Several S3 servers accept `If-None-Match` and overwrite all the same. On such a store two writers would each believe
 they own the manifest, so creating the database is refused. A store that decides by looking first cannot be found out

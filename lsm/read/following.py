@@ -1,6 +1,6 @@
 """Read walk of another process: a manifest, and the log behind it, as far as somebody else has written them.
 
-docs/protocol.md, rules R1 to R4. It shows what is durable and contiguous in the log, by the same rules as recovery replays
+docs/protocol.md, rules R1 to R5. It shows what is durable and contiguous in the log, by the same rules as recovery replays
 it, so nothing it has shown can be taken back by a crash of the writer.
 """
 
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from lsm.components import Stores
 from lsm.errors import CorruptionError, Error, SnapshotExpiredError, TableMissingError
-from lsm.manifest.model import Manifest
+from lsm.manifest.model import Manifest, dropped_partitions
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.names import wal_name
 from lsm.rows.memtable import Memtable
@@ -49,6 +49,7 @@ class Following:
         self._runtime = runtime
         self._manifests = manifests
         self._is_torn = False
+        self._drops = self._drops_read = 0
         self._keeps_arrivals = False
         self._added: list[LogEntries] = []
         self._missed_rows = False
@@ -96,7 +97,7 @@ class Following:
 
     def first(self) -> None:
         """Cost: one LIST, one GET per log object; two short GETs for the manifest."""
-        if self._read_listed() or self._look():
+        if self._read_listed() or self._look() or self._is_ahead:
             self.catch_up(look=True)
         self._publish()
         self.take_news()
@@ -113,7 +114,7 @@ class Following:
         seen = self._shown_seq
         try:
             # Rule R3: the manifest after the log. A missing object is the end only if it was not collected by then.
-            while self._read_on() or (look and self._look()):
+            while self._read_on() or (look and self._look()) or self._is_ahead:
                 pass
         finally:
             self._publish()
@@ -121,12 +122,21 @@ class Following:
 
     def _read_on(self) -> bool:
         """Read the log up to its first gap. True: it goes on in tables that a look at the manifest just found."""
+        drops = self._drops
         try:
-            return self._read_up_to_a_gap()
+            goes_on = self._read_up_to_a_gap()
         except CorruptionError:
             if self._look():  # The rows of the damaged object are in tables by now.
                 return True
             raise
+        if not goes_on:
+            self._drops_read = drops
+        return goes_on
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether the manifest dropped partitions, and the log that says why may not be read up to there (rule R5)."""
+        return self._drops != self._drops_read
 
     def _read_up_to_a_gap(self) -> bool:
         for _ in range(SINGLE_READS_MAX):
@@ -195,6 +205,7 @@ class Following:
         with self._changing():
             if (manifest.replay_after, manifest.last_seq) != (self._manifest.replay_after, self._manifest.last_seq):
                 self._rebase(manifest)
+            self._drops += bool(dropped_partitions(self._manifest, manifest))
             self._manifest = manifest
             if manifest.last_seq > seq:
                 self._missed_rows = self._has_new_rows = True
@@ -224,12 +235,13 @@ class Following:
         self._start_over(self._manifests.refresh())
         self._missed_rows = self._has_new_rows = True
         self._is_torn = False
+        self._drops_read = self._drops
         self._read_listed()
 
     def _publish(self) -> None:
         (view, bounds), version, rows_version = self.state
         is_same = view.manifest is self._manifest and view.memtables[0] is self._table and bounds.seq == self._seq
-        if self._is_torn or is_same or self._seq < bounds.seq:
+        if self._is_torn or self._is_ahead or is_same or self._seq < bounds.seq:
             return  # A new start shows nothing until it has all that was shown before.
         self.state = State(self._current(), version + 1, rows_version + self._has_new_rows)
         self._has_new_rows = False

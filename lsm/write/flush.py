@@ -1,7 +1,7 @@
 """Write walk, after `write/writer`: frozen memtables become level-0 tables, and the manifest says so.
 
-Tables are built by an executor, several at a time; they are committed strictly in the order of their batches, and only
-when the log covers them (rule F1): otherwise a table could hold rows that a crash takes back.
+docs/protocol.md, rules F1 to F3. Tables are built by an executor, several at a time; they are committed strictly in the order
+of their batches, and only when the log covers them: otherwise a table could hold rows that a crash takes back.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 import lsm
 from lsm.coding import KIND_WAL_DATA, seal_envelope
+from lsm.manifest.codec import encode_manifest
 from lsm.object_store import MemoryStore
 from lsm.object_store.names import manifest_name, wal_name
 from lsm.wal.frames import WAL_VERSION, encode_mark
@@ -219,3 +221,62 @@ def test_a_table_that_is_gone_while_the_store_is_down_is_not_called_damage() -> 
     with pytest.raises(lsm.FencedError):
         old.get(KEYS[0])
     old.close()
+
+
+def test_a_checkpoint_is_read_from_its_copy_where_something_late_has_the_number_of_its_version() -> None:
+    memory = MemoryStore()
+    with open_plain(memory) as db:
+        db.put(b"a", b"1")
+        db.flush(lsm.FlushType.MEMTABLE)
+        pinned = db.create_checkpoint()
+        before = read_rows(db)
+    take_over(memory, versions=20)
+    name = manifest_name(pinned.manifest_id)
+    with lsm.Admin("memory://", object_store=memory) as admin:
+        stale = msgspec.structs.replace(admin.read_manifest(pinned.manifest_id), partitions=(), checkpoints=())
+        # What a process sends that slept before its commit of that version, until all behind it was collected.
+        memory.put_if_absent(name, encode_manifest(stale, epoch=1, nonce=bytes(16)), timeout=1.0)
+
+        for reading in range(2):
+            with lsm.DbReader.open("memory://", object_store=memory, checkpoint=pinned.id) as reader:
+                assert read_rows(reader) == before, reading
+            admin.run_gc_once(min_age=0)
+        assert name not in [info.name for info in memory.list("manifest/", timeout=1.0)]
+
+
+def test_a_writer_that_is_overtaken_while_it_asks_for_the_time_says_fenced() -> None:
+    memory = MemoryStore()
+    store = Interrupted(memory, "head", "manifest/", lambda: take_over(memory, versions=20))
+    db = open_plain(store)
+
+    with pytest.raises(lsm.FencedError):
+        db.store_time_ms()
+    assert store.has_happened
+    db.close()
+
+
+def test_a_writer_that_commits_nothing_collects_what_others_let_go() -> None:
+    memory = MemoryStore()
+    with open_plain(memory, tiny(compaction_enabled=False)) as db, lsm.Admin("memory://", object_store=memory) as admin:
+        db.put(b"a", b"1", await_durable=True)
+        db.put(b"b", b"1", await_durable=True)
+        pinned = admin.create_detached_checkpoint()
+        db.flush(lsm.FlushType.MEMTABLE)
+        db.collect_garbage(min_age=0)
+        log = {info.name for info in memory.list("wal/", timeout=1.0)}
+        admin.delete_checkpoint(pinned.id)
+
+        found = {garbage.name for garbage in db.collect_garbage(min_age=0)}
+
+    assert found & log
+
+
+def test_a_writer_without_a_log_says_so_where_whoever_compacts_is_gone_and_level_0_is_full() -> None:
+    memory = MemoryStore()
+    settings = tiny(wal_enabled=False, l0_max_ssts=3, l0_compaction_min=2, op_timeout=0.3)
+    with open_plain(memory, settings) as db:
+        lsm.DbCompactor.open("memory://", settings, object_store=memory).close()
+
+        with pytest.raises(lsm.UnavailableError, match="level 0 is full"):
+            for at in range(20):
+                db.put(b"%d" % at, b"x", await_durable=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import log_model, manifest_model
+from tests.models import log_model, manifest_model, test_collection_model
 from tests.models.log_model import LogModel
 from tests.models.manifest_model import ManifestModel
 
@@ -98,6 +98,8 @@ def test_every_rule_of_a_model_can_be_broken_but_the_one_that_others_cover() -> 
 def test_the_models_and_the_protocol_name_the_same_rules() -> None:
     stated = set(re.findall(r"^- \*\*([A-Z]\d)\. ", PROTOCOL, re.MULTILINE))
     modelled = {*log_model.RULES, *manifest_model.RULES}
+    collection = re.findall(r"([A-Z]\d)", str(test_collection_model.__doc__).partition(")")[0])
+    assert {"G1", "G7", "K1"} <= set(collection) <= stated
 
     assert modelled <= stated
     # W7 and M1 are about damage and about values, and the order of deletions (G5) is part of every step of both models.

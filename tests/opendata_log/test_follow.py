@@ -13,9 +13,11 @@ from opendata_log import (
     FencedError,
     InvalidInputError,
     LogDb,
+    LogEntry,
     ReadVisibility,
     StorageError,
 )
+from opendata_log.scan import LogIterator
 from opendata_log.wakeups import DurableWakeups, Wakeups
 from tests.opendata_log.following import LONG, Listener, append
 from tests.opendata_log.support import tiny
@@ -327,3 +329,36 @@ def test_a_durable_batch_wakes_only_those_it_concerns() -> None:
 
         assert followers[b"a"]._signal._is_set
         assert not followers[b"b"]._signal._is_set
+
+
+def cut_off(entries: list[LogEntry]) -> Iterator[list[LogEntry]]:
+    """The blocks of a scan that fails after the first."""
+    yield entries
+    raise lsm.UnavailableError("down")
+
+
+def test_what_an_error_kept_from_the_caller_is_read_again(log: LogDb) -> None:
+    append(log, (b"a", b"0"), (b"a", b"1"), (b"a", b"2"))
+    follower = log.follow(b"a", timeout=0.0)
+    assert next(follower).sequence == 0
+    entries = [LogEntry(b"a", sequence, b"%d" % sequence) for sequence in (1, 2)]
+    read = follower._pursuit._read
+    follower._pursuit.go_back(1)
+    follower._pursuit._read = lambda reads, cursor: LogIterator(cut_off(entries), start=cursor, frontier=3)
+
+    with pytest.raises(StorageError):
+        follower.fetchmany(10)
+    assert follower.next_sequence == 1
+
+    follower._pursuit._read = read
+    assert [entry.sequence for entry in follower.fetchmany(10)] == [1, 2]
+
+
+def test_a_scan_goes_on_before_what_an_error_kept_from_the_caller() -> None:
+    scan = LogIterator(cut_off([LogEntry(b"a", sequence, b"") for sequence in range(4)]), start=0, frontier=9)
+    assert next(scan).sequence == 0
+
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            scan.fetchall()
+        assert scan.next_sequence == 1

@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import lsm
+from lsm.object_store import MemoryStore
 from opendata_log import (
     Config,
     InternalError,
     LogDb,
     LogDbBuilder,
     LogDbReader,
+    ReaderConfig,
     RetentionConfig,
     SegmentConfig,
 )
 from opendata_log.retention import ElapsedTime
+from tests.doubles import WrappedStore
 from tests.opendata_log.support import ManualClock, names, tiny, values
 
+T = TypeVar("T")
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -292,3 +296,63 @@ def test_a_crash_anywhere_hides_whole_segments_or_none(stage: str) -> None:
         assert [one.id for one in after.list_segments()] == [2, 3, 4] or stage == "announced"
     with contextlib.suppress(Exception):
         log.close()
+
+
+class During(WrappedStore):
+    """Once it is armed, the log's retention and its drain happen before the next such call."""
+
+    def __init__(self, store: lsm.ObjectStore, call: str, log: LogDb) -> None:
+        super().__init__(store)
+        self.is_armed = False
+        self._call, self._log = call, log
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        if self.is_armed and call == self._call and name.startswith("manifest/"):
+            self.is_armed = False
+            tick(self._log)
+            assert self._log.wait_idle(30)
+        return request()
+
+
+def sealed_log(memory: MemoryStore, clock: ManualClock) -> LogDb:
+    """Five segments, all in tables, of which retention is about to take the first two."""
+    builder = LogDbBuilder(config("memory://")).with_clock(clock).with_object_store(memory)
+    log = builder.build()
+    fill(log, clock, 5)
+    log._db.flush(lsm.FlushType.MEMTABLE)
+    assert log.wait_idle(30)
+    return log
+
+
+def agrees(reader: LogDbReader) -> bool:
+    """Every segment that is listed has its record of key a."""
+    return len(reader.list_segments()) == len(values(reader, b"a")) == reader.count(b"a")
+
+
+def test_a_reader_that_finds_a_segment_dropped_knows_why() -> None:
+    memory, clock = MemoryStore(), ManualClock()
+    with sealed_log(memory, clock) as log:
+        store = During(memory, "get", log)
+        with LogDbReader(ReaderConfig(storage="memory://", refresh_interval=1e6), object_store=store) as reader:
+            assert len(reader.list_segments()) == 5
+            store.is_armed = True
+
+            reader.refresh()
+
+            assert not store.is_armed
+            assert agrees(reader)
+            assert len(reader.list_segments()) == 3
+
+
+def test_a_checkpoint_made_while_a_segment_is_dropped_agrees_with_itself() -> None:
+    memory, clock = MemoryStore(), ManualClock()
+    with sealed_log(memory, clock) as log:
+        store = During(memory, "put_if_absent", log)
+        with lsm.Admin("memory://", object_store=store) as admin:
+            store.is_armed = True
+            pinned = admin.create_detached_checkpoint()
+        assert not store.is_armed
+
+        at_it = ReaderConfig(storage="memory://", checkpoint=pinned.id)
+        with LogDbReader(at_it, object_store=memory) as reader:
+            assert agrees(reader)

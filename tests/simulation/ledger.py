@@ -6,7 +6,7 @@ says which call it belongs to. Time is a counter of events. See docs/reliability
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +33,10 @@ class Handle:
     fresh_as_of: int = 0
     """What was durable at that moment must be seen."""
     watermark: int = 0
+    floor: int = 0
+    """Sequences below it belong to segments that this handle no longer lists."""
+    is_pinned: bool = False
+    """It reads a checkpoint: what it shows never changes."""
     calls: list[Call] = field(default_factory=list)
     seen: dict[bytes, dict[int, int]] = field(default_factory=dict)
     """By key the sequences it has shown, and when it first did."""
@@ -56,6 +60,8 @@ class Call:
     """Its own handle said so."""
     absent: int | None = None
     """A new owner did not find it, so it can never come back."""
+    stamp_ms: int = 0
+    """The least that any clock of its writer's process can have shown while it was made."""
 
     def __str__(self) -> str:
         return f"call {self.number} of {self.handle.name} ({self.outcome}, from {self.start})"
@@ -64,7 +70,12 @@ class Call:
 class Ledger:
     """`anomalies` holds what went wrong so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, retention_ms: int | None = None, clock_ms: Callable[[], int] = lambda: 0) -> None:
+        """`clock_ms`: the most that an honest clock can show now. Where there is retention, readings of more than one key
+        say which sequences their handle no longer lists: `floor`."""
+        self._retention_ms = retention_ms
+        self._clock_ms = clock_ms
+        self._retired_since: dict[int, int] = {}
         self.anomalies: list[Anomaly] = []
         self.calls: list[Call] = []
         self.handles: list[Handle] = []
@@ -107,13 +118,37 @@ class Ledger:
         if not rivals:
             self.report("false fence", f"{handle.name} was fenced, and nobody else opened the log since")
 
+    # -- retention ----------------------------------------------------------------------------------------------------
+
+    def floor(self, handle: Handle, start: int, *, is_durable: bool) -> None:
+        """The oldest segment that the handle lists starts there. `is_durable`: that cannot be taken back."""
+        gone_for_all = [each for each, since in self._retired_since.items() if since < handle.fresh_as_of]
+        least = max([handle.floor, *([] if handle.is_pinned else gone_for_all)])
+        if start < least:
+            self.report("resurrected", f"{handle.name}: begins at {start} again, and all below {least} was retired")
+        handle.floor = max(handle.floor, start)
+        if is_durable and start not in self._retired_since:
+            self._retired_since[start] = self.tick()
+        for call in self.calls:
+            is_gone = call.start is not None and call.start < start
+            if is_gone and (call.durable is not None or call.handle is handle) and not self._is_old(call):
+                age = self._clock_ms() - call.stamp_ms
+                self.report("retired early", f"{handle.name}: begins at {start}, and {call} is {age} ms old")
+                break
+
+    def _is_old(self, call: Call) -> bool:
+        return self._retention_ms is not None and self._clock_ms() - call.stamp_ms >= self._retention_ms
+
+    def _is_retired(self, handle: Handle, sequence: int) -> bool:
+        return sequence < handle.floor
+
     # -- appends ------------------------------------------------------------------------------------------------------
 
-    def append(self, handle: Handle, keys: Sequence[bytes], *, size: int = 0) -> Call:
+    def append(self, handle: Handle, keys: Sequence[bytes], *, size: int = 0, stamp_ms: int = 0) -> Call:
         """A call that is about to be made, with values nobody else has."""
         number = len(self.calls)
         records = [(key, (b"%d.%d." % (number, at)).ljust(size, b"x")) for at, key in enumerate(keys)]
-        call = Call(number, handle, records, self.tick())
+        call = Call(number, handle, records, self.tick(), stamp_ms=stamp_ms)
         self.calls.append(call)
         handle.calls.append(call)
         for at, (_, value) in enumerate(records):
@@ -209,12 +244,26 @@ class Ledger:
         if call.absent is not None and call.absent < handle.fresh_as_of:
             self.report("resurrected", f"{handle.name}: {call} is back at {sequence}")
 
-    def scan(self, handle: Handle, key: bytes, entries: Iterable[Entry], *, invoked: int, shows_durable: bool) -> None:
-        """All of a key was read, by a scan that began at `invoked`. `shows_durable`: the handle shows nothing else."""
-        found = self.entries(handle, key, entries)
+    def scan(
+        self,
+        handle: Handle,
+        key: bytes,
+        entries: Iterable[Entry],
+        *,
+        invoked: int,
+        shows_durable: bool,
+        floor: int = 0,
+    ) -> None:
+        """All of a key was read, by a scan that began at `invoked`. `shows_durable`: the handle shows nothing else.
+        `floor`: the handle's, when it began."""
+        found = self.entries(handle, key, entries, start=floor)
         sequences = {sequence for sequence, _ in found}
         seen = handle.seen.setdefault(key, {})
-        gone = [sequence for sequence, since in seen.items() if since < invoked and sequence not in sequences]
+        gone = [
+            sequence
+            for sequence, since in seen.items()
+            if since < invoked and sequence not in sequences and sequence >= handle.floor
+        ]
         if gone:
             self.report("lost", f"{handle.name}: {gone} of {key!r} were there before")
         now = self.tick()
@@ -225,8 +274,9 @@ class Ledger:
                 continue
             assert call.start is not None
             for at, (name, _) in enumerate(call.records):
-                if name == key and call.start + at not in sequences:
-                    self.report("lost", f"{handle.name}: {call.start + at} of {key!r} is missing, of {call}")
+                at_sequence = call.start + at
+                if name == key and at_sequence not in sequences and at_sequence >= handle.floor:
+                    self.report("lost", f"{handle.name}: {at_sequence} of {key!r} is missing, of {call}")
         if shows_durable:
             for _, value in found:
                 if value in self._by_value:
@@ -247,9 +297,11 @@ class Ledger:
         if call.durable is None:
             call.durable = self.tick()
 
-    def state(self, handle: Handle, content: dict[bytes, list[Entry]], *, is_recovery: bool) -> None:
+    def state(
+        self, handle: Handle, content: dict[bytes, list[Entry]], *, is_recovery: bool, needed: Iterable[Call] = ()
+    ) -> None:
         """All keys as of one moment. `is_recovery`: by a writer that has just opened the log, so what is not there is
-        gone for ever."""
+        gone for ever. `needed` must be there, durable or not."""
         self.checks += 1
         present: dict[Call, set[int]] = {}
         for key, entries in content.items():
@@ -260,10 +312,13 @@ class Ledger:
                         self.report("duplicate", f"{handle.name}: record {at} of {call} was read twice")
                     present[call].add(at)
         for call, records in present.items():
-            if len(records) != len(call.records):
+            # What is retired while the keys are read one after the other was there for the first of them.
+            if len(records) != len(call.records) and not self._is_retired(handle, call.start or 0):
                 self.report("torn batch", f"{handle.name}: of {call} only the records {sorted(records)} are there")
+        must = set(needed)
         for call in self.calls:
-            if call not in present and call.durable is not None and call.durable < handle.fresh_as_of:
+            is_needed = call in must or (call.durable is not None and call.durable < handle.fresh_as_of)
+            if is_needed and call not in present and not self._is_retired(handle, call.start or 0):
                 self.report("lost", f"{handle.name}: {call} is not there")
         self._check_prefixes(handle, present)
         self._check_order(present)
@@ -276,6 +331,8 @@ class Ledger:
         if is_recovery:
             for call in self.calls:
                 is_older = call.handle.opened is not None and call.handle.opened < handle.invoked
+                if call.start is not None and self._is_retired(handle, call.start):
+                    continue  # It may not be known whether it was ever there.
                 if is_older and call.handle is not handle and call not in present and call.absent is None:
                     call.absent = self.tick()
 
@@ -287,7 +344,8 @@ class Ledger:
                 newest[call.handle] = max(newest.get(call.handle, -1), call.start)
         for writer, limit in newest.items():
             for call in writer.calls:
-                if call.outcome == "ok" and call.start is not None and call.start < limit and call not in present:
+                is_due = call.outcome == "ok" and call.start is not None and handle.floor <= call.start < limit
+                if is_due and call not in present:
                     self.report("hole", f"{handle.name}: {call} is not there, and one at {limit} is")
 
     def _check_order(self, present: dict[Call, set[int]]) -> None:
@@ -306,30 +364,46 @@ class Ledger:
 
 
 class Consumer:
-    """Follows one key from any handle to any other by `next_sequence`: each record exactly once."""
+    """Goes on from any handle to any other by `next_sequence`, for one key or several: each record exactly once."""
 
-    def __init__(self, ledger: Ledger, key: bytes) -> None:
-        self.key = key
+    def __init__(self, ledger: Ledger, *keys: bytes) -> None:
+        self.keys = keys
         self.position = 0
         self.taken: list[Entry] = []
+        self._hidden: list[tuple[int, int]] = []
         self._ledger = ledger
 
-    def took(self, handle: Handle, start: int, entries: Iterable[Entry], next_sequence: int) -> None:
-        """A scan from `start` gave these entries and then said where to go on."""
-        found = self._ledger.entries(handle, self.key, entries, start=start)
-        least = found[-1][0] + 1 if found else start
-        if next_sequence < least:
-            self._ledger.report("skip", f"{handle.name}: next_sequence {next_sequence} after {least - 1} was read")
+    @property
+    def key(self) -> bytes:
+        return self.keys[0]
+
+    def took(self, handle: Handle, start: int, entries: Iterable[tuple[bytes, Entry]], next_sequence: int) -> None:
+        """A read from `start` on gave these entries and then said where to go on."""
+        found = list(entries)
+        last = start - 1
+        for key, (sequence, value) in found:
+            if sequence <= last:
+                self._ledger.report("reorder", f"{handle.name}: {sequence} of {key!r} after {last}, from {start}")
+            last = max(last, sequence)
+            self._ledger.entries(handle, key, [(sequence, value)])
+        if next_sequence <= last:
+            self._ledger.report("skip", f"{handle.name}: next_sequence {next_sequence} after {last} was read")
         if start == self.position:
-            self.taken += found
+            # Retired by that handle; not for ever, where it crashed before that was durable.
+            self._hidden.append((start, handle.floor))
+            self.taken += [entry for _, entry in found]
             self.position = next_sequence
 
-    def finish(self, content: Iterable[Entry]) -> None:
-        """`content` is everything of the key in the end."""
-        expected = [entry for entry in content if entry[0] < self.position]
-        if expected != self.taken:
-            missing = sorted(set(expected) - set(self.taken))
-            extra = sorted(set(self.taken) - set(expected))
+    def _may_miss(self, entry: Entry) -> bool:
+        return any(low <= entry[0] < high for low, high in self._hidden)
+
+    def finish(self, content: dict[bytes, list[Entry]], floor: int = 0) -> None:
+        """`content` is everything there is in the end, from the sequence `floor` on."""
+        there = sorted(entry for key in self.keys for entry in content[key])
+        expected = [entry for entry in there if floor <= entry[0] < self.position and not self._may_miss(entry)]
+        taken = [entry for entry in self.taken if entry[0] >= floor and not self._may_miss(entry)]
+        if expected != taken:
+            missing, extra = sorted(set(expected) - set(taken)), sorted(set(taken) - set(expected))
             self._ledger.report(
-                "skip" if missing else "lost", f"{self.key!r} up to {self.position}: missed {missing}, gone {extra}"
+                "skip" if missing else "lost", f"{self.keys} up to {self.position}: missed {missing}, gone {extra}"
             )

@@ -1,16 +1,21 @@
-"""Writers that take a log over from each other, and readers, against one bucket."""
+"""Writers that take a log over from each other, readers, followers, compactors, collectors and checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import lsm
 import opendata_log
 from lsm.testing.simulated import SimulatedRuntime
 from opendata_log import LogDb, LogDbBuilder, LogDbReader, ScanOptions
+from opendata_log.compactor import open_compactor
+from tests.simulation.beside import Collectors, Compactors
+from tests.simulation.checkpoints import Checkpoints, Content, PinnedReads
+from tests.simulation.followers import Followers
 from tests.simulation.ledger import Consumer, Entry, Handle, Ledger
 from tests.simulation.swarm import Swarm
-from tests.simulation.world import World
+from tests.simulation.world import EXPECTED, IDLE_SECONDS, World
 
 T = TypeVar("T")
 
@@ -21,8 +26,6 @@ REFUSED = (
     opendata_log.AppendStorageError,
 )
 """An append that raises one of these was certainly not applied, unless it says that the outcome is unknown."""
-EXPECTED = (opendata_log.StorageError, opendata_log.ClosedError, opendata_log.QueueFullError, TimeoutError)
-"""What a store that fails, a newer writer and a close may bring. Everything else is a finding."""
 CALL_SECONDS = 400.0
 
 
@@ -35,22 +38,38 @@ class LogWorld(World):
 
     def __init__(self, swarm: Swarm, steps: int) -> None:
         super().__init__(swarm, steps)
-        self.ledger = Ledger()
+        retention_ms = None if swarm.retention is None else int(swarm.retention * 1000)
+        self.ledger = Ledger(retention_ms, self._honest_ms)
         self.ledger.report = self.report  # type: ignore[method-assign]
         self.keys = [b"key%d" % number for number in range(swarm.keys)]
         self.consumers = [Consumer(self.ledger, key) for key in self.keys]
         self._busy_consumers: set[Consumer] = set()
+        self.followers = Followers(self)
+        takes_back = bool(swarm.engine["compaction_enabled"])
+        self.compactors = Compactors(self, self._open_compactor, takes_back=takes_back)
+        self.collectors = Collectors(self, self._open_admin)
+        reads = PinnedReads(self.ledger.tick, self._open_at, self._read_pinned, self._check_pinned)
+        self.checkpoints = Checkpoints(self, self._open_admin, reads)
+
+    def _honest_ms(self) -> int:
+        """The latest that the store's clock, which may be set back, has let anybody believe."""
+        return self.wall_offset_max + int(self.scheduler.monotonic() * 1000)
 
     def actor_lives(self) -> list[tuple[str, Callable[[], None]]]:
-        lives = [
-            (f"writers{number}", self.succession(f"w{number}", self._writer)) for number in range(self.swarm.writers)
-        ]
-        lives += [
-            (f"readers{number}", self.succession(f"r{number}", self._reader)) for number in range(self.swarm.readers)
-        ]
-        return lives
+        swarm = self.swarm
+        crowds = (
+            (swarm.writers, "w", self._writer),
+            (swarm.readers, "r", self._reader),
+            (swarm.compactors, "c", self.compactors.life),
+            (swarm.collectors, "g", self.collectors.life),
+            (swarm.keepers, "k", self.checkpoints.keeper),
+            (swarm.keepers, "p", self.checkpoints.reader),
+            (swarm.followers, "f", self.followers.life),
+        )
+        return self.successions(crowds)
 
     def process_ended(self, title: str) -> None:
+        super().process_ended(title)
         for handle in self.ledger.handles:
             if handle.name == title:
                 self.ledger.ended(handle)
@@ -83,10 +102,49 @@ class LogWorld(World):
     def is_final(handle: Handle) -> bool:
         return handle.name.startswith("final")
 
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _parts(self, runtime: SimulatedRuntime) -> dict[str, Any]:
+        return {"object_store": self.bucket.client(runtime.process, is_near=self.swarm.is_near), "runtime": runtime}
+
+    def _open_admin(self, runtime: SimulatedRuntime) -> lsm.Admin:
+        return lsm.Admin("memory://", settings=self.swarm.settings(), **self._parts(runtime))
+
+    def _open_compactor(self, runtime: SimulatedRuntime) -> lsm.DbCompactor:
+        interval = self.swarm.compactor_interval
+        return open_compactor(self.swarm.log_config(), poll_interval=interval, **self._parts(runtime))
+
+    def _open_at(self, runtime: SimulatedRuntime, checkpoint: str) -> LogDbReader:
+        return LogDbReader(self.swarm.reader_config(checkpoint), **self._parts(runtime))
+
+    def _read_pinned(self, log: LogDbReader) -> tuple[int, dict[bytes, list[Entry]]]:
+        """Where the first segment starts, and every key."""
+        starts = [segment.start_seq for segment in log.list_segments()]
+        return min(starts, default=0), {key: _pairs(log.scan(key)) for key in self.keys}
+
+    def _check_pinned(self, name: str, found: tuple[int, dict[bytes, list[Entry]]], content: Content) -> None:
+        handle = self.ledger.opening(f"{name} at a checkpoint", is_writer=False)
+        handle.is_pinned, handle.fresh_as_of = True, content.as_of
+        if self.swarm.retention is not None:
+            self.ledger.floor(handle, found[0], is_durable=False)
+        self.ledger.state(handle, found[1], is_recovery=False, needed=content.least or ())
+
+    def see_floor(self, handle: Handle, log: Any, *, is_durable: bool = False) -> int | None:
+        """Where the handle's segments begin, which moves only where there is retention; None: it shows none, or failed."""
+        if self.swarm.retention is None:
+            return 0
+        starts, _ = self.attempt(handle, "segments", lambda: [each.start_seq for each in log.list_segments()])
+        if not starts:
+            return None
+        self.notes["retired"] += starts[0] > handle.floor
+        self.ledger.floor(handle, starts[0], is_durable=is_durable or not handle.is_writer)
+        return handle.floor
+
     # -- writers ------------------------------------------------------------------------------------------------------
 
     def open_writer(self, name: str, runtime: SimulatedRuntime) -> tuple[Handle, LogDb | None]:
         handle = self.ledger.opening(name, is_writer=True)
+        self.openings.begin(name, "writer", self.bucket.url)
         builder = LogDbBuilder(self.swarm.log_config()).with_runtime(runtime)
         builder = builder.with_object_store(self.bucket.client(runtime.process, is_near=self.swarm.is_near))
         log, error = self.attempt(handle, "open", builder.build)
@@ -129,17 +187,19 @@ class LogWorld(World):
                 runtime.sleep(chance.expovariate(10.0))
             work = chance.choices(self._WORKS, self._WEIGHTS)[0]
             try:
-                work(self, handle, log)
+                work(self, handle, log, runtime)
             except Gone:
                 return
 
-    def _append(self, handle: Handle, log: LogDb, *, waits: bool = False) -> None:
+    def _append(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime, *, waits: bool = False) -> None:
         chance = self.chance
         keys = [chance.choice(self.keys) for _ in range(1 + chance.randrange(self.swarm.records_max))]
-        call = self.ledger.append(handle, keys, size=self.swarm.value_bytes)
+        began = self.scheduler.monotonic()
+        call = self.ledger.append(handle, keys, size=self.swarm.value_bytes, stamp_ms=runtime.now_ms())
         waits = waits or chance.random() < 0.3
         append = (lambda: log.append_timeout(call.records, 20.0)) if waits else (lambda: log.try_append(call.records))
         output, error = self.attempt(handle, "append", append)
+        call.stamp_ms = self.lowest_wall_ms(began) + runtime.skew_ms
         if output is not None:
             self.ledger.accepted(call, output.start_sequence)
         else:
@@ -152,32 +212,50 @@ class LogWorld(World):
         if isinstance(error, opendata_log.FencedError | opendata_log.ClosedError):
             raise Gone
 
-    def _flush(self, handle: Handle, log: LogDb) -> None:
+    def _flush(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
         invoked = self.ledger.tick()
         _, error = self.attempt(handle, "flush", log.flush)
         if error is None:
             self.ledger.flushed(handle, invoked)
         self._end_if_fenced(error)
 
-    def _watermark(self, handle: Handle, log: LogDb) -> None:
+    def _watermark(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
         value, _ = self.attempt(handle, "durable_sequence", lambda: log.durable_sequence)
         if value is not None:
             self.ledger.watermark(handle, value)
 
-    def _seal(self, handle: Handle, log: LogDb) -> None:
+    def _seal(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
         _, error = self.attempt(handle, "seal", log.seal_segment)
         self._end_if_fenced(error)
 
-    def _collect(self, handle: Handle, log: LogDb) -> None:
+    def _collect(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
         _, error = self.attempt(handle, "collect_garbage", lambda: log.collect_garbage(min_age=0))
         self._end_if_fenced(error)
 
-    def _read(self, handle: Handle, log: LogDb) -> None:
+    def _read(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
         key = self.chance.choice(self.keys)
         self.scan(handle, log, key, shows_durable=self.swarm.remote)
 
-    def _count(self, handle: Handle, log: Any) -> None:
+    def _pin(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
+        if not self.swarm.keepers:
+            return
+        invoked, lifetime = self.ledger.tick(), self.checkpoints.lifetime()
+        content = Content(invoked, [call for call in handle.calls if call.outcome == "ok"])
+        made, error = self.attempt(handle, "create_checkpoint", lambda: log.create_checkpoint(lifetime))
+        if made is not None:
+            self.ledger.flushed(handle, invoked)
+            self.checkpoints.made(made, content)
+        self._end_if_fenced(error)
+
+    def _follow(self, handle: Handle, log: LogDb, runtime: SimulatedRuntime) -> None:
+        if self.swarm.remote:
+            self.followers.resume(handle, log)
+        else:
+            self.followers.beside_appends(handle, log)
+
+    def _count(self, handle: Handle, log: Any, runtime: SimulatedRuntime) -> None:
         key = self.chance.choice(self.keys)
+        floor = self.see_floor(handle, log)
         results = [
             self.attempt(handle, what, call)
             for what, call in (
@@ -186,14 +264,14 @@ class LogWorld(World):
                 ("scan", lambda: len(log.scan(key).fetchall())),
             )
         ]
-        if all(error is None for _, error in results):
+        if all(error is None for _, error in results) and self.see_floor(handle, log) == floor:
             low, count, high = (value for value, _ in results)
             assert low is not None
             assert count is not None
             assert high is not None
             self.ledger.counted(key, low, count, high)
 
-    def _consume(self, handle: Handle, log: Any) -> None:
+    def _consume(self, handle: Handle, log: Any, runtime: SimulatedRuntime) -> None:
         """Go on with a consumer that no other handle is at, some entries at a time."""
         if handle.is_writer and not self.swarm.remote:
             return
@@ -207,8 +285,10 @@ class LogWorld(World):
                 limit = self.chance.choice((None, 1, 3))
                 stop_early = self.chance.random() < 0.3
                 found, _ = self.attempt(handle, "scan", lambda: self._take(log, consumer.key, start, limit, stop_early))
-                if found is not None:
-                    consumer.took(handle, start, *found)
+                if found is not None and self.see_floor(handle, log) is not None:
+                    entries, next_sequence = found
+                    named = [(consumer.key, entry) for entry in entries]
+                    consumer.took(handle, start, named, next_sequence)
         finally:
             self._busy_consumers.discard(consumer)
 
@@ -221,41 +301,48 @@ class LogWorld(World):
                     break
             return entries, scan.next_sequence
 
-    _WORKS = (_append, _flush, _watermark, _seal, _collect, _read, _count, _consume)
-    _WEIGHTS = (50, 8, 5, 2, 4, 6, 3, 6)
+    _WORKS = (_append, _flush, _watermark, _seal, _collect, _read, _count, _consume, _pin, _follow)
+    _WEIGHTS = (50, 8, 5, 2, 4, 6, 3, 6, 1, 2)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def scan(self, handle: Handle, log: Any, key: bytes, *, shows_durable: bool) -> None:
-        invoked = self.ledger.tick()
+        invoked, floor = self.ledger.tick(), handle.floor
         entries, _ = self.attempt(handle, "scan", lambda: _pairs(log.scan(key)))
-        if entries is not None:
-            self.ledger.scan(handle, key, entries, invoked=invoked, shows_durable=shows_durable)
+        if entries is not None and self.see_floor(handle, log) is not None:
+            self.ledger.scan(handle, key, entries, invoked=invoked, shows_durable=shows_durable, floor=floor)
 
     def check_state(self, handle: Handle, log: Any, *, is_recovery: bool) -> dict[bytes, list[Entry]] | None:
         """Every key of a handle that stands still. Its list of keys and segments must agree with what is read."""
         content: dict[bytes, list[Entry]] = {}
+        floor = self.see_floor(handle, log, is_durable=is_recovery)
         for key in self.keys:
             entries, _ = self.attempt(handle, "scan", lambda key=key: _pairs(log.scan(key)))
             if entries is None:
                 return None
             content[key] = entries
+        if self.see_floor(handle, log) is None:
+            return None
         self.ledger.state(handle, content, is_recovery=is_recovery)
         listed, _ = self.attempt(handle, "list_keys", lambda: [found.key for found in log.list_keys()])
         wanted = sorted(key for key, entries in content.items() if entries)
-        if listed is not None and listed != wanted:
+        if listed is not None and listed != wanted and self.see_floor(handle, log) == floor:
             self.report("count mismatch", f"{handle.name} lists the keys {listed}, and {wanted} have entries")
         return content
 
-    def _reader(self, name: str, runtime: SimulatedRuntime) -> None:
+    def open_reader(self, name: str, runtime: SimulatedRuntime) -> tuple[Handle, LogDbReader | None]:
         handle = self.ledger.opening(name, is_writer=False)
-        client = self.bucket.client(runtime.process, is_near=self.swarm.is_near)
-        config = self.swarm.reader_config()
-        log, _ = self.attempt(handle, "open", lambda: LogDbReader(config, object_store=client, runtime=runtime))
+        config, parts = self.swarm.reader_config(), self._parts(runtime)
+        log, _ = self.attempt(handle, "open", lambda: LogDbReader(config, **parts))
+        if log is not None:
+            self.ledger.opened(handle)
+        return handle, log
+
+    def _reader(self, name: str, runtime: SimulatedRuntime) -> None:
+        handle, log = self.open_reader(name, runtime)
         if log is None:
             return
-        self.ledger.opened(handle)
-        stands_still = config.refresh_interval > 1e5
+        stands_still = self.swarm.reader_interval > 1e5
         for _ in range(self.chance.randrange(3, 40)):
             if self.is_healed:
                 break
@@ -268,10 +355,10 @@ class LogWorld(World):
             if stands_still and self.chance.random() < 0.3:
                 self.check_state(handle, log, is_recovery=False)
             work = self.chance.choice((self._read_remote, self._count, self._consume))
-            work(handle, log)
+            work(handle, log, runtime)
         self.attempt(handle, "close", log.close)
 
-    def _read_remote(self, handle: Handle, log: Any) -> None:
+    def _read_remote(self, handle: Handle, log: Any, runtime: SimulatedRuntime) -> None:
         self.scan(handle, log, self.chance.choice(self.keys), shows_durable=True)
 
     # -- the second phase ---------------------------------------------------------------------------------------------
@@ -282,44 +369,45 @@ class LogWorld(World):
             return
         self.check_state(handle, log, is_recovery=True)
         for _ in range(5):
-            self._append(handle, log, waits=True)
-        self._flush(handle, log)
-        self._watermark(handle, log)
-        self._count(handle, log)
+            self._append(handle, log, runtime, waits=True)
+        self._flush(handle, log, runtime)
+        self._watermark(handle, log, runtime)
+        self._count(handle, log, runtime)
         for _ in range(3):
-            if self.swarm.engine["compaction_enabled"] and not log.wait_idle(60.0):
+            if not self._settle(log, runtime):
                 self.report("no progress", "compactions do not come to an end")
-            self._collect(handle, log)
+            self._collect(handle, log, runtime)
         self.close(handle, log)
         self._check_clean_reopen(runtime)
 
+    def _settle(self, log: LogDb, runtime: SimulatedRuntime) -> bool:
+        """Compact until there is nothing to do, in whatever process does it here."""
+        if self.swarm.engine["compaction_enabled"]:
+            return log.wait_idle(IDLE_SECONDS)
+        return not self.swarm.compactors or self.compactors.settle(f"final compactor {self.ledger.tick()}", runtime)
+
     def _check_clean_reopen(self, runtime: SimulatedRuntime) -> None:
-        """A clean close leaves no gap in the sequences, and two collections leave no garbage."""
+        """A clean close leaves no gap in the sequences, and collections leave no garbage."""
         handle, log = self.open_writer("final again", runtime)
         if log is None:
             return
         content = self.check_state(handle, log, is_recovery=True)
         if content is None:
             return
-        last = max((entry[0] for entries in content.values() for entry in entries), default=-1)
-        call = self.ledger.append(handle, self.keys[:1])
+        last = max((entry[0] for entries in content.values() for entry in entries), default=handle.floor - 1)
+        call = self.ledger.append(handle, self.keys[:1], stamp_ms=runtime.now_ms())
         output, _ = self.attempt(handle, "append", lambda: log.try_append(call.records))
         if output is not None:
             self.ledger.accepted(call, output.start_sequence)
             if output.start_sequence != last + 1:
                 self.report("sequence gap", f"{output.start_sequence} follows {last} after a clean close")
-        for consumer in self.consumers:
-            consumer.finish(content[consumer.key])
-        self._flush(handle, log)
-        for _ in range(5):
-            # What is flushed or compacted meanwhile leaves garbage of its own, until there is nothing more to do.
-            if self.swarm.engine["compaction_enabled"]:
-                log.wait_idle(60.0)
-            self._collect(handle, log)
-            if not self.objects.leaks():
-                break
-            runtime.sleep(1.0)
-        self.check_leaks()
+        for consumer in [*self.consumers, *self.followers.consumers]:
+            consumer.finish(content, handle.floor)
+        self._flush(handle, log, runtime)
+        self.checkpoints.drop_all(handle.name, runtime, set())
+        self.quiet(
+            self.objects, runtime, lambda: self._settle(log, runtime), lambda: self._collect(handle, log, runtime)
+        )
         self.close(handle, log)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import lsm
 from lsm.testing.bucket import ALL_FAULTS, Faults
 from lsm.testing.stores import Fault
-from opendata_log import Config, LogCompactionOptions, ReaderConfig, ReadVisibility, SegmentConfig
+from opendata_log import Config, LogCompactionOptions, ReaderConfig, ReadVisibility, RetentionConfig, SegmentConfig
 
 OP_TIMEOUT = 5.0
 
@@ -21,6 +21,12 @@ class Swarm:
     seed: int
     writers: int
     readers: int
+    compactors: int
+    collectors: int
+    keepers: int
+    """Those who make and drop checkpoints, and as many who read them."""
+    cloners: int
+    followers: int
     clients: int
     keys: int
     records_max: int
@@ -40,6 +46,9 @@ class Swarm:
     segment_seconds: float | None
     l0_only: bool
     reader_interval: float
+    compactor_interval: float
+    retention: float | None
+    """Needs `segment_seconds`."""
     faults: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -54,12 +63,16 @@ class Swarm:
             storage="memory://",
             engine=self.settings(),
             segmentation=SegmentConfig(seal_interval=self.segment_seconds, seal_byte_limit=self.segment_bytes),
+            retention=RetentionConfig(retention=self.retention, check_interval=0.3),
             read_visibility=ReadVisibility.REMOTE if self.remote else ReadVisibility.MEMORY,
             compaction=LogCompactionOptions(min_l0_per_compaction=2, max_l0_per_compaction=3, l0_only=self.l0_only),
         )
 
-    def reader_config(self) -> ReaderConfig:
-        return ReaderConfig(storage="memory://", engine=self.settings(), refresh_interval=self.reader_interval)
+    def reader_config(self, checkpoint: str | None = None) -> ReaderConfig:
+        interval = self.reader_interval
+        return ReaderConfig(
+            storage="memory://", engine=self.settings(), refresh_interval=interval, checkpoint=checkpoint
+        )
 
 
 def swarm(seed: int) -> Swarm:
@@ -69,11 +82,18 @@ def swarm(seed: int) -> Swarm:
     def maybe(value: Any, otherwise: Any = 0.0) -> Any:
         return value if chance.random() < 0.5 else otherwise
 
+    segment_seconds, retention = chance.choice(((None, None), (None, None), (0.5, None), (0.5, 0.5), (0.5, 3.0)))
+    compactors = chance.choice((0, 0, 0, 1, 2))
     kinds = tuple(fault for fault in ALL_FAULTS if chance.random() < 0.5) or (Fault.REPLY_LOST,)
     return Swarm(
         seed=seed,
         writers=chance.choice((1, 2, 2, 3)),
         readers=chance.choice((0, 1, 1, 2)),
+        compactors=compactors,
+        collectors=chance.choice((0, 0, 1, 2)),
+        keepers=chance.choice((0, 0, 1, 2)),
+        cloners=chance.choice((0, 0, 1, 2)),
+        followers=chance.choice((0, 0, 1, 2)),
         clients=chance.choice((1, 1, 2, 3)),
         keys=chance.choice((1, 2, 4)),
         records_max=chance.choice((1, 3, 6)),
@@ -89,9 +109,11 @@ def swarm(seed: int) -> Swarm:
         clock_jumps=maybe(True, False),
         remote=maybe(True, False),
         segment_bytes=chance.choice((None, 100, 400)),
-        segment_seconds=chance.choice((None, None, 0.5)),
+        segment_seconds=segment_seconds,
+        retention=retention,
         l0_only=chance.random() < 0.2,
         reader_interval=chance.choice((0.2, 2.0, 1e6)),
+        compactor_interval=chance.choice((0.05, 0.5)),
         faults={
             "probability": maybe(chance.choice((0.05, 0.15, 0.35))),
             "kinds": kinds,
@@ -102,11 +124,11 @@ def swarm(seed: int) -> Swarm:
             "burst_seconds": chance.choice((0.5, 3.0, 12.0)),
             "crash_probability": maybe(chance.choice((0.002, 0.01))),
         },
-        engine=_engine(chance),
+        engine=_engine(chance, compaction_probability=0.5 if compactors else 0.9),
     )
 
 
-def _engine(chance: random.Random) -> dict[str, Any]:
+def _engine(chance: random.Random, *, compaction_probability: float) -> dict[str, Any]:
     l0_bytes = chance.choice((200, 600, 2000))
     return {
         "flush_interval": chance.choice((None, 0.02, 0.1)),
@@ -123,7 +145,7 @@ def _engine(chance: random.Random) -> dict[str, Any]:
         "min_filter_keys": chance.choice((1, 4)),
         "l0_max_ssts": chance.choice((3, 6)),
         "l0_flush_parallelism": chance.choice((1, 2, 3)),
-        "compaction_enabled": chance.random() < 0.9,
+        "compaction_enabled": chance.random() < compaction_probability,
         "compaction_workers": chance.choice((1, 2)),
         "compaction_placement": "thread",
         "flush_placement": "thread",

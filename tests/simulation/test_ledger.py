@@ -14,7 +14,8 @@ class History:
     """A ledger, and short ways to write calls into it."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        self.now_ms = 0
+        self.ledger = Ledger(1000, lambda: self.now_ms)
 
     def opens(self, name: str, *, is_writer: bool = True) -> Handle:
         handle = self.ledger.opening(name, is_writer=is_writer)
@@ -144,15 +145,45 @@ def skip(it: History) -> None:
     writer, consumer = it.opens("a"), Consumer(it.ledger, b"k")
     value = it.appends(writer, 0).records[0][1]
     consumer.took(writer, 0, [], 7)
-    consumer.finish([(0, value)])
+    consumer.finish({b"k": [(0, value)]})
+
+
+def retired_early(it: History) -> None:
+    writer = it.opens("a")
+    it.appends(writer, 0, is_flushed=True)
+    it.now_ms = 999
+    it.ledger.floor(it.opens("b"), 1, is_durable=True)
+
+
+def retired_and_back(it: History) -> None:
+    writer, other = it.opens("a"), it.opens("b")
+    it.ledger.floor(writer, 5, is_durable=False)
+    it.ledger.floor(other, 3, is_durable=False)  # It was not durable, and another handle may still list it.
+    assert it.ledger.anomalies == []
+    it.ledger.floor(writer, 3, is_durable=False)
+
+
+def retired_and_back_elsewhere(it: History) -> None:
+    it.ledger.floor(it.opens("a"), 5, is_durable=True)
+    it.ledger.floor(it.opens("b"), 3, is_durable=False)
+
+
+def gone_and_not_retired(it: History) -> None:
+    writer, it.now_ms = it.opens("a"), 5000
+    it.appends(writer, 0, is_flushed=True)
+    it.appends(writer, 1, is_flushed=True)
+    new = it.opens("b")
+    it.ledger.floor(new, 1, is_durable=True)
+    it.finds(new)
 
 
 HISTORIES: dict[str, list[Callable[[History], None]]] = {
-    "lost": [lost, lost_own, lost_after_shown],
+    "lost": [lost, lost_own, lost_after_shown, gone_and_not_retired],
     "duplicate": [duplicate],
     "phantom": [phantom, phantom_refused],
     "hole": [hole],
-    "resurrected": [resurrected],
+    "resurrected": [resurrected, retired_and_back, retired_and_back_elsewhere],
+    "retired early": [retired_early],
     "torn batch": [torn_batch, torn_apart],
     "sequence reuse": [sequence_reuse],
     "reorder": [reorder, reorder_in_a_scan],
@@ -184,16 +215,31 @@ def test_finds_nothing_where_all_is_well() -> None:
     it.finds(new, kept)
     it.appends(new, 4096, is_flushed=True)
     consumer = Consumer(it.ledger, b"k")
-    consumer.took(reader, 0, [(at, value) for at, (_, value) in enumerate(kept.records)], 2)
-    consumer.finish([(at, value) for at, (_, value) in enumerate(kept.records)])
+    consumer.took(reader, 0, [(key, (at, value)) for at, (key, value) in enumerate(kept.records)], 2)
+    consumer.finish({b"k": [(at, value) for at, (_, value) in enumerate(kept.records)]})
     it.ledger.counted(b"k", 2, 2, 3)
 
     assert lost_with_the_process.absent is not None
     assert it.ledger.anomalies == []
 
 
-def test_knows_nothing_of_the_product() -> None:
-    source = (Path(__file__).parent / "ledger.py").read_text("utf-8")
+def test_retired_records_may_be_missing_when_they_are_old() -> None:
+    it = History()
+    writer = it.opens("a")
+    it.appends(writer, 0, 2, is_flushed=True)
+    kept = it.appends(writer, 2, is_flushed=True)
+    it.now_ms = 1000
+    new = it.opens("b")
+    it.ledger.floor(new, 2, is_durable=True)
+    it.finds(new, kept)
+    it.shows(new, kept)
+
+    assert it.ledger.anomalies == []
+
+
+@pytest.mark.parametrize("name", ["ledger.py", "batches.py", "openings.py"])
+def test_knows_nothing_of_the_product(name: str) -> None:
+    source = (Path(__file__).parent / name).read_text("utf-8")
     assert "import lsm" not in source
     assert "from lsm" not in source
     assert "opendata_log" not in source

@@ -6,18 +6,33 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import lsm
+import opendata_log
 from lsm.testing.bucket import SimulatedBucket
 from lsm.testing.scheduler import Process, Scheduler, SimulationStuck, Task
 from lsm.testing.simulated import SimulatedRuntime
 from tests.simulation.objects import ObjectWatch
+from tests.simulation.openings import Openings
 from tests.simulation.swarm import OP_TIMEOUT, Swarm
 
+T = TypeVar("T")
 HEALED_SECONDS = 20 * OP_TIMEOUT
 """Virtual time after the healing in which every call under way must have come back."""
 FINAL_SECONDS = 60 * OP_TIMEOUT
+IDLE_SECONDS = 60.0
+EXPECTED = (
+    lsm.UnavailableError,
+    lsm.ClosedError,
+    opendata_log.StorageError,
+    opendata_log.ClosedError,
+    opendata_log.QueueFullError,
+    TimeoutError,
+)
+"""What a store that fails, a newer owner and a close may bring. Everything else is a finding."""
 
 
 @dataclass
@@ -45,7 +60,10 @@ class World:
         )
         self.chance = self.scheduler.random
         self.bucket = SimulatedBucket(self.scheduler, swarm.make_faults())
+        self.buckets = [self.bucket]
         self.objects = ObjectWatch(self.bucket, self.report)
+        self.openings = Openings()
+        self._wall_offsets = [(0.0, self.scheduler.wall_offset_ms)]
         self.actors = self.scheduler.process("actors")
         self.alive: list[Process] = []
         self.notes: Counter[str] = Counter()
@@ -86,8 +104,16 @@ class World:
 
         return run
 
+    def successions(
+        self, crowds: Iterable[tuple[int, str, Callable[[str, SimulatedRuntime], None]]]
+    ) -> list[tuple[str, Callable[[], None]]]:
+        """So many at a time of each kind."""
+        names = [(f"{letter}{at}", life) for count, letter, life in crowds for at in range(count)]
+        return [(name, self.succession(name, life)) for name, life in names]
+
     def process_ended(self, title: str) -> None:
         """A process of a succession has come to its end, or died."""
+        self.openings.end(title)
 
     def end_process(self, process: Process) -> None:
         """It exits, whatever it was doing."""
@@ -98,6 +124,23 @@ class World:
 
     def sleep(self, seconds: float) -> None:
         self.scheduler.wait(seconds)
+
+    # -- calls of processes beside writers and readers ----------------------------------------------------------------
+
+    def beside(
+        self, who: str, what: str, call: Callable[[], T], *, also: tuple[type[Exception], ...] = ()
+    ) -> tuple[T | None, Exception | None]:
+        """The answer, or the error, which must be one that faults may bring, or one of `also`."""
+        try:
+            return call(), None
+        except (*EXPECTED, *also) as error:
+            self.notes[type(error).__name__] += 1
+            if who.startswith("final") and not isinstance(error, also):
+                self.report("no progress", f"{what} failed without faults: {error!r}")
+            return None, error
+        except Exception as error:
+            self.report("unexpected error", f"{who}: {what}: {error!r} from {error.__cause__!r}")
+            return None, error
 
     # -- the two phases -----------------------------------------------------------------------------------------------
 
@@ -119,8 +162,8 @@ class World:
             self.scheduler.monotonic(),
             self.scheduler.trace_hash(),
             self.anomalies,
-            self.bucket.injected,
-            self.bucket.calls,
+            sum((bucket.injected for bucket in self.buckets), Counter()),
+            sum((bucket.calls for bucket in self.buckets), Counter()),
             self.notes,
         )
 
@@ -146,7 +189,8 @@ class World:
         faults = self.bucket.faults
         faults.probability = faults.burst_probability = faults.crash_probability = faults.slow_probability = 0.0
         faults.listing_lag = 0.0
-        self.bucket.outages.clear()
+        for bucket in self.buckets:
+            bucket.outages.clear()
         scheduler.leap_probability = 0.0
         for process in self.alive:
             process.paused_until = 0.0
@@ -162,7 +206,7 @@ class World:
             self.end_process(process)
 
     def _second_phase(self) -> None:
-        while self.bucket.late_writes:
+        while any(bucket.late_writes for bucket in self.buckets):
             self.sleep(1.0)
         task = self.start_process("final", self.finish)
         task.join(FINAL_SECONDS)
@@ -173,10 +217,30 @@ class World:
             self.report("no progress", "the last process died")
         self.end_process(task.process)
 
-    def check_leaks(self) -> None:
-        leaks = self.objects.leaks()
-        if leaks:
-            self.report("leak", f"nothing refers to {leaks}")
+    @property
+    def wall_offset_max(self) -> int:
+        """The furthest the store's clock has been ahead."""
+        return max(offset for _, offset in self._wall_offsets)
+
+    def lowest_wall_ms(self, since: float) -> int:
+        """The least that the store's clock can have shown between that virtual moment and now."""
+        at = max(at for at, (when, _) in enumerate(self._wall_offsets) if when <= since)
+        return min(offset for _, offset in self._wall_offsets[at:]) + int(since * 1000)
+
+    def quiet(
+        self, objects: ObjectWatch, runtime: SimulatedRuntime, settle: Callable[[], bool], collect: Callable[[], object]
+    ) -> None:
+        """Compact and collect until there is nothing more to do: then no claim and no garbage may be left."""
+        for _ in range(6):
+            # What is flushed or compacted meanwhile leaves garbage of its own.
+            if not settle():
+                self.report("no progress", "compactions do not come to an end")
+            collect()
+            if not (objects.leaks() or objects.claims()):
+                return
+            runtime.sleep(1.0)
+        leaks, claims = objects.leaks(), objects.claims()
+        self.report("leak", f"nothing refers to {leaks}; claims {claims} of {objects.bucket.url}")
 
     # -- mischief -----------------------------------------------------------------------------------------------------
 
@@ -197,6 +261,7 @@ class World:
             if swarm.clock_jumps and chance.random() < 0.2:
                 self.notes["clock jump"] += 1
                 scheduler.wall_offset_ms += chance.choice((-1000, 1000, -3_600_000, 3_600_000, -315_360_000_000))
+                self._wall_offsets.append((scheduler.monotonic(), scheduler.wall_offset_ms))
 
     def _kill(self, process: Process) -> None:
         if not process.is_dead and not self.is_healed:

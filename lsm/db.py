@@ -280,13 +280,8 @@ class Db(Reads):
         engine = self._engine
         is_logged = engine.settings.wal_enabled
         self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
-        return create_checkpoint(
-            engine.manifests,
-            engine.runtime,
-            wal_end=lambda _: engine.wal.durable_number if is_logged else 0,
-            lifetime=lifetime,
-            name=name,
-        )
+        wal_end = (lambda _: engine.wal.durable_number) if is_logged else (lambda _: 0)
+        return create_checkpoint(engine.manifests, engine.runtime, wal_end=wal_end, lifetime=lifetime, name=name)
 
     def store_time_ms(self) -> int | None:
         """When the newest manifest was written, by the store's own clock; None where it keeps no times. Cost: one HEAD."""

@@ -33,6 +33,9 @@ class Openings:
         """It has closed, failed to open, or died."""
         self._ended.setdefault(name, self.now())
 
+    def kind(self, name: str) -> str:
+        return self._opened[name].kind
+
     def has_rival(self, name: str, kinds: Collection[str]) -> bool:
         """Whether some other process of these kinds had the same place open, or was opening it, since `name` began."""
         own = self._opened[name]

@@ -133,6 +133,8 @@ class Owner:
                 return
             first, _ = world.attempt(self._name, "scan", lambda taken=snapshot: world.some_view(taken))
             runtime.sleep(world.chance.expovariate(4.0))
+            if world.chance.random() < 0.5:
+                self.collect()
             second, _ = world.attempt(self._name, "scan", lambda taken=snapshot: world.some_view(taken))
             if first is not None:
                 self._history.check_view(self._name, first, self._as_of)

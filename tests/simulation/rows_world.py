@@ -82,12 +82,19 @@ class RowsWorld(World):
             return None, error
         except EXPECTED as error:
             self.notes[type(error).__name__] += 1
+            if isinstance(error, lsm.SnapshotExpiredError) and self._only_own_collector(who):
+                self.report("unexpected error", f"{who}: {what}: its own collector took what it reads: {error!r}")
             if who.startswith("final"):
                 self.report("no progress", f"{what} failed without faults: {error!r}")
             return None, error
         except Exception as error:
             self.report("unexpected error", f"{who}: {what}: {error!r} from {error.__cause__!r}")
             return None, error
+
+    def _only_own_collector(self, who: str) -> bool:
+        """Rule G4: the collector of a writer's process spares what is read there."""
+        is_writer = self.openings.kind(who) == "writer"
+        return is_writer and not self.swarm.collectors and not self.openings.has_rival(who, ("writer",))
 
     def _writer(self, name: str, runtime: SimulatedRuntime) -> None:
         db, as_of = self.open_db(name, runtime)

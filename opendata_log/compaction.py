@@ -123,15 +123,27 @@ class LogScheduler:
         self._seals = segmentation.seal_interval is not None or segmentation.seal_byte_limit is not None
 
     def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> Sequence[lsm.CompactionSpec]:
-        """At most one job per segment: drains first, then the fullest level 0. Raises: as `segment_states`."""
+        """At most one job per segment: drains first, then the fullest level 0. Raises: as `segment_states`.
+
+        Beside a running job only what cannot meet it: the relief of a level 0 it does not work on, and the drain, which ends
+        it.
+        """
         found: list[tuple[bool, int, lsm.CompactionSpec]] = []
         # The manifest is older than these bounds: whatever segment it has tables of, the writer has told of by now.
         for segment, state in segment_states(manifest, self._live.bounds):
-            if not (busy and any(table.number in busy for table in segment.tables())):
-                spec = self._for(segment, state)
-                if spec is not None:
-                    found.append((not spec.is_drain, -len(segment.l0), spec))
+            is_busy = bool(busy) and any(table.number in busy for table in segment.tables())
+            spec = self._beside(segment, state, busy) if is_busy else self._for(segment, state)
+            if spec is not None:
+                found.append((not spec.is_drain, -len(segment.l0), spec))
         return [spec for _, _, spec in sorted(found, key=lambda each: each[:2])]
+
+    def _beside(self, segment: lsm.Partition, state: SegmentState, busy: frozenset[int]) -> lsm.CompactionSpec | None:
+        """While a job works on the segment. A sealed one's level 0 does not grow any more."""
+        if state is SegmentState.ORPHANED:
+            return lsm.CompactionSpec.drain(segment)
+        if state is SegmentState.SEALED or any(table.number in busy for table in segment.l0):
+            return None
+        return self._relief(segment)
 
     def _for(self, segment: lsm.Partition, state: SegmentState) -> lsm.CompactionSpec | None:
         l0, runs = segment.l0, segment.runs
@@ -142,15 +154,20 @@ class LogScheduler:
                 return _consolidation(segment) if len(l0) >= SYSTEM_L0_TABLES else None
             case SegmentState.SEALED if not self._l0_only:
                 return _consolidation(segment) if l0 or len(runs) > 1 else None
-        if len(l0) >= self._l0_min:
-            taken = l0[-self._l0_max :] if self._l0_only else l0[-1:]
-            return lsm.merge_spec(segment, taken, (), target=lsm.level_above(segment))
-        if self._l0_only:
-            return None
+        relief = self._relief(segment)
+        if relief is not None or self._l0_only:
+            return relief
         has_sealed = segment.prefix > routing_prefix(FIRST_SEGMENT_ID)
         count = RUNS_MAX if self._seals or has_sealed else RUNS_PER_MERGE
         tier = lsm.size_tier(runs, at_least=count, at_most=count, ratio=SIZE_RATIO)
         return lsm.merge_spec(segment, (), tier, target=tier[-1].level) if tier else None
+
+    def _relief(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:
+        """Of a full level 0 the oldest, into a run above all others."""
+        if len(segment.l0) < self._l0_min:
+            return None
+        taken = segment.l0[-self._l0_max :] if self._l0_only else segment.l0[-1:]
+        return lsm.merge_spec(segment, taken, (), target=lsm.level_above(segment))
 
 
 def _consolidation(segment: lsm.Partition) -> lsm.CompactionSpec:

@@ -27,6 +27,8 @@ Source: opendata log/src/error.rs at 5f5c2882; there, converting an append error
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lsm
@@ -157,6 +159,15 @@ def translate(error: lsm.Error) -> Error:
         case _:
             # A TransactionError belongs here too: the log runs no transactions, so one that escapes is our bug.
             return InternalError(message)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The engine's errors come out of the block as the log's."""
+    try:
+        yield
+    except lsm.Error as error:
+        raise translate(error) from error
 
 
 def translate_append(error: lsm.Error, records: list[Any] | None) -> AppendError:

@@ -22,6 +22,7 @@ from opendata_log.errors import (
     ShutdownError,
     translate,
     translate_append,
+    translated,
 )
 from opendata_log.keys import LogPartitions, LogSeries
 from opendata_log.log_read import Reads
@@ -290,10 +291,8 @@ class LogDb(Reads):
         """
         self._check_open()
         seconds = timeout_seconds(lifetime, "lifetime")
-        try:
+        with translated():
             return self._db.create_checkpoint(seconds, name)
-        except lsm.Error as error:
-            raise translate(error) from error
 
     def clone(
         self,
@@ -328,16 +327,15 @@ class LogDb(Reads):
     def wait_idle(self, timeout: float | timedelta | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout` seconds."""
         self._check_open()
-        return self._db.wait_idle(timeout_seconds(timeout))
+        with translated():
+            return self._db.wait_idle(timeout_seconds(timeout))
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | timedelta | None = None) -> list[lsm.Garbage]:
         """Delete the objects that nothing refers to; what they were, and why. Safe at any `min_age`, 0 included."""
         self._check_open()
         age = timeout_seconds(min_age, "min_age")
-        try:
+        with translated():
             return self._db.collect_garbage(dry_run=dry_run, min_age=age)
-        except lsm.Error as error:
-            raise translate(error) from error
 
     def _check_open(self) -> None:
         if self._is_closed:

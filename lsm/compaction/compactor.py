@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 
-from lsm.compaction.job import CompactionJob
 from lsm.compaction.layout import places
 from lsm.compaction.notes import finished_tables
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
@@ -22,8 +21,9 @@ from lsm.compaction.records import (
     with_claim,
     with_result,
     without_claim,
+    without_claims_of,
 )
-from lsm.compaction.running import JobStatus, RunningJob, Workplace, is_relief
+from lsm.compaction.running import JobStatus, RunningJob, Workplace, is_relief, jobs_of
 from lsm.compaction.split import KeyRange, key_ranges
 from lsm.errors import (
     ClosedError,
@@ -34,7 +34,7 @@ from lsm.errors import (
     InvalidError,
     UnavailableError,
 )
-from lsm.manifest.job_record import JobPart, JobRecord
+from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import Edit, ManifestStore
 from lsm.object_store.reliable import ReliableStore
@@ -271,13 +271,16 @@ class Compactor:
                 return
         if error is None:
             error = self._finish(job)
+        self._end(job)
+        if error is not None:
+            self._give_up(job, error)
+
+    def _end(self, job: RunningJob) -> None:
         with self._changed:
             self._running.remove(job)
             self._is_due = True
         job.cancel()
         self._numbers.release(job.first)
-        if error is not None:
-            self._give_up(job, error)
 
     def _finish(self, job: RunningJob) -> BaseException | None:
         """Commit a job's result; what kept it from being committed."""
@@ -337,7 +340,7 @@ class Compactor:
             count = outputs_max(record.size, sum(table.rows for table in sources.tables), self._table_bytes)
             first = self._numbers.take(count * len(record.parts))
             claim = continued(record, finished, first=first, count=count, epoch=self._epoch, where=self._where)
-            self._claim(claim, sources, first, replaces=record)
+            self._claim(claim, sources, replaces=record)
         except InvalidError:
             self._drop(record)
 
@@ -354,7 +357,7 @@ class Compactor:
             for spec in plan(self._manifests.current, busy):
                 if self._is_closing:
                     return
-                if spec.numbers & busy:
+                if spec.numbers & busy and not spec.is_drain:
                     continue
                 try:
                     self._start(spec)
@@ -383,20 +386,28 @@ class Compactor:
         )
         if size <= self._table_bytes:
             # It makes a single table, so there is nothing another compactor could go on from.
-            self._add(spec, sources, None, self._parts(record.parts, sources), first)
+            self._begin(record, sources, is_claimed=False)
         else:
-            self._claim(record, sources, first)
+            self._claim(record, sources)
 
     def _move(self, spec: CompactionSpec, sources: Sources) -> None:
-        """Nothing needs to be rewritten: the manifest alone changes."""
+        """Nothing needs to be rewritten: the manifest alone changes. It takes no slot, so it waits for no job."""
         moved = sources.tables
 
         def edit(manifest: Manifest) -> Manifest:
             check_compactor(manifest, self._epoch)
-            return self._numbers.settle(with_compaction(manifest, spec, moved, moved=True))
+            changed = with_compaction(manifest, spec, moved, moved=True)
+            return self._numbers.settle(without_claims_of(changed, spec.prefix) if spec.is_drain else changed)
 
         self._commit(edit)
         self.committed += 1
+        if spec.is_drain:
+            self._cut_off(spec.prefix)
+
+    def _cut_off(self, prefix: bytes) -> None:
+        """End the jobs of a partition that is gone. What they made, or still make, is garbage."""
+        for job in [job for job in self._running if job.spec.prefix == prefix]:
+            self._end(job)
 
     def _ranges(self, sources: Sources, size: int) -> list[KeyRange]:
         if not self._workplace.is_parallel or size < 2 * self._part_bytes:
@@ -405,43 +416,28 @@ class Compactor:
         pairs = zip(sources.tables, indexes, strict=True)
         return key_ranges((place for table, index in pairs for place in places(0, table, index)), self._part_bytes)
 
-    def _claim(self, record: JobRecord, sources: Sources, first: int, *, replaces: JobRecord | None = None) -> None:
+    def _claim(self, record: JobRecord, sources: Sources, *, replaces: JobRecord | None = None) -> None:
         """Commit the claim, then start. What is made before the commit is known to have succeeded would be garbage."""
         try:
             self._commit(lambda manifest: with_claim(manifest, record, replaces=replaces))
         except BaseException:
             # Where the claim was applied all the same, it is found in the manifest and taken up.
-            self._numbers.release(first)
+            self._numbers.release(record.parts[0].first)
             raise
-        jobs = self._parts(record.parts, sources, keeps_notes=True)
-        self._add(spec_of(record), sources, record, jobs, first)
+        self._begin(record, sources, is_claimed=True)
 
-    def _parts(self, parts: Sequence[JobPart], sources: Sources, *, keeps_notes: bool = False) -> list[CompactionJob]:
-        snapshots = self._snapshots()
-        return [
-            CompactionJob(
-                rules=self._rules,
-                sources=sources,
-                snapshots=snapshots,
-                table_bytes=self._table_bytes,
-                table_numbers=(part.first, part.end),
-                low=part.low,
-                high=part.high,
-                keeps_notes=keeps_notes,
-            )
-            for part in parts
-        ]
-
-    def _add(
-        self,
-        spec: CompactionSpec,
-        sources: Sources,
-        record: JobRecord | None,
-        jobs: Sequence[CompactionJob],
-        first: int,
-    ) -> None:
-        now = self._runtime.monotonic()
-        job = RunningJob(spec, sources, record, jobs, first=first, started_at=now, where=self._where)
+    def _begin(self, record: JobRecord, sources: Sources, *, is_claimed: bool) -> None:
+        rules, snapshots = self._rules, self._snapshots()
+        jobs = jobs_of(record, sources, rules, snapshots, table_bytes=self._table_bytes, keeps_notes=is_claimed)
+        job = RunningJob(
+            spec_of(record),
+            sources,
+            record if is_claimed else None,
+            jobs,
+            first=record.parts[0].first,
+            started_at=self._runtime.monotonic(),
+            where=self._where,
+        )
         with self._changed:
             self._running.append(job)
 

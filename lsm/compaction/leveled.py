@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from lsm.compaction.plan import CompactionSpec, is_busy, merge_spec, overlapping
+from lsm.compaction.plan import CompactionSpec, is_busy, is_level0_busy, merge_spec, overlapping, relief_on_top
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
@@ -25,21 +25,41 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
     ratio: int = 10
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition, the fullest level 0 first."""
+        """At most one job per partition, the fullest level 0 first; where one is running, only the relief of level 0."""
         found: list[CompactionSpec] = []
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
-            if not is_busy(partition, busy):
+            if is_busy(partition, busy):
+                found += self._beside(partition, busy)
+            else:
                 found.extend(self._for(partition))
         return found
 
-    def _for(self, partition: Partition) -> Iterator[CompactionSpec]:
+    def _beside(self, partition: Partition, busy: frozenset[int]) -> list[CompactionSpec]:
+        """The relief of level 0 while a job works on the runs."""
+        if len(partition.l0) < self.l0_min or is_level0_busy(partition, busy):
+            return []
+        usual = self._relief(partition)
+        level1 = {table.number for table in _level(partition, 1)}
+        if usual is not None and busy.isdisjoint(level1 | usual.numbers):
+            return [usual]
+        # A job that takes tables out of level 1 would find others before them there (rule C5).
+        on_top = relief_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max)
+        return [on_top] if on_top is not None else []
+
+    def _relief(self, partition: Partition) -> CompactionSpec | None:
         oldest = partition.l0[-self.l0_max :] if len(partition.l0) >= self.l0_min else ()
-        above = [run for run in partition.runs if run.level < 1]  # Left by a policy that puts runs on top.
-        if oldest or above:
-            spec = merge_spec(partition, oldest, above, target=1)
-            sources = [*oldest, *(table for run in above for table in run.tables)]
-            level1 = tuple(table.number for table in overlapping(sources, _level(partition, 1)))
-            yield msgspec.structs.replace(spec, tables=spec.tables + level1)
+        above = [run for run in partition.runs if run.level < 1]  # Level 0, while a job was running; or another policy.
+        if not oldest and not above:
+            return None
+        spec = merge_spec(partition, oldest, above, target=1)
+        sources = [*oldest, *(table for run in above for table in run.tables)]
+        level1 = tuple(table.number for table in overlapping(sources, _level(partition, 1)))
+        return msgspec.structs.replace(spec, tables=spec.tables + level1)
+
+    def _for(self, partition: Partition) -> Iterator[CompactionSpec]:
+        relief = self._relief(partition)
+        if relief is not None:
+            yield relief
             return
         for run in partition.runs:
             # By depth, not by how many runs there are: or a single run would be pushed down for ever.

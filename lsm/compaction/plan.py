@@ -45,7 +45,10 @@ class CompactionSpec(msgspec.Struct, frozen=True):
 
 
 class CompactionScheduler(Protocol):
-    """Decides what to compact. Pure: called with the current manifest and the tables running jobs work on."""
+    """Decides what to compact. Pure: called with the current manifest and the tables running jobs work on.
+
+    A proposal that names one of those is passed over, except for a drain, which ends the jobs of its partition.
+    """
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]: ...
 
@@ -196,6 +199,19 @@ def merge_spec(partition: Partition, l0: Iterable[TableInfo], runs: Iterable[Run
 def is_busy(partition: Partition, busy: frozenset[int]) -> bool:
     """Whether a running job works on the partition."""
     return bool(busy) and any(table.number in busy for table in partition.tables())
+
+
+def is_level0_busy(partition: Partition, busy: frozenset[int]) -> bool:
+    """Whether a running job works on level 0 of the partition: rule C1 lets nobody else take of it then."""
+    return any(table.number in busy for table in partition.l0)
+
+
+def relief_on_top(partition: Partition, busy: frozenset[int], *, l0_min: int, l0_max: int) -> CompactionSpec | None:
+    """Level 0 of a partition whose runs a job works on, if it has `l0_min` tables: its oldest, at most `l0_max`, become a run
+    above all others. Neither job can be in the way of the other: all that the running one has or makes lies below."""
+    if len(partition.l0) < l0_min or is_level0_busy(partition, busy):
+        return None
+    return merge_spec(partition, partition.l0[-l0_max:], (), target=level_above(partition))
 
 
 def overlapping(sources: Iterable[TableInfo], run: Sequence[TableInfo]) -> list[TableInfo]:

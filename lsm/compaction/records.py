@@ -105,6 +105,12 @@ def without_claim(manifest: Manifest, job_id: int, epoch: int) -> Manifest | Non
     return None if len(kept) == len(manifest.jobs) else msgspec.structs.replace(manifest, jobs=kept)
 
 
+def without_claims_of(manifest: Manifest, prefix: bytes) -> Manifest:
+    """The manifest without the claims on a partition, which was drained: their tables are garbage."""
+    kept = tuple(job for job in manifest.jobs if job.prefix != prefix)
+    return manifest if len(kept) == len(manifest.jobs) else msgspec.structs.replace(manifest, jobs=kept)
+
+
 def with_result(manifest: Manifest, record: JobRecord, outputs: Sequence[TableInfo]) -> Manifest | None:
     """The manifest with the job's sources replaced by its outputs, and its claim gone, in one step (rule J3).
 

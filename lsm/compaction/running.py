@@ -16,6 +16,7 @@ from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import note_name, table_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress
+from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
 
@@ -39,6 +40,31 @@ class JobStatus(msgspec.Struct, frozen=True):
     parts: int
     finished_parts: int
     tables: int
+
+
+def jobs_of(
+    record: JobRecord,
+    sources: Sources,
+    rules: Rules,
+    snapshots: tuple[int, ...],
+    *,
+    table_bytes: int,
+    keeps_notes: bool,
+) -> list[CompactionJob]:
+    """What is to be done for each key range of a record."""
+    return [
+        CompactionJob(
+            rules=rules,
+            sources=sources,
+            snapshots=snapshots,
+            table_bytes=table_bytes,
+            table_numbers=(part.first, part.end),
+            low=part.low,
+            high=part.high,
+            keeps_notes=keeps_notes,
+        )
+        for part in record.parts
+    ]
 
 
 class Part:
@@ -142,9 +168,10 @@ def status_of(claim: JobRecord, now_ms: int) -> JobStatus:
 
 
 def is_relief(spec: CompactionSpec, sources: Sources) -> bool:
-    """Whether a job is there to relieve level 0: at least a third of what it reads is from there."""
+    """Whether a job is there to relieve level 0: at least a third of what it reads is from there, or it is done in a moment."""
     size = sum(table.size for table in sources.tables)
-    return bool(spec.l0) and 3 * sum(group[0].size for group in sources.groups[: len(spec.l0)]) >= size
+    level0 = sum(group[0].size for group in sources.groups[: len(spec.l0)])
+    return bool(spec.l0) and (3 * level0 >= size or size < WORKER_BYTES_MIN)
 
 
 class Workplace:

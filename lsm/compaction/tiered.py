@@ -1,7 +1,8 @@
 """The size-tiered policy: new runs on top, neighbours of a size merged into one. Pure.
 
 It rewrites a row fewer times than levels do, and a read visits more runs. Source: SlateDB's only policy, with its
-parameters; its look at whether the next tier is full already is left out, because a partition has one job at a time here.
+parameters; its look at whether the next tier is full already is left out, because a partition has one job besides the relief of
+level 0 at a time here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lsm.compaction.plan import CompactionSpec, is_busy, level_above, merge_spec
+from lsm.compaction.plan import CompactionSpec, is_busy, level_above, merge_spec, relief_on_top
 from lsm.manifest.model import Manifest, Partition, Run
 
 
@@ -25,11 +26,13 @@ class SizeTieredScheduler(msgspec.Struct, frozen=True):
     ratio: float = 4.0
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition, the fullest level 0 first."""
+        """At most one job per partition, the fullest level 0 first; where one is running, only the relief of level 0."""
         found: list[CompactionSpec] = []
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
             if not is_busy(partition, busy):
                 found += self._for(partition)
+            elif relief := relief_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max):
+                found.append(relief)
         return found
 
     def _for(self, partition: Partition) -> list[CompactionSpec]:

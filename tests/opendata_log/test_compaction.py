@@ -120,9 +120,28 @@ def test_level_0_is_relieved_before_flushes_would_wait_for_it() -> None:
     assert len(scheduler.propose(lsm.Manifest(1, b"", partitions=(segment(1, l0=6),)), frozenset())) == 1
 
 
-def test_a_busy_segment_is_left_alone() -> None:
+def test_beside_a_job_only_a_level_0_it_does_not_work_on_is_relieved() -> None:
+    busy = frozenset({150, 151})
+
     assert proposed(segment(1, l0=4), busy=frozenset({108})) == []
-    assert proposed(segment(1, l0=4), segment(3, l0=1), known=live(2, 3), busy=frozenset({109})) == []
+    assert proposed(segment(1, l0=3, runs=[100, 100]), busy=busy) == []
+    assert proposed(segment(1, l0=4, runs=[100, 100]), busy=busy) == [spec(1, [106], [], TOP - 2)]
+    assert proposed(segment(1, l0=4, runs=[100, 100]), busy=busy, l0_only=True) == [
+        spec(1, [109, 108, 107, 106], [], TOP - 2)
+    ]
+    assert proposed(segment(1, l0=4, runs=[100, 100]), busy=busy | {106}) == []
+    assert proposed(segment(0, l0=3, runs=[100]), segment(1), busy=frozenset({50})) == []
+    assert proposed(segment(0, l0=4, runs=[100]), segment(1), busy=frozenset({50})) == [spec(0, [6], [], TOP - 1)]
+    sealed = segment(1, l0=4, runs=[100])
+    assert proposed(sealed, segment(2, l0=1), busy=frozenset({150})) == []
+
+
+def test_an_orphan_is_drained_whatever_works_on_it() -> None:
+    orphan = segment(1, l0=4)
+
+    found = proposed(orphan, segment(3, l0=1), known=live(2, 3), busy=frozenset({109, 108, 107, 106}))
+
+    assert found == [lsm.CompactionSpec.drain(orphan)]
 
 
 def test_drains_come_first_then_the_fullest_level_0() -> None:

@@ -7,7 +7,7 @@ import itertools
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import lsm
 from lsm import CompactionSpec, InvalidError, LeveledScheduler, Manifest, Partition, Run
@@ -169,11 +169,14 @@ def test_pushes_the_cheapest_table_of_a_level_that_is_too_large() -> None:
     assert proposed(msgspec.structs.replace(tree, runs=tree.runs[1:]), base_bytes=150, ratio=2) == []
 
 
-def test_leaves_a_busy_partition_alone() -> None:
-    assert LeveledScheduler(l0_min=1).propose(MANIFEST, frozenset({6})) == []
+def test_pushes_nothing_out_of_a_busy_partition() -> None:
+    large = MANIFEST.with_partition(msgspec.structs.replace(TREE, l0=()))
+    assert LeveledScheduler(base_bytes=1).propose(large, frozenset())
+    assert LeveledScheduler(base_bytes=1).propose(large, frozenset({6})) == []
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_proposes_only_what_the_engine_accepts_and_comes_to_rest(data: st.DataObject) -> None:
     chance = data.draw(st.randoms(use_true_random=False))
     scheduler = LeveledScheduler(l0_min=2, l0_max=3, base_bytes=250, ratio=2)

@@ -312,10 +312,13 @@ def test_deep_jobs_leave_a_slot_for_level_0(slots: int) -> None:
     assert not place.has_room([deep, relief], is_relief=True)
 
 
-def test_a_small_share_of_level_0_makes_no_relief() -> None:
-    huge = msgspec.structs.replace(out(2, b"a", b"b"), size=1000)
+@pytest.mark.parametrize(("size", "is_relief"), [(250, True), ((8 << 20) - 1000, True), (8 << 20, False)])
+def test_a_small_share_of_level_0_makes_no_relief_unless_the_job_is_done_in_a_moment(
+    size: int, *, is_relief: bool
+) -> None:
+    deep = msgspec.structs.replace(out(2, b"a", b"b"), size=size)
     spec = CompactionSpec(b"", (1,), (2,), 1)
 
-    job = RunningJob(spec, Sources(((out(1, b"a", b"b"),), (huge,)), True), None, [], first=1, started_at=0, where="")
+    job = RunningJob(spec, Sources(((out(1, b"a", b"b"),), (deep,)), True), None, [], first=1, started_at=0, where="")
 
-    assert not job.is_relief
+    assert job.is_relief == is_relief

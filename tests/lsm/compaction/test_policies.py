@@ -95,6 +95,63 @@ def test_leveled_takes_over_the_tree_of_a_policy_that_puts_runs_on_top() -> None
     assert proposed(LeveledScheduler(l0_min=2), tree) == [CompactionSpec(b"", (9, 8), (5, 4, 1, 2), 1)]
 
 
+# -- level 0 beside a job -------------------------------------------------------------------------------------------------
+
+TWO_LEVELS = (run(1, table(1, "a", "f"), table(2, "k", "p")), run(2, table(3, "a", "p")), run(3, table(4, "a", "z")))
+ENDS = ((b"f", 9),)
+
+
+@pytest.mark.parametrize(
+    ("level0", "ends", "busy", "expected"),
+    [
+        ((9, 8), (), [1, 3], [CompactionSpec(b"", (9, 8), (), 0)]),
+        ((9, 8), ENDS, [1, 3], [CompactionSpec(b"", (9, 8), (), 0)]),
+        ((9, 8), (), [3, 4], [CompactionSpec(b"", (9, 8), (1, 2), 1)]),
+        ((9, 8), ENDS, [3, 4], [CompactionSpec(b"", (9, 8), (1, 2), 1)]),
+        ((9, 8, 7, 6), (), [2], [CompactionSpec(b"", (8, 7, 6), (), 0)]),
+        ((9, 8), (), [8, 1], []),
+        ((9,), (), [1, 3], []),
+    ],
+    ids=["level 1", "level 1, series", "deeper", "deeper, series", "its oldest", "level 0", "not full"],
+)
+def test_leveled_relieves_level_0_beside_a_job(
+    level0: tuple[int, ...], ends: tuple[tuple[bytes, int], ...], busy: list[int], expected: list[CompactionSpec]
+) -> None:
+    tree = Partition(b"", l0(*level0), TWO_LEVELS, ends)
+
+    assert proposed(LeveledScheduler(l0_min=2, l0_max=3), tree, busy=busy) == expected
+    assert proposed(FirstOf((LeveledScheduler(l0_min=2, l0_max=3), TombstoneTrigger())), tree, busy=busy) == expected
+
+
+def test_leveled_goes_on_relieving_on_top_and_takes_it_down_when_the_job_is_done() -> None:
+    leveled = LeveledScheduler(l0_min=2, l0_max=3)
+    above = (run(-1, table(6)), run(0, table(5)), *TWO_LEVELS)
+
+    assert proposed(leveled, Partition(b"", l0(9, 8), above), busy=[1, 3]) == [CompactionSpec(b"", (9, 8), (), -2)]
+    assert proposed(leveled, Partition(b"", l0(9, 8), above), busy=[3, 4]) == [
+        CompactionSpec(b"", (9, 8), (6, 5, 1, 2), 1)
+    ]
+    assert proposed(leveled, Partition(b"", l0(9, 8), above), busy=[6, 5]) == [CompactionSpec(b"", (9, 8), (), -2)]
+    assert proposed(leveled, Partition(b"", (), above)) == [CompactionSpec(b"", (), (6, 5, 1, 2), 1)]
+
+
+@pytest.mark.parametrize(
+    ("level0", "busy", "expected"),
+    [
+        ((9, 8), [1, 3], [CompactionSpec(b"", (9, 8), (), 0)]),
+        ((9, 8, 7, 6), [4], [CompactionSpec(b"", (8, 7, 6), (), 0)]),
+        ((9, 8), [8], []),
+        ((9,), [1], []),
+    ],
+)
+def test_size_tiered_relieves_level_0_beside_a_job(
+    level0: tuple[int, ...], busy: list[int], expected: list[CompactionSpec]
+) -> None:
+    tiered = SizeTieredScheduler(l0_min=2, l0_max=3)
+
+    assert proposed(tiered, Partition(b"", l0(*level0), TWO_LEVELS), busy=busy) == expected
+
+
 # -- triggers -------------------------------------------------------------------------------------------------------------
 
 
@@ -218,3 +275,26 @@ def test_proposes_what_the_engine_accepts_and_comes_to_rest(name: str, seed: int
             assert model.accepted == before + 1
         else:
             pytest.fail("the policy never comes to rest")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(st.integers(0, 1 << 32), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_jobs_side_by_side_are_all_committed_in_whatever_order_they_end(name: str, seed: int, is_series: bool) -> None:
+    """No job is in vain: what the policy proposes beside running ones, neither of them is refused at its commit."""
+    chance = random.Random(seed)
+    model = Model(chance, is_series=is_series)
+    ended = 0
+    for _ in range(60):
+        model.flush()
+        busy = frozenset(number for job in model.jobs for number in job.spec.numbers)
+        for spec in POLICIES[name].propose(model.manifest, busy):
+            assert not spec.numbers & busy
+            check_spec(model.manifest, spec)
+            before = model.accepted
+            model.start(spec)
+            ended += model.accepted - before
+        while model.jobs and chance.random() < 0.4:
+            model.commit(model.jobs.pop(chance.randrange(len(model.jobs))))
+            ended += 1
+        assert model.accepted == ended

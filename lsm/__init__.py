@@ -42,6 +42,7 @@ from lsm.read.counting import SeriesCount, TierCount
 from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions
 from lsm.read.reader import DbReader
 from lsm.read.snapshot import Snapshot
+from lsm.read.tables_only import TableReads
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings, read_settings_file
@@ -106,6 +107,7 @@ __all__ = [
     "SpaceTrigger",
     "Status",
     "TableInfo",
+    "TableReads",
     "TierCount",
     "TombstoneTrigger",
     "TransactionError",

@@ -6,15 +6,19 @@ Source: SlateDB's CompactorBuilder and its standalone compactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lsm.compaction.compactor import Compactor
+from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import CompactorFencedError, Error, InvalidError, UnavailableError
+from lsm.errors import CompactorFencedError, Error, InvalidError, TableMissingError, UnavailableError
 from lsm.executors import Executors, compaction_workplace, scheduler_of
+from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
+from lsm.read.tables_only import TableReads
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.settings import Settings
@@ -29,7 +33,15 @@ class DbCompactor:
     The writer itself is not touched: it sees the new tables with its next flush.
     """
 
-    def __init__(self, url: str, settings: Settings, parts: Components, *, poll_interval: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        parts: Components,
+        *,
+        poll_interval: float,
+        before_proposals: Callable[[TableReads], None] | None = None,
+    ) -> None:
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self._failed: Error | None = None
         self._is_started = False
@@ -37,7 +49,7 @@ class DbCompactor:
         self._executors = Executors(self._runtime)
         self._stores = Stores(url, settings, parts, self._runtime)
         try:
-            self._compactor = self._assemble(settings, parts, poll_interval)
+            self._compactor = self._assemble(settings, parts, poll_interval, before_proposals)
         except BaseException:
             self._shut_down()
             raise
@@ -50,12 +62,15 @@ class DbCompactor:
         *,
         storage_options: Mapping[str, Any] | None = None,
         poll_interval: float = 1.0,
+        before_proposals: Callable[[TableReads], None] | None = None,
         **components: Any,
     ) -> DbCompactor:
         """Take over the compaction of the database at an fsspec URL or path.
 
         `components` as for `Db.open`; prefix extractor and series layout must be those the database was created with.
-        `poll_interval`: seconds between two looks at the manifest. Cost: one LIST, one GET, one commit.
+        `poll_interval`: seconds between two looks at the manifest. `before_proposals`: called with the tables of each version
+        before the scheduler is asked about it, for one that goes by what is stored; an error it raises ends the compaction,
+        UnavailableError has it tried again. Cost: one LIST, one GET, one commit.
         Raises: InvalidError, CorruptionError; UnavailableError where nobody has written a database.
         """
         try:
@@ -63,10 +78,20 @@ class DbCompactor:
         except TypeError as error:
             raise InvalidError(f"DbCompactor: {error}; components are {sorted(Components.__annotations__)}") from None
         return cls(
-            os.fspath(storage), settings if settings is not None else Settings(), parts, poll_interval=poll_interval
+            os.fspath(storage),
+            settings if settings is not None else Settings(),
+            parts,
+            poll_interval=poll_interval,
+            before_proposals=before_proposals,
         )
 
-    def _assemble(self, settings: Settings, parts: Components, poll_interval: float) -> Compactor:
+    def _assemble(
+        self,
+        settings: Settings,
+        parts: Components,
+        poll_interval: float,
+        before_proposals: Callable[[TableReads], None] | None,
+    ) -> Compactor:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
         if manifests is None:
             raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
@@ -76,6 +101,11 @@ class DbCompactor:
         check_identity(manifest, Identity(*names, manifest.wal_url))
         self._stores.attach(manifest.parents)
         rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
+        tables = table_reader(self._stores.main, manifest, self._runtime, settings, parts)
+        scheduler = scheduler_of(settings, parts)
+        if before_proposals is not None:
+            reads = partial(TableReads, self._runtime, tables=tables, layout=layout, explained=_explained_by(manifests))
+            scheduler = _Informed(scheduler, before_proposals, reads)
         workplace = compaction_workplace(self._executors, self._runtime, settings, parts, self._stores, rules)
         self.epoch = manifests.claim_compactor()
         return Compactor(
@@ -84,8 +114,8 @@ class DbCompactor:
             manifests=manifests,
             epoch=self.epoch,
             rules=rules,
-            tables=table_reader(self._stores.main, manifest, self._runtime, settings, parts),
-            scheduler=scheduler_of(settings, parts),
+            tables=tables,
+            scheduler=scheduler,
             workplace=workplace,
             table_bytes=settings.max_sst_size,
             part_bytes=settings.compaction_part_bytes,
@@ -156,3 +186,33 @@ class DbCompactor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Informed:
+    """A scheduler that goes by what is stored: somebody looks before it is asked."""
+
+    def __init__(
+        self,
+        scheduler: CompactionScheduler,
+        before_proposals: Callable[[TableReads], None],
+        reads: Callable[[Manifest], TableReads],
+    ) -> None:
+        self._scheduler = scheduler
+        self._before_proposals = before_proposals
+        self._reads = reads
+
+    def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
+        self._before_proposals(self._reads(manifest))
+        return self._scheduler.propose(manifest, busy)
+
+
+def _explained_by(manifests: ManifestStore) -> Callable[[TableMissingError], Error]:
+    """Whether a table was compacted away by a newer compactor and collected, or is lost."""
+
+    def explained(error: TableMissingError) -> Error:
+        newest = manifests.refresh()
+        if any(table.name == error.object_name for each in newest.partitions for table in each.tables()):
+            return error
+        return UnavailableError(f"{error.object_name} was compacted away and collected: look at the newest version")
+
+    return explained

@@ -9,10 +9,34 @@ from typing import Any
 import lsm
 from opendata_log.compaction import LiveSegments, LogScheduler
 from opendata_log.config import Config, StorageConfig, writer_settings
-from opendata_log.errors import translate
-from opendata_log.keys import LogPartitions, LogSeries
+from opendata_log.errors import CorruptionError, translate
+from opendata_log.keys import SEGMENT_META_PREFIX, SYSTEM_SEGMENT_ID, LogPartitions, LogSeries, routing_prefix
+from opendata_log.segment import SegmentTable
 
 WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
+
+
+class SegmentsInTables:
+    """Tells which segments have metadata in the tables of a version, before the scheduler is asked about it.
+
+    A segment's metadata is in the same batch as its first records, so both come into tables with the same flush, and what a
+    table says is durable. What the log's writer retired after the last flush is seen with the next one.
+    """
+
+    def __init__(self, live: LiveSegments) -> None:
+        self._live = live
+        self._seen: frozenset[int] | None = None
+
+    def __call__(self, tables: lsm.TableReads) -> None:
+        """Cost: no request unless the system segment's tables changed."""
+        system = tables.manifest.partition(routing_prefix(SYSTEM_SEGMENT_ID))
+        numbers = frozenset(table.number for table in system.tables()) if system is not None else frozenset()
+        if numbers != self._seen:
+            try:
+                self._live.load(SegmentTable.stored(tables.scan_prefix(SEGMENT_META_PREFIX)))
+            except CorruptionError as error:
+                raise lsm.CorruptionError(str(error), object_name=error.object_name, offset=error.offset) from error
+            self._seen = numbers
 
 
 def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
@@ -22,6 +46,7 @@ def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
     """
     settings = writer_settings(config)
     storage = config.storage_config
+    live = LiveSegments()
     try:
         return lsm.DbCompactor.open(
             storage.url,
@@ -30,10 +55,10 @@ def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
             wal_url=storage.wal_url,
             prefix_extractor=LogPartitions(),
             series_layout=LogSeries(),
-            # Without a look at the log it does not know which segments expired: the log's writer drops those.
             scheduler=LogScheduler(
-                config.compaction, LiveSegments(), segmentation=config.segmentation, l0_max_ssts=settings.l0_max_ssts
+                config.compaction, live, segmentation=config.segmentation, l0_max_ssts=settings.l0_max_ssts
             ),
+            before_proposals=SegmentsInTables(live),
             **components,
         )
     except lsm.Error as error:

@@ -14,10 +14,8 @@ from opendata_log.keys import (
     SYSTEM_SEGMENT_ID,
     LogPartitions,
     LogSeries,
-    SegmentMeta,
     SeqBlock,
     entry_family,
-    parse_segment_meta_key,
     segment_of_prefix,
 )
 from opendata_log.record import Segment
@@ -61,8 +59,7 @@ def fsck(
 
 def _check_rows(db: lsm.DbReader, report: lsm.FsckReport) -> None:
     try:
-        rows = db.scan_prefix(SEGMENT_META_PREFIX)
-        segments = SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+        segments = SegmentTable.stored(db.scan_prefix(SEGMENT_META_PREFIX))
         stored = db.get(SEQ_BLOCK_KEY)
         block = SeqBlock.decode(stored) if stored is not None else SeqBlock(0, 0)
     except CorruptionError as error:

@@ -13,10 +13,8 @@ from opendata_log.keys import (
     TIME_MARK_PREFIX,
     LogPartitions,
     LogSeries,
-    SegmentMeta,
     TimeMark,
     entry_family,
-    parse_segment_meta_key,
 )
 from opendata_log.log_read import Reads
 from opendata_log.record import Sequence
@@ -137,9 +135,7 @@ class LogDbReader(Reads):
         while True:
             rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
             try:
-                return SegmentTable.load(
-                    (parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows
-                )
+                return SegmentTable.stored(rows)
             except lsm.SnapshotExpiredError:
                 attempts += 1  # The engine has refreshed: what it sees now is there.
                 if attempts == ATTEMPTS_MAX:

@@ -18,9 +18,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+import lsm
 from opendata_log.config import RetentionConfig, SegmentConfig
 from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
-from opendata_log.keys import FIRST_SEGMENT_ID, SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
+from opendata_log.keys import (
+    FIRST_SEGMENT_ID,
+    SEGMENT_ID_MAX,
+    SEQUENCE_MAX,
+    SegmentMeta,
+    entry_family,
+    parse_segment_meta_key,
+)
 from opendata_log.record import Segment, SegmentId, Sequence
 from opendata_log.time_track import check_clock_ms
 
@@ -40,6 +48,11 @@ class SegmentTable:
     def load(cls, rows: Iterable[tuple[SegmentId, SegmentMeta]]) -> SegmentTable:
         """The table of stored metadata rows, in key order. Raises: CorruptionError if they contradict each other."""
         return cls(Segment(segment_id, meta.start_seq, meta.start_time_ms) for segment_id, meta in rows)
+
+    @classmethod
+    def stored(cls, rows: Iterable[lsm.KeyValue]) -> SegmentTable:
+        """The table of what is stored under SEGMENT_META_PREFIX. Raises: as `load`."""
+        return cls.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
 
     def check(self) -> None:
         """Raise CorruptionError unless the invariants of the module docstring hold."""

@@ -21,7 +21,6 @@ from opendata_log.keys import (
     decode_seal_mark,
     encode_seal_mark,
     entry_family,
-    parse_segment_meta_key,
     segment_meta_key,
     time_mark_key,
 )
@@ -74,8 +73,7 @@ class LogWriter:
         self._durable: Sequence = self._sequences.next
 
     def _load_segments(self) -> SegmentTable:
-        rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
-        return SegmentTable.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
+        return SegmentTable.stored(self._db.scan_prefix(SEGMENT_META_PREFIX))
 
     def _load_seal_mark(self) -> SegmentId:
         """The latest segment's id if it is sealed by hand. The mark of an older one stays stored and means nothing."""

@@ -11,6 +11,7 @@ that is thinned out.
 from __future__ import annotations
 
 import operator
+from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -23,6 +24,8 @@ from opendata_log.record import Sequence
 MARK_EVERY_MS = 5000
 """The finest resolution: a mark is good for this long."""
 MARKS_MAX = 1024
+GONE_MAX = 64
+"""Marks of entries that are gone, all but the last of which say nothing any more, before they are dropped."""
 FINENESS = 32
 """Thinning keeps marks about this part of their age apart. A year takes some 420 of them."""
 
@@ -69,9 +72,13 @@ class TimeTrack:
             marks = marks[:-1]
         mark = TimeMark(sequence, before, now_ms + MARK_EVERY_MS)
         marks = (*marks, mark)
-        if len(marks) <= MARKS_MAX:
+        gone = bisect_right(marks, oldest, key=_sequence_of) - 1
+        if len(marks) > MARKS_MAX:
+            kept = _thinned(marks, oldest)
+        elif gone > GONE_MAX:
+            kept = marks[gone:]
+        else:
             return Marking(TimeTrack(marks), mark, [])
-        kept = _thinned(marks, oldest)
         return Marking(
             TimeTrack(kept), mark, sorted({each.sequence for each in marks} - {each.sequence for each in kept})
         )
@@ -111,6 +118,9 @@ def _thinned(marks: tuple[TimeMark, ...], oldest: Sequence) -> tuple[TimeMark, .
         if len(kept) <= MARKS_MAX // 2:
             return tuple(reversed(kept))
         fineness //= 2
+
+
+_sequence_of = operator.attrgetter("sequence")
 
 
 def moment_ms(time: Time, now_ms: int) -> int:

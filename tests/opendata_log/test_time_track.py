@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 
 from opendata_log.errors import InvalidInputError
 from opendata_log.keys import TimeMark
-from opendata_log.time_track import MARK_EVERY_MS, MARKS_MAX, TimeTrack, check_clock_ms, moment_ms
+from opendata_log.time_track import GONE_MAX, MARK_EVERY_MS, MARKS_MAX, TimeTrack, check_clock_ms, moment_ms
 
 
 class Writer:
@@ -116,6 +116,18 @@ def test_is_bounded_and_as_fine_as_it_says() -> None:
         oldest_shown = writer.appended[found][1]
         assert found <= sequence
         assert at - oldest_shown <= max(2 * MARK_EVERY_MS, (now - at) / 16)
+
+
+def test_marks_of_entries_that_retention_took_go_some_dozens_at_a_time() -> None:
+    track, dropped = TimeTrack(), []
+    for at in range(1000):
+        marking = track.marking(at, at * MARK_EVERY_MS, oldest=max(0, at - 100))
+        track = marking.track
+        dropped += marking.dropped
+        assert len(track) <= 100 + GONE_MAX + 2
+        assert track.sequence_at((at - 100) * MARK_EVERY_MS, at + 1) in (max(0, at - 100), max(0, at - 101))
+    assert dropped == list(range(len(dropped)))
+    assert len(dropped) > 800
 
 
 def test_entries_that_retention_took_are_forgotten_when_marks_are_thinned() -> None:

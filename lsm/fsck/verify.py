@@ -14,6 +14,7 @@ from typing import Any
 from lsm.checkpoints import load_version
 from lsm.components import Components, Stores
 from lsm.errors import CorruptionError, InternalError, InvalidError, UnavailableError
+from lsm.fsck.claims import check_claims
 from lsm.fsck.report import FsckReport, Orphan, Progress
 from lsm.fsck.tables import TableCheck
 from lsm.fsck.wal import check_log, listed_log
@@ -22,7 +23,17 @@ from lsm.manifest.codec import decode_manifest
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectInfo, ObjectMissing
-from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name, table_name
+from lsm.object_store.names import (
+    MANIFESTS,
+    PINNED,
+    PROBES,
+    TABLES,
+    WAL,
+    manifest_name,
+    number_of,
+    pinned_name,
+    table_name,
+)
 from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.sst.cache import Caches
@@ -97,6 +108,7 @@ class _Fsck:
         self._check_checkpoints(newest)
         check_log(self._stores.wal.with_cause("fsck"), newest, log, report, self._advance)
         self._check_tables(newest)
+        check_claims(main, newest, tables, report, self._table_check(newest), self._is_claimed)
         self._find_orphans(tables, newest)
         return report
 
@@ -196,12 +208,19 @@ class _Fsck:
         )
 
     def _is_needed(self, number: int) -> bool:
-        """Whether the newest manifest or a checkpoint of it still names the table."""
+        """Whether the newest manifest, a claim in it or a checkpoint of it still names the table."""
+        if self._is_claimed(number):
+            return True
         assert self._manifests is not None
-        now = self._manifests.refresh()
+        now = self._manifests.current
         kept = {each.manifest_id for each in now.checkpoints}
         pinned = (manifest for at, manifest in self._pinned.items() if at in kept)
         return any(number in manifest.table_numbers() for manifest in (now, *pinned))
+
+    def _is_claimed(self, number: int) -> bool:
+        """Whether a compaction under way still wants the table."""
+        assert self._manifests is not None
+        return self._manifests.refresh().is_claimed(number)
 
     def _find_orphans(self, tables: list[ObjectInfo], newest: Manifest) -> None:
         report = self._report
@@ -216,6 +235,10 @@ class _Fsck:
         for info in self._stores.main.with_cause("fsck").list(PINNED):
             if number_of(info.name) not in pinned:
                 report.orphans.append(Orphan(info.name, info.size))
+        for info in self._stores.main.with_cause("fsck").list(PROBES):
+            report.notes.append(
+                f"{info.name} is left of a create that was cut off: it harms nothing and may be deleted"
+            )
         left = {store.url: store for store in (self._stores.main, self._stores.wal)}.values()
         report.orphans += [Orphan(info.name, info.size) for store in left for info in store.leftovers()]
 

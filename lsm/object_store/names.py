@@ -5,6 +5,7 @@ wal/00000000000000000042.wal               log object 42: data or a fence
 sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
 sst/00000003298534883329.done              a note that a compaction has finished that table
 pinned/00000000000000000007.manifest       copy of a version that a checkpoint needs and the manifest's own prefix lost
+probe/0123456789abcdef0123456789abcdef     whether the store refuses a second create, asked once
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ MANIFESTS = "manifest/"
 WAL = "wal/"
 TABLES = "sst/"
 PINNED = "pinned/"
+PROBES = "probe/"
 
 COUNTER_BITS: Final = 40
 """Of a table's number; the epoch of the process that gave it is above them."""

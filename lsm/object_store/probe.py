@@ -11,6 +11,7 @@ import contextlib
 
 from lsm.errors import InvalidError, UnavailableError
 from lsm.object_store.contract import ObjectExists
+from lsm.object_store.names import PROBES
 from lsm.object_store.reliable import ReliableStore
 
 
@@ -22,7 +23,7 @@ def probe_conditional_create(store: ReliableStore) -> None:
     """
     store = store.with_cause("probe")
     token = store.runtime.random_bytes(16).hex()
-    name = f"probe/{token}"
+    name = f"{PROBES}{token}"
     first, second = (f"{turn} {token}".encode() for turn in ("first", "second"))
     store.put_new(name, [first])
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from typing import Any
 
 import msgspec
@@ -11,10 +13,11 @@ import pytest
 import lsm
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
-from lsm.object_store.names import manifest_name, number_of
+from lsm.object_store.names import manifest_name, note_name, number_of, table_name
+from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
 from tests.lsm.care.test_checkpoints import churn, open_admin
 from tests.lsm.care.test_clones import Named
-from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, copy_of, objects_of, open_db, tiny
+from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, copy_of, layouts, objects_of, open_db, tiny
 
 
 def verify(store: ObjectStore, **components: Any) -> lsm.FsckReport:
@@ -208,6 +211,86 @@ def test_a_clone_and_its_parent_are_sound() -> None:
     report = verify(child, parent_stores={parent.url: parent})
     assert report.problems == []
     assert report.tables > 1
+
+
+# -- jobs under way -------------------------------------------------------------------------------------------------------
+
+
+def cut_off(tables: int = 3) -> MemoryStore:
+    """A database whose compactor died after some finished tables, and whose claim was taken up once by one that died, too."""
+    store, chance = MemoryStore(), random.Random(1)
+    with open_db(store, tiny(compaction_enabled=False, l0_sst_size_bytes=1 << 20)) as db:
+        for turn in range(4):
+            for at in range(60):
+                db.put(b"p0k%03d" % (at * 7 % 60), chance.randbytes(60))
+            append(db, FAMILIES[0], [(b"s%d" % (at % 3), b"value %d" % at) for at in range(40)], 40 * turn)
+            db.flush(lsm.FlushType.MEMTABLE)
+    for _ in range(2):
+        counting = CrashingStore(copy_of(store))
+        with open_compactor(counting) as compactor:
+            compactor.run_once(20)
+        notes = [at for at, (call, name) in enumerate(counting.log, 1) if call.startswith("put") and "done" in name]
+        dying = CrashingStore(store, notes[tables - 1], CrashAt.AFTER)
+        with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(dying) as compactor:
+            compactor.run_once(20)
+        dying.kill()
+    return store
+
+
+def open_compactor(store: ObjectStore) -> lsm.DbCompactor:
+    settings = tiny(l0_compaction_max=8, op_timeout=0.5)
+    return lsm.DbCompactor.open("memory://", settings, object_store=store, poll_interval=20, **layouts())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_verifies_what_jobs_under_way_have_finished() -> None:
+    sound = cut_off()
+    (job,) = lsm.Admin("memory://", object_store=sound).read_manifest().jobs
+    done = [table for part in job.parts for table in part.done]
+    notes = [
+        number
+        for name in objects_of(sound)
+        if name.endswith(".done") and (number := number_of(name)) is not None and job.parts[0].first <= number
+    ]
+    assert len(done) == 3
+    assert len(notes) == 3
+    report = verify(sound)
+    assert report.problems == []
+    assert report.is_sound
+
+    for number in [*(table.number for table in done), *notes]:
+        for change in ("flip", "missing"):
+            store = copy_of(sound)
+            damaged = bytearray(objects_of(store).pop(table_name(number)))
+            damaged[len(damaged) // 2] ^= 1
+            if change == "flip":
+                objects_of(store)[table_name(number)] = bytes(damaged)
+            assert [each.object for each in verify(store).problems] == [table_name(number)], change
+    for number in notes:
+        store = copy_of(sound)
+        objects_of(store)[note_name(number)] = objects_of(sound)[note_name(number)][:-1]
+        assert [each.object for each in verify(store).problems] == [note_name(number)]
+
+
+@pytest.mark.parametrize("name", ["sst/00000000000000000001.done", "pinned/00000000000000000001.manifest"])
+def test_names_every_kind_of_orphan(name: str) -> None:
+    store = copy_of(SOUND)
+    store.put_if_absent(name, [b"left by a crash"], timeout=1)
+
+    report = verify(store)
+
+    assert report.is_sound
+    assert [each.object for each in report.orphans] == [name]
+
+
+def test_mentions_a_probe_that_was_left() -> None:
+    store = copy_of(SOUND)
+    store.put_if_absent("probe/00ff", [b"first"], timeout=1)
+
+    report = verify(store)
+
+    assert report.orphans == []
+    assert any("probe/00ff" in note for note in report.notes)
 
 
 def test_says_so_where_there_is_nothing() -> None:

@@ -5,13 +5,17 @@ is durable tells the compaction, which drops their tables (docs/protocol.md, rul
 
 Source: tick_retention of OpenData Log's writer.rs. Different on purpose: there, a wall clock that jumps forward expires
 everything at the next tick. Here time passes for retention no faster than by the monotonic clock since the log was opened, and
-starts at what the store's clock says, where that is earlier.
+starts at what the store's clock says, where that is earlier. And there, what began while the clock was ahead stays until its
+time comes; here it goes when it has been seen for the retention's time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import lsm
 from opendata_log.config import RetentionConfig
+from opendata_log.record import Segment, SegmentId
 from opendata_log.segment import expired
 from opendata_log.writer import LogWriter
 
@@ -37,6 +41,26 @@ class ElapsedTime:
         return None if last is None else min(last, wall_ms)
 
 
+class StartsAhead:
+    """Segments that start in the future: the clock was ahead when they began, and all that follow start no earlier (rule S3).
+    Going by their start times they would stay for as long as it was ahead."""
+
+    def __init__(self) -> None:
+        self._since_ms: dict[SegmentId, int] = {}
+
+    def known_ms(
+        self, segments: Iterable[Segment], *, now_ms: int, elapsed_ms: int, latest_ms: int
+    ) -> dict[SegmentId, int]:
+        """For how long each of them has been seen, at every look, to start after `now_ms`.
+
+        By a clock that the wall clock's jumps do not move, where there is one, between `elapsed_ms` and `latest_ms`; from where
+        it is set back it counts anew.
+        """
+        ahead = [segment.id for segment in segments if segment.start_time_ms > now_ms]
+        self._since_ms = {each: min(self._since_ms.get(each, latest_ms), latest_ms) for each in ahead}
+        return {each: elapsed_ms - since for each, since in self._since_ms.items()}
+
+
 class Retention:
     """A thread that looks every `check_interval`. Requires: `config.retention` is set."""
 
@@ -48,6 +72,7 @@ class Retention:
         self._ticks = runtime.condition()
         self._is_closing = False
         self._time = self._started()
+        self._ahead = StartsAhead()
         self._task = runtime.spawn("log-retention", self._run)
 
     def _started(self) -> ElapsedTime:
@@ -78,10 +103,14 @@ class Retention:
 
     def tick(self) -> None:
         """Retire what is due. Cost: nothing due, no request; else one batch, made durable. Raises: lsm.Error."""
-        now_ms = self._time.now_ms(self._runtime.now_ms(), self._runtime.monotonic())
+        wall_ms, monotonic = self._runtime.now_ms(), self._runtime.monotonic()
+        now_ms = self._time.now_ms(wall_ms, monotonic)
         if now_ms is None:
             return
-        due = expired(self._writer.segments, now_ms=now_ms, retention=self._config)
+        segments = self._writer.segments
+        elapsed = (now_ms, wall_ms) if self._runtime.has_clock else 2 * (int(1000 * monotonic),)
+        known_ms = self._ahead.known_ms(segments, now_ms=now_ms, elapsed_ms=elapsed[0], latest_ms=elapsed[1])
+        due = expired(segments, now_ms=now_ms, retention=self._config, known_ms=known_ms)
         if due:
             self._writer.retire(due[-1])
         if self._writer.announce_retired():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import lsm
@@ -31,6 +31,8 @@ from opendata_log.keys import (
 )
 from opendata_log.record import Segment, SegmentId, Sequence
 from opendata_log.time_track import check_clock_ms
+
+NONE_KNOWN: Mapping[SegmentId, int] = {}
 
 
 class SegmentTable:
@@ -179,17 +181,24 @@ def successor(latest: Segment | None, *, start_seq: Sequence, now_ms: int) -> Se
     return Segment(latest.id + 1, start_seq, max(now_ms, latest.start_time_ms))
 
 
-def expired(segments: Iterable[Segment], *, now_ms: int, retention: RetentionConfig) -> list[SegmentId]:
+def expired(
+    segments: Iterable[Segment],
+    *,
+    now_ms: int,
+    retention: RetentionConfig,
+    known_ms: Mapping[SegmentId, int] = NONE_KNOWN,
+) -> list[SegmentId]:
     """The ids of the segments that retention takes: whole ones, from the oldest, never the active one.
 
-    A segment ended when its successor started; it goes when that is more than `retention` ago.
+    A segment ended when its successor started; it goes when that is more than `retention` ago. `known_ms`: of segments
+    whose start time cannot be, for how long they have certainly been there.
     """
     retention_ms = retention.retention_ms
     if retention_ms is None:
         return []
     ids: list[SegmentId] = []
     for segment, following in pairwise(segments):
-        if following.start_time_ms >= now_ms - retention_ms:
+        if max(now_ms - following.start_time_ms, known_ms.get(following.id, 0)) <= retention_ms:
             break  # Invariant: nothing newer goes before something older, whatever the times say.
         ids.append(segment.id)
     return ids

@@ -62,6 +62,8 @@ class LogWriter:
         self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
         self._due_ms = self.time_track.due_ms
         self._latest_ms: int | None = None
+        # A time that was right, and when that was by a clock that nobody sets.
+        self._right_ms, self._right_at = 0, runtime.monotonic()
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
@@ -150,7 +152,8 @@ class LogWriter:
         """The wall clock, which moves the log's own forward, and from time to time marks the sequence it is at."""
         now_ms = self._now_ms()
         if self._latest_ms is None:
-            self._latest_ms = self.time_track.latest_ms(now_ms)
+            self._latest_ms = self._right_ms = self.time_track.latest_ms(now_ms)
+            self._right_at = self._runtime.monotonic()
         elif now_ms > self._latest_ms:
             self._latest_ms = now_ms
         if now_ms >= self._due_ms:
@@ -165,6 +168,7 @@ class LogWriter:
         for sequence in marking.dropped:
             batch.delete(time_mark_key(sequence))
         self._db.write(batch)
+        self._right_ms, self._right_at = now_ms, self._runtime.monotonic()
         self.time_track = marking.track
         self._due_ms = marking.track.due_ms
 
@@ -186,7 +190,10 @@ class LogWriter:
         """The segment's metadata and its first batch, atomically."""
         # Retention counts from here for what was appended to the segment before: not earlier than that can have been.
         assert self._latest_ms is not None
-        segment = successor(self.segments.latest, start_seq=first, now_ms=self._latest_ms)
+        now_ms = self._latest_ms
+        if self._has_own_time:  # The wall clock may have been set back since, and time went on.
+            now_ms = max(now_ms, self._right_ms + int(1000 * (self._runtime.monotonic() - self._right_at)))
+        segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
         self._live.begin(segment.id)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,8 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
+from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulation import Simulation
 from opendata_log import (
     Config,
     InternalError,
@@ -19,9 +23,12 @@ from opendata_log import (
     LogDbReader,
     ReaderConfig,
     RetentionConfig,
+    Segment,
     SegmentConfig,
+    SnapshotExpired,
+    StorageConfig,
 )
-from opendata_log.retention import ElapsedTime
+from opendata_log.retention import ElapsedTime, StartsAhead
 from tests.doubles import WrappedStore
 from tests.opendata_log.support import ManualClock, names, tiny, values
 
@@ -272,6 +279,151 @@ def test_a_clock_that_is_ahead_at_the_open_is_checked_with_the_stores(
         tick(log, 3)
 
         assert len(log.list_segments()) == 3
+
+
+def test_what_began_while_the_clock_was_ahead_goes_when_it_has_been_seen_long_enough() -> None:
+    clock = ManualClock(40 * 365 * int(DAY) * 1000)
+    with opened(clock) as log:
+        clock.advance(10 * 365 * DAY)
+        fill(log, clock, 3)
+        clock.advance(-10 * 365 * DAY)  # Set right: everything there is, and all that follows, starts in ten years.
+        tick(log)
+        for hour in range(2):
+            log.seal_segment()
+            log.try_append([(b"a", b"later %d" % hour)])
+            tick(log)
+            assert len(log.list_segments()) == 4 + hour, "nothing goes early"
+            clock.advance(HOUR)
+        tick(log)
+        assert len(log.list_segments()) == 5
+        clock.ms += 1
+        tick(log)
+
+        # 3 ended when 4 began, more than two hours ago; of 4 it is known for an hour that it has ended.
+        assert [one.id for one in log.list_segments()] == [4, 5]
+        clock.advance(2 * HOUR)
+        tick(log)
+        assert [one.id for one in log.list_segments()] == [5]
+
+
+def test_how_long_a_start_in_the_future_has_been_known() -> None:
+    one, two = Segment(1, 0, 500), Segment(2, 10, 9_000)
+    ahead = StartsAhead()
+
+    def known(segments: list[Segment], now_ms: int, elapsed_ms: int, latest_ms: int | None = None) -> dict[int, int]:
+        latest_ms = elapsed_ms if latest_ms is None else latest_ms
+        return ahead.known_ms(segments, now_ms=now_ms, elapsed_ms=elapsed_ms, latest_ms=latest_ms)
+
+    assert known([one, two], 1_000, 50) == {2: 0}
+    assert known([one, two], 2_000, 80) == {2: 30}
+    assert known([one, two], 100, 90) == {1: 0, 2: 40}
+    assert known([one, two], 1_000, 95) == {2: 45}, "1 was: a clock set back for a moment"
+    assert known([one, two], 9_000, 99) == {}
+    assert known([one, two], 1_000, 99, 150) == {2: -51}
+    assert known([one, two], 1_000, 150, 160) == {2: 0}
+    assert known([two], 1_000, 20) == {2: 0}
+    assert known([two], 1_000, 25, 1_000) == {2: 5}
+
+
+@pytest.mark.parametrize("jump", [10 * 365 * DAY, -10 * 365 * DAY], ids=["forward", "back"])
+@pytest.mark.parametrize("is_taken_back", [True, False])
+def test_no_jump_of_the_machines_clock_takes_early_or_keeps_for_ever(jump: float, *, is_taken_back: bool) -> None:
+    """In virtual time, with the thread's own looks: segments of an hour that are to stay for three."""
+
+    def life(runtime: SimulatedRuntime, store: lsm.ObjectStore) -> None:
+        settings = config("memory://", retention=RetentionConfig(retention=3 * HOUR, check_interval=60.0))
+        builder = LogDbBuilder(settings).with_runtime(runtime).with_object_store(store)
+        with builder.build() as log:
+            for hour in range(20):
+                if hour == 5:
+                    runtime.skew_ms = int(1000 * jump)
+                if hour == 8 and is_taken_back:
+                    runtime.skew_ms = 0
+                log.try_append([(b"a", b"%d" % hour)])
+                there = [int(value) for value in values(log, b"a")]
+                assert there == list(range(there[0], hour + 1))
+                assert there[0] <= max(0, hour - 3), "gone early"
+                assert there[0] >= hour - 7, "kept for more than twice as long"
+                runtime.sleep(HOUR + 1)
+
+    with Simulation(seed=1) as simulation:
+        simulation.run(life)
+
+
+# -- other handles ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_in_the_middle_of_a_scan_sees_all_of_a_segment_or_is_told() -> None:
+    clock, storage = ManualClock(), "memory://retention-reader-scan"
+    with opened(clock, storage) as log:
+        for hour in range(3):
+            log.try_append([(b"a", b"%d-%03d" % (hour, number)) for number in range(200)])
+            log._db.flush(lsm.FlushType.MEMTABLE)
+            clock.advance(HOUR)
+        caches = lsm.Caches(block_bytes=0, meta_bytes=0)
+        with LogDbReader.open(storage=StorageConfig(url=storage, caches=caches), refresh_interval=60.0) as reader:
+            scan = reader.scan(b"a")
+            seen = [entry.value for entry in scan.fetchmany(10)]
+            clock.advance(DAY)
+            tick(log)
+            assert log.wait_idle(30)
+            log._db.flush(lsm.FlushType.MEMTABLE)
+            log.collect_garbage(min_age=0)
+
+            try:
+                seen += [entry.value for entry in scan]
+            except SnapshotExpired:
+                assert len(seen) < 600
+            else:
+                for hour in range(3):
+                    assert len([one for one in seen if one.startswith(b"%d-" % hour)]) in (0, 200)
+            reader.refresh()
+            assert [one.id for one in reader.list_segments()] == [3]
+            assert values(reader, b"a") == [b"2-%03d" % number for number in range(200)]  # type: ignore[arg-type]
+            assert reader.count(b"a") == reader.inspect(b"a").total == 200
+            assert [found.key for found in reader.list_keys()] == [b"a"]
+
+
+def test_listings_vanish_with_the_segment_in_a_reader_of_another_process(tmp_path: Path) -> None:
+    clock = ManualClock()
+    script = (
+        "import sys\n"
+        "from opendata_log import LogDbReader\n"
+        "with LogDbReader.open(storage=sys.argv[1], refresh_interval=60.0) as reader:\n"
+        "    for _ in sys.stdin:\n"
+        "        reader.refresh()\n"
+        "        keys = [found.key.decode() for found in reader.list_keys()]\n"
+        "        print([one.id for one in reader.list_segments()], keys, reader.count(b'a'), flush=True)\n"
+    )
+    with opened(clock, str(tmp_path)) as log:
+        fill(log, clock, 4)
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", script, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        def asked() -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        try:
+            assert asked() == "[1, 2, 3, 4] ['a', 'only-0', 'only-1', 'only-2', 'only-3'] 4"
+            tick(log)
+            assert asked() == "[2, 3, 4] ['a', 'only-1', 'only-2', 'only-3'] 3"
+            clock.advance(DAY)
+            tick(log)
+            log._db.flush(lsm.FlushType.MEMTABLE)
+            assert log.wait_idle(30)
+            log.collect_garbage(min_age=0)
+            assert asked() == "[4] ['a', 'only-3'] 1"
+        finally:
+            process.communicate(timeout=30)
 
 
 # -- crashes ----------------------------------------------------------------------------------------------------------

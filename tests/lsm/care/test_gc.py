@@ -15,6 +15,7 @@ from lsm.object_store import LocalStore, MemoryStore
 from lsm.object_store.names import COUNTER_BITS, number_of
 from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash
 from tests.lsm.care.test_checkpoints import TEN_YEARS_MS, Clocks, churn, open_admin
+from tests.lsm.care.test_clones import Named
 from tests.lsm.care.test_fsck import verify
 from tests.lsm.support import FAMILIES, append, layouts, objects_of, open_db, open_plain, read_rows, tiny
 from tests.lsm.test_fencing import HeldStore, abandoned
@@ -67,6 +68,26 @@ def test_the_stored_set_is_the_reachable_set_after_a_quiet_cycle() -> None:
         assert set(objects_of(store)) == reachable(store)
         assert not [name for name in objects_of(store) if name.startswith("pinned/")]
     assert verify(store).problems == []
+
+
+def test_a_clone_and_its_parent_keep_what_they_need_and_nothing_else() -> None:
+    parent, child = Named("parent"), Named("child")
+    stores = {"parent_stores": {parent.url: parent}}
+    with open_db(parent) as db:
+        churn(db, 3)
+        db.put(b"p1only", b"a table of its own")
+        db.flush(lsm.FlushType.MEMTABLE)
+        with open_admin(parent) as admin:
+            admin.create_clone("memory://", object_store=child)
+            churn(db, 12, start=50)
+            with open_db(child, **stores) as copy, open_admin(child, **stores) as care:
+                churn(copy, 12, start=80)
+                for each, store in ((admin, parent), (care, child)):
+                    while each.run_gc_once(min_age=0):
+                        pass
+                    assert set(objects_of(store)) == reachable(store)
+                assert care.read_manifest().parents, "the clone still reads a table of its parent"
+                assert copy.get(b"p1only") == b"a table of its own"
 
 
 def test_what_a_dead_writer_left_goes_without_a_new_one() -> None:

@@ -194,6 +194,53 @@ def test_killed_at_every_call_the_next_one_finishes_the_job_and_nothing_is_left(
     assert crashed >= CALLS - 8  # A thread may need a call or two less than when they were counted.
 
 
+def half_done() -> tuple[MemoryStore, list[tuple[bytes, bytes]]]:
+    """A database whose compactor died after its second table, and its rows."""
+    memory = MemoryStore()
+    with open_db(memory, WRITER) as db:
+        fill(db, turns=2)
+        expected = read_rows(db)
+    counting = CrashingStore(copy_of(memory))
+    with open_compactor(counting, poll_interval=20) as compactor:
+        assert compactor.run_once(20)
+    notes = [at for at, (_, name) in enumerate(counting.log, 1) if name.endswith(".done")]
+    store = CrashingStore(memory, notes[1], CrashAt.AFTER)
+    with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(store, poll_interval=20) as first:
+        first.run_once(20)
+    store.kill()
+    return memory, expected
+
+
+@pytest.mark.parametrize("how", CrashAt, ids=lambda how: how.name.lower())
+def test_killed_at_every_call_of_a_takeover_the_third_one_finishes_the_job_and_nothing_is_left(how: CrashAt) -> None:
+    original, expected = half_done()
+    at, taken_twice = 0, 0
+    is_dead = True
+    while is_dead:
+        at += 1
+        memory = copy_of(original)
+        store = CrashingStore(memory, at, how)
+        with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(store, poll_interval=20) as second:
+            second.run_once(20)
+        is_dead = store.is_dead
+        store.kill()
+        with open_db(memory, WRITER) as writer:
+            writer.collect_garbage(min_age=0)
+            with open_compactor(memory) as third:
+                assert third.run_once(20)
+            writer.put(b"p0zz", b"")
+            writer.flush(lsm.FlushType.MEMTABLE)
+            writer.collect_garbage(min_age=0)
+            where = f"call {at} ({store.log[-1]}), {how.value}"
+            assert read_rows(writer) == [*expected, (b"p0zz", b"")], where
+            assert writer.manifest.jobs == (), where
+            assert_no_orphans(memory, writer.manifest)
+            epochs = {t.number >> 40 for each in writer.manifest.partitions for run in each.runs for t in run.tables}
+            taken_twice += len(epochs) == 3  # Tables of all three compactors are in the one run.
+    assert at > 15
+    assert taken_twice > 2
+
+
 def test_finished_tables_of_a_dead_compactor_are_used() -> None:
     with filled() as (memory, db):
         expected = read_rows(db)

@@ -62,6 +62,8 @@ class Call:
     """A new owner did not find it, so it can never come back."""
     stamp_ms: int = 0
     """The least that any clock of its writer's process can have shown while it was made."""
+    made_ms: int = 0
+    """When it was made, by the time that has really passed."""
 
     def __str__(self) -> str:
         return f"call {self.number} of {self.handle.name} ({self.outcome}, from {self.start})"
@@ -70,11 +72,17 @@ class Call:
 class Ledger:
     """`anomalies` holds what went wrong so far."""
 
-    def __init__(self, retention_ms: int | None = None, clock_ms: Callable[[], int] = lambda: 0) -> None:
-        """`clock_ms`: the most that an honest clock can show now. Where there is retention, readings of more than one key
-        say which sequences their handle no longer lists: `floor`."""
+    def __init__(
+        self,
+        retention_ms: int | None = None,
+        clock_ms: Callable[[], int] = lambda: 0,
+        elapsed_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`clock_ms`: the most that an honest clock can show now. `elapsed_ms`: the time that has really passed. Where there is
+        retention, readings of more than one key say which sequences their handle no longer lists: `floor`."""
         self._retention_ms = retention_ms
         self._clock_ms = clock_ms
+        self._elapsed_ms = elapsed_ms
         self._retired_since: dict[int, int] = {}
         self.anomalies: list[Anomaly] = []
         self.calls: list[Call] = []
@@ -137,7 +145,9 @@ class Ledger:
                 break
 
     def _is_old(self, call: Call) -> bool:
-        return self._retention_ms is not None and self._clock_ms() - call.stamp_ms >= self._retention_ms
+        """By the clock, or by the time that has really passed: one of them is enough."""
+        age_ms = max(self._clock_ms() - call.stamp_ms, self._elapsed_ms() - call.made_ms)
+        return self._retention_ms is not None and age_ms >= self._retention_ms
 
     def _is_retired(self, handle: Handle, sequence: int) -> bool:
         return sequence < handle.floor
@@ -148,7 +158,7 @@ class Ledger:
         """A call that is about to be made, with values nobody else has."""
         number = len(self.calls)
         records = [(key, (b"%d.%d." % (number, at)).ljust(size, b"x")) for at, key in enumerate(keys)]
-        call = Call(number, handle, records, self.tick(), stamp_ms=stamp_ms)
+        call = Call(number, handle, records, self.tick(), stamp_ms=stamp_ms, made_ms=self._elapsed_ms())
         self.calls.append(call)
         handle.calls.append(call)
         for at, (_, value) in enumerate(records):

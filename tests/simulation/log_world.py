@@ -39,7 +39,7 @@ class LogWorld(World):
     def __init__(self, swarm: Swarm, steps: int) -> None:
         super().__init__(swarm, steps)
         retention_ms = None if swarm.retention is None else int(swarm.retention * 1000)
-        self.ledger = Ledger(retention_ms, self._honest_ms)
+        self.ledger = Ledger(retention_ms, self._honest_ms, lambda: int(self.scheduler.monotonic() * 1000))
         self.ledger.report = self.report  # type: ignore[method-assign]
         self.keys = [b"key%d" % number for number in range(swarm.keys)]
         self.consumers = [Consumer(self.ledger, key) for key in self.keys]

@@ -20,10 +20,10 @@ from lsm.errors import (
     ClosedError,
     Error,
     FencedError,
-    InternalError,
     InvalidError,
     SnapshotExpiredError,
     TableMissingError,
+    internal,
 )
 from lsm.garbage import Garbage
 from lsm.manifest.checkpoint import Checkpoint
@@ -333,9 +333,7 @@ class Db(Reads):
             except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.
                 continue
             except BaseException as error:
-                failure = InternalError(f"the collector's thread failed: {error!r}")
-                failure.__cause__ = error
-                self.fail(failure)
+                self.fail(internal(f"the collector's thread failed: {error!r}", error))
                 return
 
     def status(self) -> Status:
@@ -399,14 +397,11 @@ class Db(Reads):
         with self._close_lock:
             if self._is_shut:
                 return
-            self._is_shut = True
-            self._engine.writer.stop(ClosedError("the database is being closed: open it again"))
-            failure = self._engine.writer.poison
             try:
-                if failure is None:
-                    self._flush_all()
-                elif not isinstance(failure, FencedError):
-                    raise failure
+                if (
+                    self._closed is None
+                ):  # Otherwise an earlier call was interrupted: what is left is to stop the threads.
+                    self._stop_writing()
             finally:
                 self._closed = ClosedError("the database is closed: open it again")
                 self._engine.writer.fail(self._closed)
@@ -415,6 +410,15 @@ class Db(Reads):
                 self._engine.shut_down()
                 if self._gc_task is not None:
                     self._gc_task.join()
+                self._is_shut = True
+
+    def _stop_writing(self) -> None:
+        self._engine.writer.stop(ClosedError("the database is being closed: open it again"))
+        failure = self._engine.writer.poison
+        if failure is None:
+            self._flush_all()
+        elif not isinstance(failure, FencedError):
+            raise failure
 
     def _flush_all(self) -> None:
         with contextlib.suppress(FencedError):

@@ -94,3 +94,15 @@ def _corruption(message: str, object_name: str, offset: int) -> CorruptionError:
 
 class InternalError(Error):
     """An invariant of the engine does not hold. This is a bug; the handle refuses further work."""
+
+
+def internal(message: str, cause: BaseException) -> InternalError:
+    """Why a handle can do no more."""
+    failure = InternalError(message)
+    failure.__cause__ = cause
+    return failure
+
+
+def halfway(what: str, error: BaseException) -> InternalError:
+    """What KeyboardInterrupt or MemoryError make of a step that has to be done whole."""
+    return internal(f"{what} was interrupted halfway by {error!r}: close this handle and open it again", error)

@@ -13,7 +13,6 @@ import lsm
 from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
 from opendata_log.config import Config, ReadVisibility, timeout_seconds, writer_settings
 from opendata_log.errors import (
-    AppendFencedError,
     AppendTimeoutError,
     ClosedError,
     Error,
@@ -63,7 +62,7 @@ class LogDb(Reads):
         compaction_executor: Executor | None = None,
     ) -> None:
         self._config = config
-        self._is_closed = self._may_not_read = self._was_read = False
+        self._is_closed = self._is_shut = self._may_not_read = self._was_read = False
         self._since_read = 0
         self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
         self._file_system = file_system
@@ -342,31 +341,28 @@ class LogDb(Reads):
             raise ClosedError("the log is closed: open it again")
 
     def close(self) -> None:
-        """Flush, stop all background work and let go of the log. Idempotent.
+        """Flush, stop all background work and let go of the log. Idempotent; a call that was interrupted is finished by the
+        next one.
 
         Raises: what kept it from flushing; FencedError where a newer writer took over before all of it was durable.
         """
-        if self._is_closed:
+        if self._is_shut:
             return
         self._is_closed = True
         self._stop_reads()
         if self._retention is not None:
             self._retention.close()
         try:
-            try:
-                self._writer.finish()
-            finally:
-                self._db.close()
-        except lsm.FencedError:
-            pass  # A newer writer owns the log: there is nothing left for this one to do.
+            with suppress(lsm.FencedError):  # A newer writer owns the log: there is nothing left for this one to do.
+                try:
+                    self._writer.finish()
+                finally:
+                    self._db.close()
         except lsm.Error as error:
+            self._is_shut = True
             raise translate(error) from error
-        accepted, durable = self._writer.next_sequence, self._writer.durable_sequence
-        if durable < accepted:
-            raise AppendFencedError(
-                f"a newer writer took over: the records with sequences from {durable} to {accepted - 1}, appended here, "
-                f"are not known to be durable and may be lost"
-            )
+        self._is_shut = True
+        self._writer.check_all_durable()
 
     def __enter__(self) -> LogDb:
         return self

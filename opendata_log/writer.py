@@ -11,6 +11,7 @@ from bisect import bisect_right
 import lsm
 from opendata_log.compaction import LiveSegments
 from opendata_log.config import SegmentConfig
+from opendata_log.errors import AppendFencedError
 from opendata_log.keys import (
     SEAL_MARK_KEY,
     SEGMENT_META_PREFIX,
@@ -64,6 +65,7 @@ class LogWriter:
         self._latest_ms: int | None = None
         # A time that was right, and when that was by a clock that nobody sets.
         self._right_ms, self._right_at = 0, runtime.monotonic()
+        self._is_finished = False
         self._adopt(self.segments.latest)
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
@@ -120,30 +122,41 @@ class LogWriter:
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
         """Requires: the lock."""
-        count = len(keys)
-        first = self._sequences.ensure(count)
-        end = first + count
-        # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
-        self._sequences.next = end
+        first = self._sequences.ensure(len(keys))
+        now_ms = self._take_time(first)
         try:
-            now_ms = self._take_time(first)
-            if self._needs_segment(now_ms):
-                seq = self._append_in_new_segment(first, keys, values)
-            else:
-                seq = self._db.append_series(self._family, keys, first - self._base, values, size)
-        except Exception:
+            self._write(first, now_ms, keys, values, size)
+        except lsm.Error:
             self._sequences.next = first  # Refused whole.
             raise
+        except BaseException as error:
+            # KeyboardInterrupt, MemoryError: the engine may have the batch, and this writer does not know of it.
+            failure = lsm.InternalError(
+                f"an append was interrupted halfway by {error!r}: close this handle and open it again"
+            )
+            failure.__cause__ = error
+            self._db.fail(failure)
+            raise
+        return first
+
+    def _write(self, first: Sequence, now_ms: int, keys: list[bytes], values: list[bytes], size: int) -> None:
+        end = first + len(keys)
+        # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
+        self._sequences.next = end
+        if self._needs_segment(now_ms):
+            seq = self._append_in_new_segment(first, keys, values)
+        else:
+            seq = self._db.append_series(self._family, keys, first - self._base, values, size)
         self._active_bytes += size
         with self._marks_lock:
-            self._mark_seqs.append(seq)
+            # The ends first: whoever finds a batch in the other column finds its end.
             self._mark_ends.append(end)
+            self._mark_seqs.append(seq)
         self.next_sequence = end
         if self._wakeups.is_followed:
             self._wakeups.appended(keys, seq)
         if len(self._mark_seqs) > MARKS_MAX:
             self._advance_durable()
-        return first
 
     def _checked_now_ms(self) -> int:
         return check_clock_ms(self._runtime.now_ms())
@@ -255,7 +268,17 @@ class LogWriter:
             return self._durable
 
     def finish(self) -> None:
-        """Give unused sequences back before a clean close. Raises: lsm.Error."""
+        """Give unused sequences back before a clean close; once. Raises: lsm.Error."""
         with self._lock:
-            if self._sequences.next < SEQUENCE_MAX:
+            if self._sequences.next < SEQUENCE_MAX and not self._is_finished:
+                self._is_finished = True
                 self._sequences.give_back()
+
+    def check_all_durable(self) -> None:
+        """After the close. Raises: AppendFencedError, where a newer writer came before that."""
+        accepted, durable = self.next_sequence, self.durable_sequence
+        if durable < accepted:
+            raise AppendFencedError(
+                f"a newer writer took over: the records with sequences from {durable} to {accepted - 1}, appended here, "
+                f"are not known to be durable and may be lost"
+            )

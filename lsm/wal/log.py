@@ -16,39 +16,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
-from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError, UnavailableError
+from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError, UnavailableError, halfway, internal
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime, Task
 from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
+from lsm.wal.turn import GATHER_SECONDS_MAX, GATHER_SHARE, JOIN_SECONDS, Turn, WalObject
 
 PIPELINE_MAX: Final = 8
 """No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
 fenced writer's late objects may still land there (rule W5)."""
 ROOMY_BYTES: Final = 1 << 20
 """A batch up to this size fits wherever the buffer stands."""
-JOIN_SECONDS: Final = 0.002
-"""A waiter starts another object beside one under way only this long after that was started: most join the next one."""
-
-GATHER_SECONDS_MAX: Final = 0.001
-GATHER_SHARE: Final = 0.5
-"""How long a first waiter waits for the other members of the last group: at most this share of an upload."""
-
-
-class WalObject:
-    """A sealed buffer. Its number is given when its upload starts, and kept through every retry."""
-
-    __slots__ = ("first_seq", "frames", "is_done", "last_seq", "number", "parts", "size")
-
-    def __init__(self, frames: list[bytes], first_seq: int, last_seq: int) -> None:
-        self.frames = frames
-        self.first_seq = first_seq
-        self.last_seq = last_seq
-        self.size = sum(map(len, frames))
-        self.number = 0
-        self.parts: list[bytes] = []
-        self.is_done = False
 
 
 class WriteAheadLog:
@@ -188,13 +168,21 @@ class WriteAheadLog:
         Raises: TimeoutError, FencedError, UnavailableError, ClosedError. Requires: not holding the write lock.
         """
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
+        turn = Turn(self._failures)
         with self._lock:
             self._awaited.append(seq)
-            try:
-                self._await(seq, deadline)
-            except TimeoutError:
-                raise TimeoutError(f"not durable after {timeout} s") from None
-            finally:
+        try:
+            while self._await(seq, deadline, turn):
+                self._upload(turn)
+        except TimeoutError:
+            raise TimeoutError(f"not durable after {timeout} s") from None
+        except BaseException as error:
+            if turn.is_moving and not isinstance(error, Error):
+                with self._lock:
+                    self.fail(halfway("a flush", error))
+            raise
+        finally:
+            with self._lock:
                 self._awaited.remove(seq)
                 if self.durable_seq < seq or (not (self._is_timed or self._uploading) and self._waiters()):
                     self._lock.notify_all()  # It may have been the one who minds the clock: somebody else takes over.
@@ -204,38 +192,44 @@ class WriteAheadLog:
         durable = self.durable_seq
         return sum(seq > durable for seq in self._awaited)
 
-    def _await(self, seq: int, deadline: float | None) -> None:
-        failures = self._failures
-        while self.durable_seq < seq:
-            if self._fatal is not None:
-                raise self._fatal
-            if self._failures != failures and self._outage is not None:
-                raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
-            if deadline is not None:
-                self._leave_upload()
-            elif (upload := self._next_upload(is_awaited=True)) is not None:
-                self._lock.release()
-                try:
-                    self._upload(upload)
-                finally:
-                    self._lock.acquire()
-                continue
-            now = self._runtime.monotonic()
-            if deadline is not None and now >= deadline:
-                raise TimeoutError
-            waits = [] if deadline is None else [deadline - now]
-            # With nothing to upload there is no clock to mind: tables make the batch durable, or an upload's end does.
-            has_work = bool(self._uploading or self._sealed or not self._buffer.is_empty)
-            is_timing = has_work and not self._is_timed
-            if is_timing:
-                # One waiter minds the clock for all: when to stop gathering, when to start another object beside one.
-                waits.append(JOIN_SECONDS if self._uploading else max(0.0, self._gather_until - now))
-                self._is_timed = True
-            try:
-                self._lock.wait(min(waits, default=None))
-            finally:
+    def _await(self, seq: int, deadline: float | None, turn: Turn) -> bool:
+        """Wait. False once batch `seq` is durable; True where the caller is to upload `turn.upload` now."""
+        with self._lock:
+            turn.is_moving = True
+            while self.durable_seq < seq:
+                if self._fatal is not None:
+                    raise self._fatal
+                if self._failures != turn.failures and self._outage is not None:
+                    raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
+                if deadline is not None:
+                    self._leave_upload()
+                elif (upload := self._next_upload(is_awaited=True)) is not None:
+                    turn.upload = upload
+                    return True
+                now = self._runtime.monotonic()
+                if deadline is not None and now >= deadline:
+                    raise TimeoutError
+                waits = [] if deadline is None else [deadline - now]
+                # With nothing to upload there is no clock to mind: tables make the batch durable, or an upload's end does.
+                has_work = bool(self._uploading or self._sealed or not self._buffer.is_empty)
+                is_timing = has_work and not self._is_timed
                 if is_timing:
-                    self._is_timed = False
+                    # One waiter minds the clock for all: when to stop gathering, when to start another object beside one.
+                    waits.append(JOIN_SECONDS if self._uploading else max(0.0, self._gather_until - now))
+                self._wait(turn, min(waits, default=None), is_timing=is_timing)
+        return False
+
+    def _wait(self, turn: Turn, seconds: float | None, *, is_timing: bool) -> None:
+        """Requires: the write lock."""
+        turn.is_moving = False
+        try:
+            if is_timing:
+                self._is_timed = True
+            self._lock.wait(seconds)
+        finally:
+            if is_timing:
+                self._is_timed = False
+        turn.is_moving = True
 
     def _leave_upload(self) -> None:
         """Somebody waits who cannot wait for ever: a background thread uploads, however long that takes."""
@@ -297,23 +291,20 @@ class WriteAheadLog:
         self._next_number += 1
         upload.parts = []
 
-    def _upload(self, upload: WalObject) -> None:
+    def _upload(self, turn: Turn) -> None:
         """Put one object and make what follows from it known. Requires: not holding the write lock."""
+        upload = turn.upload
+        assert upload is not None
         try:
             self._put(upload)
         except BaseException as error:
             with self._lock:
-                self._uploading -= 1
-                # The same bytes go to the same number later; every other number stays behind it.
-                self._sealed.appendleft(upload)
-                self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
-                self._failures += 1
+                self._put_back(upload)
                 if isinstance(error, UnavailableError):
                     self._outage = error
                 elif isinstance(error, Error):
                     self.fail(error)
-                self._lock.notify_all()
-                self._work.notify()
+            turn.is_moving = False  # An interrupted request is sent again.
             raise
         with self._lock:
             self._uploading -= 1
@@ -335,6 +326,15 @@ class WriteAheadLog:
             if self._sealed or self._is_late:
                 self._is_late = False
                 self._work.notify()
+
+    def _put_back(self, upload: WalObject) -> None:
+        """The same bytes go to the same number later; every other number stays behind it. Requires: the write lock."""
+        self._uploading -= 1
+        self._sealed.appendleft(upload)
+        self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
+        self._failures += 1
+        self._lock.notify_all()
+        self._work.notify()
 
     def _put(self, upload: WalObject) -> None:
         while True:
@@ -389,10 +389,8 @@ class WriteAheadLog:
             with self._lock:
                 self._serve()
         except BaseException as error:
-            failure = InternalError(f"the log's background thread failed: {error!r}")
-            failure.__cause__ = error
             with self._lock:
-                self.fail(failure)
+                self.fail(internal(f"the log's background thread failed: {error!r}", error))
 
     def _serve(self) -> None:
         while self._fatal is None:
@@ -412,9 +410,10 @@ class WriteAheadLog:
                 self._work.wait(wait)
                 self._busy_tasks += 1
                 continue
+            turn = Turn(self._failures, upload)
             self._lock.release()
             try:
-                self._upload(upload)
+                self._upload(turn)
             except Error:
                 self._runtime.sleep(0.1)  # It is kept in _outage or _fatal, for the next caller.
             finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lsm.errors import Error, InternalError, InvalidError, UnavailableError
+from lsm.errors import Error, InvalidError, UnavailableError, halfway
 from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -162,10 +162,8 @@ class Writer:
     def _poison_with(self, error: BaseException) -> None:
         """An exception in the middle of a batch (KeyboardInterrupt, MemoryError) leaves it half applied in memory.
         The handle refuses everything from here on; what is durable is whole."""
-        poison = InternalError(f"a write was interrupted halfway by {error!r}: close this handle and open it again")
-        poison.__cause__ = error
-        self._poison = poison
-        self._wal.fail(poison)
+        self._poison = halfway("a write", error)
+        self._wal.fail(self._poison)
 
     def keep_arrivals(self) -> None:
         """Series rows in memory can be read in the order they came in, from now on."""

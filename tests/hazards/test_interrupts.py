@@ -1,0 +1,251 @@
+"""KeyboardInterrupt and MemoryError at every line of append, flush, read and close.
+
+Afterwards the handle works, or every call says why it does not: no hang, no half batch, nothing acknowledged that is gone,
+no sequence for two records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import lsm
+from lsm.object_store import MemoryStore
+from opendata_log import Config, Error, LogDb, LogDbBuilder, SegmentConfig
+from opendata_log.keys import SEQUENCE_MAX
+from tests.hazards.interrupting import Interrupter
+from tests.lsm.support import engine_threads
+from tests.opendata_log.support import tiny
+
+KEYS = (b"a", b"b", b"c")
+SECONDS_MAX = 30
+Row = tuple[int, bytes, bytes]
+
+
+@dataclass
+class Case:
+    """One log, what was appended to it, and what is known of each batch."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    known: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    """Batches whose append returned, by first sequence."""
+    doubtful: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
+    """Batches whose append raised."""
+    durable: int = 0
+    batches: int = 0
+
+    def __post_init__(self) -> None:
+        self.log = self.open()
+
+    def open(self) -> LogDb:
+        config = Config(
+            storage="memory://",
+            segmentation=SegmentConfig(seal_byte_limit=1500),
+            engine=tiny(l0_sst_size_bytes=4096, wal_uploads_max=2, compaction_enabled=False),
+        )
+        return LogDbBuilder(config).with_object_store(self.store).build()
+
+    def append(self, call: Callable[[Any], Any] | None = None) -> None:
+        self.batches += 1
+        batch = [(key, b"%d-%d" % (self.batches, at) + bytes(20)) for at, key in enumerate(KEYS)]
+        try:
+            made = (call or self.log.try_append)(batch)
+        except BaseException:
+            self.doubtful.append(batch)
+            raise
+        assert made.start_sequence not in self.known
+        self.known[made.start_sequence] = batch
+
+    def flush(self) -> None:
+        end = max((first + len(batch) for first, batch in self.known.items()), default=0)
+        self.log.flush()
+        self.durable = max(self.durable, end)
+
+    def expected(self) -> list[Row]:
+        return sorted(
+            (first + at, key, value) for first, batch in self.known.items() for at, (key, value) in enumerate(batch)
+        )
+
+
+def rows_of(log: LogDb) -> list[Row]:
+    found = [(e.sequence, e.key, e.value) for key in KEYS for e in log.scan(key).fetchall()]
+    assert sum(log.count(key) for key in KEYS) == len(found)
+    return sorted(found)
+
+
+def nothing_yet(case: Case) -> None:
+    pass
+
+
+def some(case: Case) -> None:
+    for _ in range(3):
+        case.append()
+    case.flush()
+    case.append()
+
+
+def nearly_full(case: Case) -> None:
+    """The next batch is the last one of a memtable, a log object and a segment."""
+    while case.log._db._engine.writer.unflushed_bytes < 4096 - 240:
+        case.append()
+
+
+def out_of_sequences(case: Case) -> None:
+    some(case)
+    case.log._writer._sequences._usable = case.log._writer._sequences.next
+    case.log._writer._sequences._ahead = None
+
+
+def trapped_append(case: Case, trap: Interrupter) -> None:
+    case.append(lambda batch: trap.run(lambda: case.log.try_append(batch)))
+
+
+SCENES: dict[str, tuple[Callable[[Case], None], Callable[[Case, Interrupter], Any]]] = {
+    "first append": (nothing_yet, trapped_append),
+    "append": (some, trapped_append),
+    "append_timeout": (
+        some,
+        lambda case, trap: case.append(lambda batch: trap.run(lambda: case.log.append_timeout(batch, 5))),
+    ),
+    "append that freezes": (nearly_full, trapped_append),
+    "append that reserves": (out_of_sequences, trapped_append),
+    "flush": (some, lambda case, trap: trap.run(case.flush)),
+    "flush to tables": (some, lambda case, trap: trap.run(lambda: case.log._db.flush(lsm.FlushType.MEMTABLE))),
+    "seal": (some, lambda case, trap: trap.run(case.log.seal_segment)),
+    "read": (some, lambda case, trap: trap.run(lambda: rows_of(case.log))),
+    "close": (some, lambda case, trap: trap.run(case.log.close)),
+}
+
+
+def interrupted(name: str, at: int | None, error: type[BaseException]) -> Interrupter:
+    """One case from beginning to end. Raises what is wrong."""
+    prepare, act = SCENES[name]
+    case = Case()
+    prepare(case)
+    trap = Interrupter(at, error)
+    try:
+        act(case, trap)
+    except (error, Error, lsm.Error) as raised:
+        assert trap.has_fired, f"{name}: {raised!r} without an interrupt"
+    is_well = go_on(case)
+    check(case, is_well)
+    return trap
+
+
+def go_on(case: Case) -> bool:
+    """Whether the handle still does all that is asked of it. What it refuses, it refuses with an error of its own."""
+    is_well = True
+    calls: list[Callable[[], Any]] = [
+        case.append,
+        case.flush,
+        lambda: check_read(case, rows_of(case.log)),
+        case.append,
+        case.flush,
+    ]
+    for call in calls:
+        try:
+            call()
+        except Error as error:
+            assert str(error)
+            is_well = False
+    try:
+        case.log.close()
+    except Error:
+        is_well = False
+    case.log.close()
+    with pytest.raises(Error):
+        case.log.try_append([(b"a", b"late")])
+    return is_well
+
+
+def check_read(case: Case, found: list[Row], *, after: int = SEQUENCE_MAX) -> None:
+    """All that was acknowledged below `after`, and whole batches in doubt; nothing else, in order."""
+    here = {sequence: (key, value) for sequence, key, value in found}
+    assert len(here) == len(found)
+    for sequence, key, value in case.expected():
+        if sequence < after:
+            assert here.get(sequence) == (key, value), f"sequence {sequence}"
+        here.pop(sequence, None)
+    left = sorted((sequence, key, value) for sequence, (key, value) in here.items())
+    while left:
+        first = left[0][0]
+        batch = next((b for b in case.doubtful if b == [(k, v) for _, k, v in left[: len(b)]]), None)
+        assert batch is not None, f"part of a batch, or one that nobody appended: {left}"
+        assert [sequence for sequence, _, _ in left[: len(batch)]] == list(range(first, first + len(batch)))
+        left = left[len(batch) :]
+
+
+def check(case: Case, is_well: bool) -> None:
+    told = max((first + len(batch) for first, batch in case.known.items()), default=0)
+    case.log = case.open()
+    found = rows_of(case.log)
+    check_read(case, found, after=SEQUENCE_MAX if is_well else case.durable)
+    if not is_well:
+        here = {sequence for sequence, _, _ in found}
+        case.known = {first: batch for first, batch in case.known.items() if first in here}
+    case.append()
+    assert max(case.known) >= told, "a sequence was given twice"
+    case.flush()
+    check_read(case, rows_of(case.log))
+    case.log.close()
+
+
+def in_time(name: str, at: int | None, error: type[BaseException]) -> Interrupter:
+    """The case in a thread of its own, which must end."""
+    told: list[Any] = []
+
+    def run() -> None:
+        try:
+            told.append(interrupted(name, at, error))
+        except BaseException as failure:
+            told.append(failure)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SECONDS_MAX)
+    assert told, f"{name}: hangs after {error.__name__} at line {at}"
+    if isinstance(told[0], BaseException):
+        raise AssertionError(f"{name}: {error.__name__} at line {at}") from told[0]
+    found: Interrupter = told[0]
+    return found
+
+
+def interrupt_at(name: str, error: type[BaseException], most: int | None) -> None:
+    """At every point, or at `most` of them."""
+    points = in_time(name, None, error).points
+    fired = 0
+    for at in range(1, points + 1, 1 if most is None else max(1, points // most)):
+        fired += in_time(name, at, error).has_fired
+    # Threads in the background change how many points there are, a little.
+    assert fired > min(20, points // 2)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("name", SCENES)
+def test_interrupted_at_many_points_it_goes_on_or_says_why_not(name: str, error: type[BaseException]) -> None:
+    interrupt_at(name, error, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("name", SCENES)
+def test_interrupted_at_every_point_it_goes_on_or_says_why_not(name: str, error: type[BaseException]) -> None:
+    interrupt_at(name, error, None)
+
+
+def test_a_close_that_was_interrupted_is_finished_by_the_next_one() -> None:
+    before = set(engine_threads())
+    for at in range(1, in_time("close", None, KeyboardInterrupt).points, 97):
+        case = Case()
+        some(case)
+        with contextlib.suppress(KeyboardInterrupt, Error):
+            Interrupter(at, KeyboardInterrupt).run(case.log.close)
+        with contextlib.suppress(Error):
+            case.log.close()
+        assert [one for one in engine_threads() if one not in before and not one.name.startswith("lsm-io")] == []

@@ -48,8 +48,9 @@ KIND_WAL_DATA: Final = 2
 KIND_WAL_FENCE: Final = 3
 KIND_NOTE: Final = 4
 
-COUNT_MAX: Final = 1 << 26
-"""No column has more items; a forged count must not allocate without bound."""
+EQUAL_ITEMS_MAX: Final = 1 << 16
+"""A column of equal items has at most as many, or as there are bytes around it: a forged count must not allocate without
+bound. Rows that differ take a byte each; writers refuse batches of more rows that do not (`lsm/write/writer`)."""
 
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _BIG_ENDIAN: Final = sys.byteorder == "big"
@@ -158,8 +159,8 @@ def take_ints(data: bytes, at: int, count: int) -> tuple[Sequence[int], int]:
     at += 1
     if width == 0:
         (value,) = U64.unpack_from(data, at)
-        if count > COUNT_MAX:
-            raise ValueError(f"a column of {count} items")
+        if count > len(data) and count > EQUAL_ITEMS_MAX:
+            raise ValueError(f"a column of {count} items in {len(data)} bytes")
         return [value] * count, at + 8
     end = at + width * count
     if end > len(data) or width not in _TYPECODES:

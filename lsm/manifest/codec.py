@@ -112,7 +112,7 @@ def decode_manifest(data: bytes, *, number: int, database: bytes | None, name: s
     )
     try:
         manifest = _decoder.decode(_joined_frames(memoryview(data)[ENVELOPE.size : envelope.end]))
-    except (zstandard.ZstdError, msgspec.MsgspecError, MemoryError) as error:
+    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, MemoryError) as error:
         raise CorruptionError(f"does not decode: {error}", object_name=name, offset=ENVELOPE.size) from error
     if manifest.number != number or manifest.database != envelope.database:
         raise CorruptionError("body and header disagree", object_name=name, offset=ENVELOPE.size)

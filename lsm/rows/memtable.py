@@ -57,6 +57,7 @@ class SeriesRows:
         "_names",
         "_runs",
         "_sorted",
+        "_taken",
         "_unread",
         "_values",
         "family",
@@ -77,6 +78,8 @@ class SeriesRows:
         self._runs: list[tuple[int, int]] = []
         self._groups: defaultdict[bytes, list[Any]] = defaultdict(list)  # name: [number, value, number, value, ...]
         self._sorted: list[bytes] = []
+        self._taken = 0
+        """Rows of a slice on its way into the groups: what an interrupt left there is finished before anything else."""
 
     def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
         """Rows number first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
@@ -99,7 +102,7 @@ class SeriesRows:
     def _group(self, most: int = 1 << 62) -> None:
         """Move the rows that arrived since the last call into the groups, a slice at a time, until it is `most` or more.
 
-        Invariant: rows enter the groups in one C-level step and leave the columns without a call in between, so an
+        Invariant: rows enter the groups in one C-level step and leave the columns in one line without a call, so an
         interrupt finds a slice in its groups or not at all; which one its first row tells.
         """
         while self._names and most > 0:
@@ -109,7 +112,7 @@ class SeriesRows:
                     return
                 first = runs[0][1]
                 end = runs[1][0] if len(runs) > 1 else len(names)
-                count = min(end, SLICE_ROWS)
+                count = self._taken = self._taken or min(end, SLICE_ROWS)
                 group = self._groups.get(names[0])
                 if group is None or group[-2] < first:
                     if count == 1:
@@ -120,9 +123,7 @@ class SeriesRows:
                 later = [(at - count, number) for at, number in runs[1:]]
                 if count < end:
                     later.insert(0, (0, first + count))
-                self._runs = later
-                del names[:count]
-                del values[:count]
+                self._runs, names[:count], values[:count], self._taken = later, (), (), 0
                 most -= count
 
     def keep_arrivals(self) -> None:
@@ -347,7 +348,11 @@ class Memtable:
     def _sort(self) -> None:
         """Bring the index up to date. Requires: the table's lock. Cost: O(new log new)."""
         new = self._new_keys
-        if new:
-            count = len(new)
-            self._index.update(new[:count])
-            del new[:count]  # A writer may have appended more meanwhile: its list.append is atomic.
+        count = len(new)  # A writer may append more meanwhile: its list.append is atomic.
+        if count or self._index is None:
+            index, self._index = self._index, None  # What an interrupt breaks off is built anew.
+            if index is None:
+                index = SortedList({*list(self._rows), *new[:count]})
+            else:
+                index.update(new[:count])
+            new[:count], self._index = (), index

@@ -60,6 +60,8 @@ KIND_SERIES: Final = 2
 SAMPLE_BYTES: Final = 2048
 SHARED_SHARE: Final = 32
 """A shared prefix that is less than this part of a row stays in its keys: taking it off and putting it back costs more."""
+EXPANSION_MAX_BITS: Final = 16
+"""zstd stores at most 128 KiB of equal bytes in four: a length beyond that is forged, and nothing is allocated for it."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
 
 
@@ -153,6 +155,8 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
     if codec == 0:
         payload = bytes(stored)
     elif codec == 1:
+        if length > len(stored) << EXPANSION_MAX_BITS:
+            raise CorruptionError(f"{len(stored)} bytes do not expand to {length}", object_name=name, offset=offset)
         try:
             payload = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
         except zstandard.ZstdError as error:

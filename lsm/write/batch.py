@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lsm.errors import InvalidError
 from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix, total_length
@@ -11,6 +11,18 @@ from lsm.rows.content import BytesLike, as_key, as_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+EMPTY_ROWS_MAX: Final = 1 << 15
+"""More rows without a byte each, names included, are not stored: whoever reads them could not tell them from damage."""
+
+
+def check_bytes(rows: int, size: int) -> None:
+    """Raise InvalidError where series rows of `size` bytes in all are too many to be believed."""
+    if size < rows > EMPTY_ROWS_MAX:
+        raise InvalidError(
+            f"{rows} series rows of {size} bytes in one batch: at most {EMPTY_ROWS_MAX} may be that empty"
+        )
 
 
 class SeriesAppend:

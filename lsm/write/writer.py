@@ -15,7 +15,7 @@ from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.view import Bounds, LiveViews
 from lsm.wal.log import WriteAheadLog
-from lsm.write.batch import WriteBatch
+from lsm.write.batch import WriteBatch, check_bytes
 from lsm.write.pressure import DELAY_MAX, DELAY_MIN, Pressure, delay_of, pressure
 
 
@@ -96,6 +96,8 @@ class Writer:
                 raise self._poison
             if first < self._numbers.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
+            if size < len(names):
+                check_bytes(len(names), size)
             self._wal.raise_outage()
             self._wal.make_room(size)
             seq = self.last_seq + 1
@@ -124,6 +126,8 @@ class Writer:
             for part in batch.series:
                 if part.first < self._numbers.get(part.family, 0):
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
+            for part, size in zip(batch.series, sizes, strict=True):
+                check_bytes(len(part.names), size)
             self._wal.raise_outage()
             self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
             seq = self.last_seq + 1

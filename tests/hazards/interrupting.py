@@ -40,7 +40,8 @@ class Interrupter:
     Points are the beginnings of lines and the ends of calls, where the interpreter raises KeyboardInterrupt.
     """
 
-    def __init__(self, at: int | None, error: type[BaseException]) -> None:
+    def __init__(self, at: int | None, error: type[BaseException], code: tuple[str, ...] = PRODUCT) -> None:
+        self._code = code
         self._at = at
         self._error = error
         self._last: dict[FrameType, int] = {}
@@ -62,7 +63,7 @@ class Interrupter:
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
         code, at = frame.f_code, frame.f_lasti
-        if not code.co_filename.startswith(PRODUCT) or self.has_fired:
+        if not code.co_filename.startswith(self._code) or self.has_fired:
             return None
         frame.f_trace_opcodes = True
         if event == "line":

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import sortedcontainers
 
 import lsm
 from lsm.object_store import MemoryStore
+from lsm.rows.memtable import SeriesRows
+from lsm.runtime import Runtime
 from opendata_log import Config, Error, LogDb, LogDbBuilder, SegmentConfig
 from opendata_log.keys import SEQUENCE_MAX
-from tests.hazards.interrupting import Interrupter
-from tests.lsm.support import engine_threads
+from tests.hazards.interrupting import PRODUCT, Interrupter
+from tests.lsm.support import engine_threads, open_plain
 from tests.opendata_log.support import tiny
 
 KEYS = (b"a", b"b", b"c")
@@ -89,6 +92,12 @@ def some(case: Case) -> None:
     case.append()
 
 
+def in_tables(case: Case) -> None:
+    some(case)
+    case.log._db.flush(lsm.FlushType.MEMTABLE)
+    case.log._db.drop_cached()
+
+
 def nearly_full(case: Case) -> None:
     """The next batch is the last one of a memtable, a log object and a segment."""
     while case.log._db._engine.writer.unflushed_bytes < 4096 - 240:
@@ -118,6 +127,8 @@ SCENES: dict[str, tuple[Callable[[Case], None], Callable[[Case, Interrupter], An
     "flush to tables": (some, lambda case, trap: trap.run(lambda: case.log._db.flush(lsm.FlushType.MEMTABLE))),
     "seal": (some, lambda case, trap: trap.run(case.log.seal_segment)),
     "read": (some, lambda case, trap: trap.run(lambda: rows_of(case.log))),
+    "read tables": (in_tables, lambda case, trap: trap.run(lambda: rows_of(case.log))),
+    "list": (in_tables, lambda case, trap: trap.run(lambda: list(case.log.list_keys()) + case.log.list_segments())),
     "close": (some, lambda case, trap: trap.run(case.log.close)),
 }
 
@@ -249,3 +260,38 @@ def test_a_close_that_was_interrupted_is_finished_by_the_next_one() -> None:
         with contextlib.suppress(Error):
             case.log.close()
         assert [one for one in engine_threads() if one not in before and not one.name.startswith("lsm-io")] == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_scan_that_was_interrupted_while_it_sorted_is_right_the_next_time(error: type[BaseException]) -> None:
+    wanted = [(b"%03d" % at, b"x") for at in range(40)]
+    for at in range(1, 400, 3):
+        with open_plain(MemoryStore(), tiny()) as db:
+            for key, value in reversed(wanted):
+                db.put(key, value)
+                if key == b"020":
+                    assert len(list(db.scan())) == 20
+            with contextlib.suppress(error):
+                Interrupter(at, error, (*PRODUCT, sortedcontainers.__path__[0])).run(lambda db=db: list(db.scan()))
+            assert [tuple(row) for row in db.scan()] == wanted
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_rows_that_were_being_grouped_when_it_was_interrupted_are_all_there(error: type[BaseException]) -> None:
+    def appended(rows: SeriesRows, first: int) -> None:
+        rows.append([b"a", b"b", b"a"], first, [b"%d" % (first + at) for at in range(3)])
+
+    trap = Interrupter(None, error)
+    at = 0
+    while trap.has_fired or not at:
+        at += 1
+        rows = SeriesRows(b"f", Runtime())
+        appended(rows, 0)
+        appended(rows, 3)
+        trap = Interrupter(at, error)
+        with contextlib.suppress(error):
+            trap.run(lambda rows=rows: rows.rows(b"a", 0, 6))
+        appended(rows, 6)
+        assert rows.rows(b"a", 0, 9) == ([0, 2, 3, 5, 6, 8], [b"0", b"2", b"3", b"5", b"6", b"8"]), trap.where
+        assert rows.rows(b"b", 0, 9)[0] == [1, 4, 7]
+    assert at > 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import lsm
+from lsm.object_store import MemoryStore
+from lsm.write.batch import EMPTY_ROWS_MAX
 from tests.lsm.support import FAMILIES, Lists, TwoBytes
 
 
@@ -65,3 +67,33 @@ def test_a_series_batch_that_cannot_be_stored_is_refused_whole(
 def test_worker_processes_are_refused_where_they_cannot_reach_the_store(setting: str) -> None:
     with pytest.raises(lsm.InvalidError, match="'process'"):
         lsm.Db.open("memory://", lsm.Settings.from_dict({setting: "process"}))
+
+
+def test_a_batch_of_rows_without_bytes_is_refused_beyond_what_a_reader_believes() -> None:
+    class Anything:
+        name = "anything"
+
+        def family(self, key: bytes) -> bytes | None:
+            return b"f"
+
+        def directory(self, family: bytes) -> bytes | None:
+            return None
+
+    store = MemoryStore()
+    with lsm.Db.open("memory://", lsm.Settings(), object_store=store, series_layout=Anything()) as db:
+        most = [b""] * EMPTY_ROWS_MAX
+        db.append_series(b"f", most, 0, most, 0)
+        for refused in (
+            lambda: db.append_series(b"f", [*most, b""], len(most), [*most, b""], 0),
+            lambda: db.write(lsm.WriteBatch().append_series(b"f", [*most, b""], len(most), [*most, b""])),
+        ):
+            with pytest.raises(lsm.InvalidError, match="that empty"):
+                refused()
+        db.append_series(b"f", [b"n"] * 40_000, len(most), [b""] * 40_000, 40_000)
+        db.flush()
+        copy = MemoryStore()
+        copy._objects.update(store._objects)
+        with lsm.Db.open("memory://", lsm.Settings(), object_store=copy, series_layout=Anything()) as again:
+            assert (again.count_series(b"f", b""), again.count_series(b"f", b"n")) == (EMPTY_ROWS_MAX, 40_000)
+        db.flush(lsm.FlushType.MEMTABLE)
+        assert (db.count_series(b"f", b""), db.count_series(b"f", b"n")) == (EMPTY_ROWS_MAX, 40_000)

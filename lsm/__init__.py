@@ -30,6 +30,7 @@ from lsm.errors import (
     TransactionError,
     UnavailableError,
 )
+from lsm.forks import tell_in_child
 from lsm.fsck.report import FsckReport, Orphan, Problem
 from lsm.fsck.verify import fsck
 from lsm.garbage import Garbage
@@ -124,4 +125,5 @@ __all__ = [
     "run_compactor",
     "series_prefix",
     "size_tier",
+    "tell_in_child",
 ]

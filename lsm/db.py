@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from lsm.errors import (
     TableMissingError,
     internal,
 )
+from lsm.forks import tell_in_child
 from lsm.garbage import Garbage
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
@@ -61,7 +61,7 @@ class Db(Reads):
         self._gc_task: Task | None = None
         if settings.gc_interval is not None:
             self._gc_task = self._engine.runtime.spawn("lsm-gc", self._collect_regularly)
-        _open_handles.add(self)
+        tell_in_child(self)
 
     @classmethod
     def open(
@@ -210,6 +210,8 @@ class Db(Reads):
         engine = self._engine
         if engine.wal.durable_seq >= seq:
             return
+        if self._closed is not None:
+            raise self._closed
         if not engine.settings.wal_enabled:
             engine.writer.freeze()
             if timeout is None:  # Where level 0 is full and nobody compacts, that must come to an end.
@@ -222,6 +224,8 @@ class Db(Reads):
 
         Raises: TimeoutError, ClosedError, FencedError.
         """
+        if self.durable_seq <= seq and self._closed is not None:
+            raise self._closed
         return self._engine.wal.wait_beyond(seq, timeout)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -427,6 +431,10 @@ class Db(Reads):
                 self._flush(FlushType.WAL)
             self._flush(FlushType.MEMTABLE)
 
+    def be_forked(self) -> None:
+        self._closed = ClosedError("this database was opened before a fork: open it again in the child process")
+        self._is_shut = True
+
     def __enter__(self) -> Db:
         return self
 
@@ -436,17 +444,3 @@ class Db(Reads):
     def __repr__(self) -> str:
         state = "closed" if self._closed is not None else f"seq {self._engine.writer.last_seq}"
         return f"<lsm.Db {self._engine.stores.main.url} epoch {self._engine.epoch}, {state}>"
-
-
-_open_handles: weakref.WeakSet[Db] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In a forked child the threads and connections of the parent's handles do not exist: refuse to use them."""
-    for db in list(_open_handles):
-        db._closed = ClosedError("this database was opened before a fork: open it again in the child process")
-        db._is_shut = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

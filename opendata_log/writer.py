@@ -75,6 +75,7 @@ class LogWriter:
         self._mark_seqs: list[int] = []
         self._mark_ends: list[Sequence] = []
         self._durable: Sequence = self._sequences.next
+        lsm.tell_in_child(self)
 
     def _load_segments(self) -> SegmentTable:
         return SegmentTable.stored(self._db.scan_prefix(SEGMENT_META_PREFIX))
@@ -90,6 +91,10 @@ class LogWriter:
         if segment is not None:
             self._family = entry_family(segment.id)
             self._base = segment.start_seq
+
+    def be_forked(self) -> None:
+        """Whoever held a lock is gone: let every call come through to the engine, which refuses it."""
+        self._lock, self._marks_lock = self._runtime.lock(), self._runtime.lock()
 
     # -- appending ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ come at a fixed rate.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from lsm.errors import (
     TableMissingError,
     UnavailableError,
 )
+from lsm.forks import tell_in_child
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.metrics import ReaderStatus
@@ -73,7 +73,7 @@ class DbReader(Reads):
             self._runtime.close()
             raise
         self._refreshed_at = self._polled_at = self._looked_at = self._runtime.monotonic()
-        _open_handles.add(self)
+        tell_in_child(self)
         if refresh_interval is not None:
             self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
 
@@ -293,6 +293,9 @@ class DbReader(Reads):
         self._stores.close()
         self._runtime.close()
 
+    def be_forked(self) -> None:
+        self._closed = ClosedError("this reader was opened before a fork: open it again in the child process")
+
     def __enter__(self) -> DbReader:
         return self
 
@@ -303,16 +306,3 @@ class DbReader(Reads):
         state = "closed" if self._closed is not None else f"seq {self._following.state.seen[1].seq}"
         failure = f", {self.last_failure}" if self.last_failure is not None else ""
         return f"<lsm.DbReader {self._stores.main.url}, {state}{failure}>"
-
-
-_open_handles: weakref.WeakSet[DbReader] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In a forked child nobody polls, and the parent's connections are not to be shared: refuse to be used."""
-    for reader in list(_open_handles):
-        reader._closed = ClosedError("this reader was opened before a fork: open it again in the child process")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

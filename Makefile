@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 100000
 SOAK_STATE ?= .soak.jsonl
+KILLS ?= 2000
+S3_KILLS ?= 200
+KILLS_STATE ?= .kills.jsonl
 
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,7 +20,7 @@ PIP = if $(BIN)/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m p
 	else $(PYTHON) -m pip --python $(BIN)/python "$$@"; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-long soak planted check lint benchmarks clean
+.PHONY: help setup bench test test-long soak kills planted check coverage lint benchmarks clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,11 +46,22 @@ test-long: $(STAMP) ## Run the slow tests, too
 soak: $(STAMP) ## Simulate deployments for hours; goes on where it stopped. SEEDS=100000, options in ARGS
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --state $(SOAK_STATE) $(ARGS)
 
+kills: $(STAMP) ## Kill writers on files and S3 for hours; goes on where it stopped. KILLS=2000 S3_KILLS=200
+	@$(BIN)/python -m tests.crashes.long_run --kills $(KILLS) --s3-kills $(S3_KILLS) --state $(KILLS_STATE) $(ARGS)
+
 planted: $(STAMP) ## Plant known bugs in copies of the tree, and see which tests catch them
 	@$(BIN)/python -m tests.planted $(ARGS)
 
 check: lint ## Lint, then the tests that start no server
 	@$(BIN)/python -m pytest -q -n 2 -m "not s3 and not slow" $(ARGS)
+
+coverage: $(STAMP) ## Branch coverage of the tests without S3 and of some seeds of the simulation
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest -q -n 2 -m "not slow and not s3" --timeout 600 \
+		--ignore tests/simulation/test_simulation.py $(ARGS)
+	@$(BIN)/python -m coverage run -m tests.simulation --seeds 30 --once
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
 lint: $(STAMP) ## Style, formatting and types
 	@$(BIN)/ruff check --quiet .
@@ -60,5 +74,5 @@ benchmarks: $(STAMP) ## Compare with other engines on this machine; options in A
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results; logs that you wrote stay
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist *.egg-info
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.* build dist *.egg-info
 	@find lsm opendata_log tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

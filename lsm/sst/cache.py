@@ -213,33 +213,34 @@ class Loads:
 
         A failed load raises in every caller that waited for it, and is tried again by the next.
         """
-        with self._changed:
-            while True:
-                found = cache.peek(key)
-                if found is not None:
-                    return found
-                pending = self._loads.get(key)
-                if pending is None:
-                    break
-                while not pending.is_done:
-                    self._changed.wait()
-                if pending.is_interrupted:
-                    continue
-                if pending.error is None:
-                    return pending.value
-                raise pending.error
-            pending = self._loads[key] = _Load()
+        mine = _Load()
         try:
-            pending.value, weight = load()
+            with self._changed:
+                while True:
+                    found = cache.peek(key)
+                    if found is not None:
+                        return found
+                    pending = self._loads.setdefault(key, mine)
+                    if pending is mine:
+                        break
+                    while not pending.is_done:
+                        self._changed.wait()
+                    if pending.is_interrupted:
+                        continue
+                    if pending.error is None:
+                        return pending.value
+                    raise pending.error
+            mine.value, weight = load()
             if keep:
-                cache.put(key, pending.value, weight)
+                cache.put(key, mine.value, weight)
+            self._finish(key, mine, None)
         except BaseException as error:
-            # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
-            pending.is_interrupted = not isinstance(error, Exception)
-            self._finish(key, pending, error)
+            if self._loads.get(key) is mine:
+                # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
+                mine.is_interrupted = not isinstance(error, Exception)
+                self._finish(key, mine, error)
             raise
-        self._finish(key, pending, None)
-        return pending.value
+        return mine.value
 
     def _finish(self, key: Key, pending: _Load, error: BaseException | None) -> None:
         with self._changed:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opendata_log import AppendError, FencedError, LogDb, StorageConfig
-from tests.crashes.child import Pair, batches, config_of
+from tests.crashes.child import config_of
 from tests.crashes.ledger import Child, rows_of
+from tests.crashes.rounds import check_acknowledged, stop_and_go
 from tests.servers.s3 import Ministack
 
 ROUNDS = 15
@@ -38,48 +38,6 @@ def race(place: dict[str, Any], round_number: int) -> None:
             assert "FencedError" in child.last
             assert child.last[1] != "append" or "AppendError" in child.last
         check_acknowledged(child, rows)
-
-
-def check_acknowledged(child: Child, rows: dict[int, Pair]) -> None:
-    """Every record that the child was told is durable is there, under its sequence."""
-    if child.first is None:
-        return
-    at = child.first
-    for batch in batches(child.spec["seed"]):
-        for pair in batch:
-            if at >= child.durable:
-                return
-            assert rows[at] == pair, f"{at} of {child.spec['seed']}, durable up to {child.durable}"
-            at += 1
-
-
-def stop_and_go(place: dict[str, Any]) -> None:
-    """A writer freezes in the middle of its work, another takes over, and the first one wakes up."""
-    child = Child({**place, "seed": 1, "flushes": 0.2})
-    for _ in range(6):
-        child.listen()
-    child.signal(signal.SIGSTOP)
-    try:
-        with LogDb.open(config_of({**place, "seed": 0})) as log:
-            mine = log.try_append([(b"mine", b"%d" % number) for number in range(500)]).start_sequence
-            log.flush()
-            assert log.durable_sequence == mine + 500
-            child.signal(signal.SIGCONT)
-            child.end()
-            second = log.try_append([(b"mine", b"after")]).start_sequence
-            log.flush()
-            found = {sequence: (key, value) for sequence, key, value in rows_of(log)}
-    finally:
-        child.process.kill()
-        child.process.wait()
-
-    assert child.last[0] == "fenced"
-    assert "FencedError" in child.last
-    check_acknowledged(child, found)
-    assert [found[mine + number] for number in range(500)] == [(b"mine", b"%d" % number) for number in range(500)]
-    assert found[second] == (b"mine", b"after")
-    with LogDb.open(config_of({**place, "seed": 0})) as log:
-        assert {sequence: (key, value) for sequence, key, value in rows_of(log)} == found
 
 
 def test_processes_that_race_to_open_local_files_one_owns_it(tmp_path: Path) -> None:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import random
-import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from opendata_log import LogDb
+from tests.crashes import long_run
 from tests.crashes.child import batches, config_of
 from tests.crashes.ledger import Child, Ledger
+from tests.crashes.rounds import killed_while_it_opens, round_of_death
 from tests.servers.s3 import Ministack, Seaweed
 
 BLOCK_MAX = 1 << 20
 
 
-def round_of_death(spec: dict[str, Any], ledger: Ledger, chance: random.Random) -> None:
-    """A child writes, is killed at a random moment; the log is opened here and compared."""
-    child = Child(spec)
-    child.listen_for("opened")
-    for _ in range(chance.randrange(12)):
-        child.listen()
-    time.sleep(chance.random() * 0.05)
-    child.kill()
-    with LogDb.open(config_of(spec)) as log:
-        ledger.check(log, child)
+@pytest.mark.parametrize("lot", range(6))
+def test_kill_nine_loses_nothing_durable_on_local_files_it_keeps_a_prefix(tmp_path: Path, lot: int) -> None:
+    chance, ledger = random.Random(20 + lot), Ledger()
 
-
-def test_kill_nine_loses_nothing_durable_on_local_files_it_keeps_a_prefix(tmp_path: Path) -> None:
-    chance, ledger = random.Random(20), Ledger()
-
-    for seed in range(20):
+    for seed in range(10 * lot, 10 * lot + 10):
         round_of_death({"url": str(tmp_path), "seed": seed}, ledger, chance)
 
     assert len(ledger.rows) > 1000
@@ -41,17 +30,26 @@ def test_kill_nine_loses_nothing_durable_on_local_files_it_keeps_a_prefix(tmp_pa
 
 def test_a_process_killed_while_it_opens_harms_nothing_it_is_opened_again(tmp_path: Path) -> None:
     chance, ledger = random.Random(7), Ledger()
-    spec = {"url": str(tmp_path), "seed": 1000}
-    round_of_death(spec, ledger, chance)
+    round_of_death({"url": str(tmp_path), "seed": 1000}, ledger, chance)
 
     for seed in range(6):
-        child = Child({"url": str(tmp_path), "seed": seed, "waits": True})
-        child.listen_for("ready")
-        child.tell("go")
-        time.sleep(chance.random() * 0.03)
-        child.kill()
-        with LogDb.open(config_of(spec)) as log:
-            ledger.check(log, child)
+        killed_while_it_opens({"url": str(tmp_path), "seed": seed}, ledger, chance)
+
+
+def test_a_long_run_goes_on_where_it_stopped_and_says_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_run, "LOT", 2)
+    state = tmp_path / "state.jsonl"
+    options = ["--s3-kills", "0", "--state", str(state)]
+
+    assert long_run.main(["--kills", "2", *options]) == 0
+    first = state.read_text("utf-8")
+    state.write_text(first + '{"store": "files", "lo', "utf-8")
+    assert long_run.main(["--kills", "3", *options]) == 0
+
+    assert state.read_text("utf-8").startswith(first)
+    assert "files: 3 kills, 2 writers stopped and overtaken" in capsys.readouterr().out
 
 
 def test_sequences_across_kills_leave_gaps_of_at_most_a_block_it_never_gives_one_twice(tmp_path: Path) -> None:
@@ -73,11 +71,12 @@ def test_sequences_across_kills_leave_gaps_of_at_most_a_block_it_never_gives_one
 
 
 @pytest.mark.s3
-def test_kill_nine_on_ministack_it_keeps_a_prefix(ministack: Ministack) -> None:
-    chance, ledger = random.Random(5), Ledger()
-    place = {"url": ministack.url("kill"), "storage_options": ministack.storage_options}
+@pytest.mark.parametrize("lot", range(4))
+def test_kill_nine_on_ministack_it_keeps_a_prefix(ministack: Ministack, lot: int) -> None:
+    chance, ledger = random.Random(5 + lot), Ledger()
+    place = {"url": ministack.url(f"kill-{lot}"), "storage_options": ministack.storage_options}
 
-    for seed in range(3):
+    for seed in range(5 * lot, 5 * lot + 5):
         round_of_death({**place, "seed": seed}, ledger, chance)
 
     assert ledger.rows

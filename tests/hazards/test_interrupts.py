@@ -19,6 +19,7 @@ import lsm
 from lsm.object_store import MemoryStore
 from lsm.rows.memtable import SeriesRows
 from lsm.runtime import Runtime
+from lsm.sst.cache import Loads
 from opendata_log import Config, Error, LogDb, LogDbBuilder, SegmentConfig
 from opendata_log.keys import SEQUENCE_MAX
 from tests.hazards.interrupting import PRODUCT, Interrupter
@@ -295,3 +296,30 @@ def test_rows_that_were_being_grouped_when_it_was_interrupted_are_all_there(erro
         assert rows.rows(b"a", 0, 9) == ([0, 2, 3, 5, 6, 8], [b"0", b"2", b"3", b"5", b"6", b"8"]), trap.where
         assert rows.rows(b"b", 0, 9)[0] == [1, 4, 7]
     assert at > 20
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_load_that_was_interrupted_is_begun_anew_by_the_next_reader(error: type[BaseException]) -> None:
+    class Nothing:
+        def peek(self, key: object) -> None:
+            return None
+
+        def put(self, key: object, value: object, weight: int) -> None:
+            return None
+
+    trap = Interrupter(None, error)
+    at = 0
+    while trap.has_fired or not at:
+        at += 1
+        loads: Any = Loads(Runtime())
+        trap = Interrupter(at, error)
+        with contextlib.suppress(error):
+            trap.run(lambda loads=loads: loads.get(Nothing(), b"key", lambda: (1, 1)))
+        told: list[int] = []
+        again = threading.Thread(
+            target=lambda loads=loads, told=told: told.append(loads.get(Nothing(), b"key", lambda: (2, 1))), daemon=True
+        )
+        again.start()
+        again.join(SECONDS_MAX)
+        assert told == [2], trap.where
+    assert at > 15

@@ -1,0 +1,76 @@
+"""What happens to writers, and what must be there afterwards."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import Any
+
+from opendata_log import LogDb
+from tests.crashes.child import Pair, batches, config_of
+from tests.crashes.ledger import Child, Ledger, rows_of
+
+
+def round_of_death(spec: dict[str, Any], ledger: Ledger, chance: random.Random) -> None:
+    """A child writes, is killed at a random moment; the log is opened here and compared."""
+    child = Child(spec)
+    child.listen_for("opened")
+    for _ in range(chance.randrange(12)):
+        child.listen()
+    time.sleep(chance.random() * 0.05)
+    child.kill()
+    with LogDb.open(config_of(spec)) as log:
+        ledger.check(log, child)
+
+
+def killed_while_it_opens(spec: dict[str, Any], ledger: Ledger, chance: random.Random) -> None:
+    child = Child({**spec, "waits": True})
+    child.listen_for("ready")
+    child.tell("go")
+    time.sleep(chance.random() * 0.03)
+    child.kill()
+    with LogDb.open(config_of(spec)) as log:
+        ledger.check(log, child)
+
+
+def check_acknowledged(child: Child, rows: dict[int, Pair]) -> None:
+    """Every record that the child was told is durable is there, under its sequence."""
+    if child.first is None:
+        return
+    at = child.first
+    for batch in batches(child.spec["seed"]):
+        for pair in batch:
+            if at >= child.durable:
+                return
+            assert rows[at] == pair, f"{at} of {child.spec['seed']}, durable up to {child.durable}"
+            at += 1
+
+
+def stop_and_go(place: dict[str, Any]) -> None:
+    """A writer freezes in the middle of its work, another takes over, and the first one wakes up."""
+    child = Child({**place, "seed": 1, "flushes": 0.2})
+    for _ in range(6):
+        child.listen()
+    child.signal(signal.SIGSTOP)
+    try:
+        with LogDb.open(config_of({**place, "seed": 0})) as log:
+            mine = log.try_append([(b"mine", b"%d" % number) for number in range(500)]).start_sequence
+            log.flush()
+            assert log.durable_sequence == mine + 500
+            child.signal(signal.SIGCONT)
+            child.end()
+            second = log.try_append([(b"mine", b"after")]).start_sequence
+            log.flush()
+            found = {sequence: (key, value) for sequence, key, value in rows_of(log)}
+    finally:
+        child.process.kill()
+        child.process.wait()
+
+    assert child.last[0] == "fenced"
+    assert "FencedError" in child.last
+    check_acknowledged(child, found)
+    assert [found[mine + number] for number in range(500)] == [(b"mine", b"%d" % number) for number in range(500)]
+    assert found[second] == (b"mine", b"after")
+    with LogDb.open(config_of({**place, "seed": 0})) as log:
+        assert {sequence: (key, value) for sequence, key, value in rows_of(log)} == found

@@ -27,6 +27,7 @@ from lsm.coding import (
 from lsm.compaction.notes import decode_note, encode_note
 from lsm.errors import CorruptionError
 from lsm.fsck.tables import _footer_problem
+from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.codec import MANIFEST_VERSION, decode_manifest, encode_manifest
 from lsm.manifest.model import Manifest
 from lsm.object_store import MemoryStore
@@ -253,7 +254,13 @@ def through(wrap: Callable[[bytes], bytes], decode: Callable[[bytes], Any]) -> C
     return lambda data: decode(wrap(data))
 
 
-MANIFESTS = (MANIFEST, COUNTED, CLAIMED)
+KEPT = msgspec.structs.replace(
+    CLAIMED,
+    checkpoints=(Checkpoint("0" * 32, 5, 3, 9, 1_700_000_000_000, 60_000, 1_700_000_060_000, "nightly", 2),),
+    parents=(Parent(bytes(16), "file:///parent", "1" * 32, (1 << 40 | 1, 2 << 40 | 1)),),
+)
+"""With a claim, a checkpoint and a parent."""
+MANIFESTS = (MANIFEST, COUNTED, CLAIMED, KEPT)
 DECODERS = [
     Decoder(
         "manifest",

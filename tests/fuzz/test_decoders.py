@@ -84,6 +84,20 @@ def test_damage_is_noticed_or_harmless(decoder: Decoder) -> None:
     assert values > CASES // 100 or decoder.name in ("footer", "segment metadata key")
 
 
+SUMMED = [decoder for decoder in DECODERS if decoder.reseal not in (None, bytes)]
+
+
+@pytest.mark.parametrize("decoder", SUMMED, ids=lambda decoder: decoder.name)
+def test_one_bit_of_any_byte_is_noticed(decoder: Decoder) -> None:
+    """Manifests with claims, checkpoints and parents, log objects, fences, notes, blocks, footers, cached parts."""
+    chance = random.Random(3)
+    for sample in decoder.samples:
+        for at in range(len(sample)):
+            damaged = bytearray(sample)
+            damaged[at] ^= 1 << chance.randrange(8)
+            assert decoded(decoder, bytes(damaged), at) is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.name)

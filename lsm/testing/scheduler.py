@@ -14,6 +14,8 @@ import _thread
 import hashlib
 import heapq
 import random
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +89,7 @@ class _Carrier:
         _thread.start_new_thread(self._serve, ())
 
     def _serve(self) -> None:
+        sys.settrace(threading.gettrace())  # As `threading` does: debuggers and coverage see what runs here.
         while True:
             self.gate.acquire()
             task, self.task = self.task, None

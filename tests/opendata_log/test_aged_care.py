@@ -60,15 +60,15 @@ class DyingStore(WrappedStore):
         return found
 
 
-def compact(place: Path, *, notes: int = -1) -> None:
-    """Until nothing is due, or the compactor dies after so many finished tables of claimed jobs."""
+def compact(place: Path, *, notes: int = -1) -> bool:
+    """Until nothing is due, or the compactor dies after so many finished tables of claimed jobs: False."""
     store = DyingStore(LocalStore(place), notes)
     with (
         contextlib.suppress(lsm.Error, SimulatedCrash),
         open_compactor(config(place), object_store=store) as compactor,
     ):
-        assert compactor.run_once(30)
-        assert notes == -1
+        return compactor.run_once(30)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place, clock = root / "live", ManualClock()
     with LogDbBuilder(config(place)).with_clock(clock).build() as log:
         fill_hours(log, clock, 4)
-        compact(place)
+        assert compact(place)
         log.create_checkpoint(name="kept")
         fill_hours(log, clock, 3)
         assert log._retention is not None
@@ -87,7 +87,8 @@ def aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log.collect_garbage(min_age=0)
         log.clone(str(root / "clone"))
         fill_hours(log, clock, 2, batches=6)
-        compact(place, notes=2)
+        while compact(place, notes=2):  # Threads that were quick found less for the job that is to be cut off.
+            fill_hours(log, clock, 2, batches=6)
         log.collect_garbage(min_age=0)
         for _ in range(4):
             log.try_append([(b"key 0", b"in the log")])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks import looping, polling, process
+from benchmarks import amplification, looping, merging, polling, process
 from benchmarks.stores import Batch, Store
 from benchmarks.tasks import Figures, Task
 from benchmarks.workloads import Workload
@@ -237,4 +237,10 @@ _STEPS: tuple[Callable[[Task], Figures], ...] = (
     memory_keys,
     memory_reopened,
 )
-STEPS = {**{step.__name__: step for step in _STEPS}, **polling.STEPS, **looping.STEPS}
+STEPS = {
+    **{step.__name__: step for step in _STEPS},
+    **polling.STEPS,
+    **looping.STEPS,
+    **merging.STEPS,
+    **amplification.STEPS,
+}

@@ -25,6 +25,14 @@ def cpu_seconds() -> float:
     return total + sum(_cpu_of(stat) for stat in _descendants().values())
 
 
+def written_bytes() -> int:
+    """What this process and its reaped children have handed to `write` so far: files, and what little goes through pipes."""
+    for line in (_PROC / "self/io").read_text().splitlines():
+        if line.startswith("wchar:"):
+            return int(line.split()[1])
+    raise OSError("/proc/self/io does not say what was written")
+
+
 def resident_bytes() -> int:
     """Resident memory of this process now, garbage collected first."""
     gc.collect()

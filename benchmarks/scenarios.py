@@ -80,6 +80,36 @@ SCENARIOS = (
         rows=(Row("flushed_per_s", "append while compacting", "rec/s", goals={"uncompacted": 0.9}),),
     ),
     Scenario(
+        name="merge",
+        workload=Workload(600_000),
+        steps=("merge",),
+        peers=("floor",),
+        rows=(
+            Row("rows_interleaved_per_s", "merge on one core, rows between rows / sorted", "rec/s"),
+            Row("series_interleaved_per_s", "the same, 1,000 series / sorted", "rec/s"),
+            Row("rows_spliced_mb_per_s", "blocks taken over, rows / zstd", "MB/s"),
+            Row("series_spliced_mb_per_s", "the same, series / zstd", "MB/s"),
+        ),
+    ),
+    Scenario(
+        name="leveled",
+        workload=Workload(2_600_000),
+        steps=("random_keys",),
+        peers=("rocksdict",),
+        rows=(Row("written_x", "random keys, written / put", "x", False, goals={"rocksdict": 0.33}),),
+    ),
+    Scenario(
+        name="sealing",
+        workload=Workload(1_500_000),
+        steps=("sealed_log",),
+        peers=(),
+        options={"engine": _SMALL_TABLES, "seal_bytes": 64 << 20},
+        rows=(
+            Row("tables_x", "sealed log, tables written / flushed", "x", False, limit=2.0),
+            Row("stored_x", "the same, stored in the end / appended", "x", False, limit=1.1),
+        ),
+    ),
+    Scenario(
         name="ingest-1k",
         workload=Workload(200_000, value_bytes=1024),
         steps=("ingest",),

@@ -189,10 +189,17 @@ _opened: dict[bytes, ReliableStore] = {}
 _runtime: list[Runtime] = []
 
 
+class _WorkerRuntime(Runtime):
+    """Nobody waits for the interpreter of a worker process, and asking whether somebody does is a system call."""
+
+    def hand_over(self) -> None:
+        pass
+
+
 def process_runtime() -> Runtime:
     """The runtime of a worker process."""
     if not _runtime:
-        _runtime.append(Runtime())
+        _runtime.append(_WorkerRuntime())
     return _runtime[0]
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from itertools import groupby
+from itertools import chain, repeat
 from typing import Final
 
 import msgspec
 
-from lsm.compaction.layout import BlockPlace, group_blocks, places
+from lsm.compaction.layout import BlockPlace, places
 from lsm.compaction.notes import put_note
 from lsm.compaction.plan import Sources
+from lsm.compaction.rounds import Head, Round, Stored, rounds
 from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.placement import StoreAddress, process_runtime
-from lsm.rows.chunk import RowChunk, SeriesChunk, clip_series, prefix_end
-from lsm.rows.merge import merge_rows, prune_rows
+from lsm.rows.chunk import RowChunk
+from lsm.rows.merge import has_one_version_a_key, interleaved, prune_rows
 from lsm.rules import Rules
 from lsm.runtime import Runtime
-from lsm.sst.block import KIND_SERIES, SeriesBlock
+from lsm.sst.block import KIND_SERIES, RowsBlock, SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches
+from lsm.sst.index import Index
 from lsm.sst.rolling import RollingTables
 from lsm.sst.table import TableReader
 
@@ -83,11 +85,11 @@ def compact(
         runtime.hand_over()
 
     merge = _Merge(tables, job, output, between_slices)
-    for group in merge.groups():
-        if len(group) == 1:
-            merge.copy(group[0])
+    for step in rounds(merge.heads()):
+        if isinstance(step, Stored):
+            merge.copy(step)
         else:
-            merge.merge(group)
+            merge.merge(step)
     output.finish()
     return outputs
 
@@ -102,140 +104,71 @@ class _Merge:
         self._job = job
         self._output = output
         self._between_slices = between_slices
-        self._streams: dict[int, Iterator[tuple[BlockPlace, bytes]]] = {}
-        self._families = _families(tables, job)
+        self._whole_bytes = job.rules.table_format.block_bytes // 8
 
-    def groups(self) -> Iterator[list[BlockPlace]]:
-        blocks: list[BlockPlace] = []
-        for source, group in enumerate(self._job.sources.groups):
-            mine = [place for table in group for place in places(source, table, self._tables.index(table))]
-            mine = [place for place in mine if self._is_wanted(place)]
-            self._streams[source] = self._read(mine)
-            blocks += mine
-        return group_blocks(blocks)
+    def heads(self) -> list[Head]:
+        """The sources, newest first."""
+        job = self._job
+        return [self._head(source, group) for source, group in enumerate(job.sources.groups)]
+
+    def _head(self, source: int, group: Sequence[TableInfo]) -> Head:
+        """A source: its blocks are opened in the order they lie, so that adjacent ones are read together."""
+        job = self._job
+        indexes = [self._tables.index(table) for table in group]
+        for table, index in zip(group, indexes, strict=True):
+            _check_families(table, index, job.rules)
+        wanted = [
+            [place for place in places(source, table, index) if self._is_wanted(place)]
+            for table, index in zip(group, indexes, strict=True)
+        ]
+        stored = chain.from_iterable(
+            zip(repeat(index), self._tables.stored_blocks(table, [place.at for place in mine]))
+            for table, index, mine in zip(group, indexes, wanted, strict=True)
+        )
+
+        def open_block(place: BlockPlace) -> Stored:
+            self._between_slices()
+            index, data = next(stored)
+            return Stored(data, self._tables.open_stored(place.table, index, place.at, data))
+
+        return Head(chain.from_iterable(wanted), open_block, job.low, job.high)
 
     def _is_wanted(self, place: BlockPlace) -> bool:
         low, high = self._job.low, self._job.high
         return (low is None or place.high > low) and (high is None or place.low < high)
 
-    def _is_inside(self, place: BlockPlace) -> bool:
-        low, high = self._job.low, self._job.high
-        return (low is None or place.low >= low) and (high is None or place.high <= high)
-
-    def _read(self, blocks: Sequence[BlockPlace]) -> Iterator[tuple[BlockPlace, bytes]]:
-        """One source's blocks in order: groups take them in the same order, so each is read once."""
-        for _, mine in groupby(blocks, key=lambda block: block.table.number):
-            same_table = list(mine)
-            stored = self._tables.stored_blocks(same_table[0].table, [block.at for block in same_table])
-            yield from zip(same_table, stored, strict=True)
-
-    def _take(self, block: BlockPlace) -> tuple[bytes, RowChunk | SeriesBlock]:
-        found, stored = next(self._streams[block.source])
-        if found != block:
-            raise ValueError("blocks were taken in another order than they lie")
-        return stored, self._tables.decode(block.table, block.at, stored)
-
-    def copy(self, place: BlockPlace) -> None:
+    def copy(self, stored: Stored) -> None:
         """A block no other source touches: taken over as it is stored, if nothing of it goes and it is not tiny."""
-        self._between_slices()
-        stored, block = self._take(place)
-        if not self._is_inside(place):
-            self._add_clipped(block)
-            return
-        is_whole = len(stored) >= self._job.rules.table_format.block_bytes // 8
+        data, block = stored
+        is_whole = len(data) >= self._whole_bytes
         if isinstance(block, SeriesBlock):
             if is_whole:
-                self._output.splice(stored, block)
+                self._output.splice(data, block)
             else:
                 self._output.add_series(block.chunk())
             return
-        rows = self._prune(block)
-        if is_whole and rows is block:
-            self._output.splice(stored, rows)
+        if is_whole and (not self._may_shrink(block) or self._prune(block.chunk()) is block.chunk()):
+            self._output.splice(data, block)
         else:
-            self._output.add_rows(rows)
+            self._output.add_rows(self._prune(block.chunk()))
 
-    def _add_clipped(self, block: RowChunk | SeriesBlock) -> None:
-        for part in self._clipped(block):
-            if isinstance(part, SeriesChunk):
-                self._output.add_series(part)
-            else:
-                self._output.add_rows(self._prune(part))
+    def _may_shrink(self, block: RowsBlock) -> bool:
+        """Whether pruning could drop a row; to find out which, the values would have to be cut out."""
+        is_bottom = self._job.sources.is_bottom
+        return (is_bottom and any(block.kinds)) or not has_one_version_a_key(block.keys)
 
-    def _clipped(self, block: RowChunk | SeriesBlock) -> Iterator[RowChunk | SeriesChunk]:
-        """What of a block at the edge of the job's range lies in it: nothing or one chunk."""
-        low, high = self._job.low, self._job.high
-        part = block.clip(low, high) if isinstance(block, RowChunk) else clip_series(block.chunk(), low, high)
-        if part is not None and len(part):
-            yield part
-
-    def _contents(self, blocks: Sequence[BlockPlace]) -> Iterator[RowChunk | SeriesChunk]:
-        """The wanted rows of consecutive blocks of one source."""
-        for place in blocks:
-            self._between_slices()
-            block = self._take(place)[1]
-            if not self._is_inside(place):
-                yield from self._clipped(block)
-            else:
-                yield block.chunk() if isinstance(block, SeriesBlock) else block
-
-    def merge(self, group: Sequence[BlockPlace]) -> None:
-        """Blocks that touch: rows and each series family by themselves, in key order, one block a source at a time."""
-        sources: dict[int, list[BlockPlace]] = {}
-        for place in group:
-            sources.setdefault(place.source, []).append(place)
-        newest_first = [_Cursor(self._contents(sources[source])) for source in sorted(sources)]
-        for family in [*self._families_between(group[0].low, max(place.high for place in group)), None]:
-            for rows in merge_rows([each.rows_below(family) for each in newest_first]):
-                self._output.add_rows(self._prune(rows))
-            if family is not None:
-                for chunk in merge_series(family, [each.series(family) for each in newest_first]):
-                    self._output.add_series(chunk)
-
-    def _families_between(self, low: bytes, high: bytes) -> list[bytes]:
-        return [each for each in self._families if each <= high and low < (prefix_end(each) or low + b"\x00")]
+    def merge(self, step: Round) -> None:
+        if step.rows:
+            self._output.add_rows(self._prune(interleaved(step.rows)))
+        if step.series:
+            self._output.add_series(merge_series(step.series))
 
     def _prune(self, rows: RowChunk) -> RowChunk:
         return prune_rows(rows, self._job.snapshots, at_bottom=self._job.sources.is_bottom)
 
 
-def _families(tables: TableReader, job: CompactionJob) -> list[bytes]:
-    """The series families in the sources, in order."""
-    layout = job.rules.layout
-    found: set[bytes] = set()
-    for table in job.sources.tables:
-        index = tables.index(table)
-        for key, kind in zip(index.keys, index.kinds, strict=True):
-            if kind == KIND_SERIES:
-                family = layout.family(key) if layout is not None else None
-                if family is None:
-                    raise CorruptionError("holds a series this database's layout does not know", object_name=table.name)
-                found.add(family)
-    return sorted(found)
-
-
-class _Cursor:
-    """One source's blocks in key order, taken as rows or as the series of a family, whichever the caller is at."""
-
-    def __init__(self, blocks: Iterator[RowChunk | SeriesChunk]) -> None:
-        self._blocks = blocks
-        self._next = next(blocks, None)
-
-    def rows_below(self, high: bytes | None) -> Iterator[RowChunk]:
-        """The rows with keys below `high` that come next."""
-        while isinstance(self._next, RowChunk):
-            block = self._next
-            below = block.clip(None, high)
-            if len(below) < len(block):
-                self._next = block.slice(len(below), len(block))
-                if len(below):
-                    yield below
-                return
-            yield block
-            self._next = next(self._blocks, None)
-
-    def series(self, family: bytes) -> Iterator[SeriesChunk]:
-        """The series blocks of the family that come next."""
-        while isinstance(self._next, SeriesChunk) and self._next.family == family:
-            yield self._next
-            self._next = next(self._blocks, None)
+def _check_families(table: TableInfo, index: Index, rules: Rules) -> None:
+    """Series are merged by family: all of them must be known."""
+    for key, kind in zip(index.keys, index.kinds, strict=True):
+        if kind == KIND_SERIES and (rules.layout is None or rules.layout.family(key) is None):
+            raise CorruptionError("holds a series this database's layout does not know", object_name=table.name)

@@ -183,20 +183,6 @@ def series_key(family: bytes, name: bytes, number: int) -> bytes:
     return family + terminated(name) + number.to_bytes(8, "big")
 
 
-def clip_series(chunk: SeriesChunk, low: bytes | None, high: bytes | None) -> SeriesChunk | None:
-    """The rows of a chunk whose storage keys are in [low, high); None where there are none. Cost: O(names), and a handful
-    of keys composed."""
-    bounds = list(accumulate(chunk.counts, initial=0))
-
-    def key_at(row: int) -> bytes:
-        return series_key(chunk.family, chunk.names[bisect_right(bounds, row) - 1], chunk.numbers[row])
-
-    rows = range(len(chunk))
-    start = 0 if low is None else bisect_left(rows, low, key=key_at)
-    end = len(chunk) if high is None else bisect_left(rows, high, key=key_at)
-    return chunk.rows(start, end) if start < end else None
-
-
 def group_rows(numbers: Sequence[int], start: int, end: int, low: int, high: int) -> tuple[int, int]:
     """The positions within [start, end) of a group whose ascending numbers lie in [low, high)."""
     return bisect_left(numbers, low, start, end), bisect_left(numbers, high, start, end)

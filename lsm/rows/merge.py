@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from itertools import compress, islice
 from operator import itemgetter, ne
 
 from lsm.rows.chunk import DELETE, RowChunk
@@ -26,7 +26,7 @@ def merge_rows(sources: Sequence[Iterator[RowChunk]], *, descending: bool = Fals
         else:
             bound = min(head.chunk.keys[head.end - 1] for head in heads)
             taken = [head.take_through(bound) for head in heads]
-        yield _interleave([part for part in taken if part is not None])
+        yield interleaved([part for part in taken if part is not None])
         heads = [head for head in heads if head.start < head.end]
     for head in heads:
         yield head.chunk.slice(head.start, head.end)
@@ -74,7 +74,7 @@ class _Head:
 _NO_ROWS = RowChunk([], [], [], [])
 
 
-def _interleave(parts: Sequence[RowChunk]) -> RowChunk:
+def interleaved(parts: Sequence[RowChunk]) -> RowChunk:
     """The rows of several chunks in key order, those of the first chunk before equal keys of the second."""
     if len(parts) == 1:
         return parts[0]
@@ -91,10 +91,15 @@ def _interleave(parts: Sequence[RowChunk]) -> RowChunk:
     return RowChunk(gather(keys), gather(seqs), gather(kinds) if any(kinds) else kinds, gather(values))
 
 
+def has_one_version_a_key(keys: Sequence[bytes]) -> bool:
+    """Whether no two adjacent keys are equal."""
+    return all(map(ne, islice(keys, 1, None), keys))
+
+
 def newest_rows(chunk: RowChunk) -> RowChunk:
     """The first (newest) version of each key."""
     keys = chunk.keys
-    if all(map(ne, keys[1:], keys)):
+    if has_one_version_a_key(keys):
         return chunk
     return _compress(chunk, [True, *map(ne, keys[1:], keys)])
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import sub
@@ -47,7 +47,7 @@ from crc32c import crc32c
 
 from lsm.coding import cut, decoding, even_pieces, put_ints, put_strings, take_ints, take_strings
 from lsm.errors import CorruptionError
-from lsm.rows.chunk import RowChunk, SeriesChunk
+from lsm.rows.chunk import RowChunk, SeriesChunk, series_key
 
 HEADER: Final = struct.Struct("<BBHII")
 _UNSUMMED: Final = struct.Struct("<BBHI")
@@ -170,17 +170,51 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
 
 def decode_rows(payload: bytes, *, name: str, offset: int) -> RowChunk:
     """The rows of a rows block. Raises: CorruptionError."""
-    with decoding(name, offset):
-        count, skip = ROWS_HEAD.unpack_from(payload)
-        at = ROWS_HEAD.size + skip
-        shared = payload[ROWS_HEAD.size : at]
-        suffixes, at = take_strings(payload, at, count)
-        seqs, at = take_ints(payload, at, count)
-        kinds, at = take_ints(payload, at, count)
-        values, at = take_strings(payload, at, count)
-        if at != len(payload):
-            raise ValueError(f"{len(payload) - at} bytes are left over")
-        return RowChunk([shared + suffix for suffix in suffixes] if skip else suffixes, seqs, kinds, values)
+    return RowsBlock(payload, name=name, offset=offset).chunk()
+
+
+class RowsBlock:
+    """A rows block with its keys found but its values still joined: who takes it over as it is stored needs no more."""
+
+    __slots__ = ("_chunk", "_first_value", "_lengths", "keys", "kinds", "payload", "seqs")
+
+    def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
+        with decoding(name, offset):
+            count, skip = ROWS_HEAD.unpack_from(payload)
+            at = ROWS_HEAD.size + skip
+            shared = payload[ROWS_HEAD.size : at]
+            suffixes, at = take_strings(payload, at, count)
+            self.seqs, at = take_ints(payload, at, count)
+            self.kinds, at = take_ints(payload, at, count)
+            self._lengths, at = take_ints(payload, at, count)
+            self._first_value = at
+            end = at + sum(self._lengths)
+            if end != len(payload):
+                raise ValueError(f"columns of {count} rows make {end} bytes, not {len(payload)}")
+        self.keys = [shared + suffix for suffix in suffixes] if skip else suffixes
+        self.payload = payload
+        self._chunk: RowChunk | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def chunk(self) -> RowChunk:
+        """All rows."""
+        if self._chunk is None:
+            values = cut(self.payload, self._first_value, self._lengths)
+            self._chunk = RowChunk(self.keys, self.seqs, self.kinds, values)
+        return self._chunk
+
+    def rows(self, start: int, end: int) -> RowChunk:
+        """Rows [start, end)."""
+        return self.chunk().slice(start, end)
+
+    def key_at(self, row: int) -> bytes:
+        return self.keys[row]
+
+    def position(self, key: bytes, *, after: bool = False) -> int:
+        """How many rows lie below `key`; with `after`, including it."""
+        return bisect_right(self.keys, key) if after else bisect_left(self.keys, key)
 
 
 class SeriesBlock:
@@ -247,6 +281,26 @@ class SeriesBlock:
     def chunk(self) -> SeriesChunk:
         """All rows."""
         return SeriesChunk(self.family, self.names, self.counts, self.numbers, self.values(0, len(self.numbers)))
+
+    def rows(self, start: int, end: int) -> SeriesChunk:
+        """Rows [start, end), at least one, with the groups they are in."""
+        starts = self.starts
+        first = bisect_right(starts, start) - 1
+        last = bisect_left(starts, end)
+        counts = list(self.counts[first:last])
+        counts[-1] -= starts[last] - end
+        counts[0] -= start - starts[first]
+        return SeriesChunk(
+            self.family, self.names[first:last], counts, self.numbers[start:end], self.values(start, end)
+        )
+
+    def key_at(self, row: int) -> bytes:
+        """The storage key of a row. Cost: about 1 µs."""
+        return series_key(self.family, self.names[bisect_right(self.starts, row) - 1], self.numbers[row])
+
+    def position(self, key: bytes, *, after: bool = False) -> int:
+        """How many rows lie below the storage key `key`; with `after`, including it."""
+        return (bisect_right if after else bisect_left)(range(len(self)), key, key=self.key_at)
 
 
 def row_chunk_weight(chunk: RowChunk) -> int:

@@ -34,7 +34,16 @@ from crc32c import crc32c
 from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
 from lsm.rows.chunk import DELETE, SEQ_MAX, RowChunk, series_key, series_prefixes
-from lsm.sst.block import KIND_ROWS, KIND_SERIES, BlockSealer, SeriesBlock, checksum_seed, encode_rows, encode_series
+from lsm.sst.block import (
+    KIND_ROWS,
+    KIND_SERIES,
+    BlockSealer,
+    RowsBlock,
+    SeriesBlock,
+    checksum_seed,
+    encode_rows,
+    encode_series,
+)
 from lsm.sst.bloom import FilterBuilder, digests
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
 from lsm.sst.last_numbers import encode_last_numbers
@@ -194,7 +203,7 @@ class TableBuilder:
         self._last_series = prefixes[-1]
         self._first_number = min(self._first_number, min(map(numbers.__getitem__, islice(bounds, len(names)))))
 
-    def splice(self, stored: bytes, block: RowChunk | SeriesBlock) -> None:
+    def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:
         """A block of another table, taken over as it is stored; `block` is what it decoded to when it was verified."""
         if isinstance(block, SeriesBlock):
             family, names, numbers = block.family, block.names, block.numbers

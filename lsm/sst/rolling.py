@@ -9,7 +9,7 @@ from operator import add
 from typing import Final
 
 from lsm.rows.chunk import RowChunk, SeriesChunk, joined_rows, joined_series
-from lsm.sst.block import SeriesBlock
+from lsm.sst.block import RowsBlock, SeriesBlock
 from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 
 TABLE_BYTES_MAX: Final = 88 << 20
@@ -103,7 +103,7 @@ class RollingTables:
             builder.add_series(part.family, part.names, part.counts, part.numbers, part.values, lengths)
             self._roll()
 
-    def splice(self, stored: bytes, block: RowChunk | SeriesBlock) -> None:
+    def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:
         """As `TableBuilder.splice`."""
         self._close_rows()
         self._close_series()

@@ -11,7 +11,16 @@ from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
 from lsm.runtime import Runtime
-from lsm.sst.block import KIND_ROWS, KIND_SERIES, SeriesBlock, checksum_seed, decode_rows, open_block, row_chunk_weight
+from lsm.sst.block import (
+    KIND_ROWS,
+    KIND_SERIES,
+    RowsBlock,
+    SeriesBlock,
+    checksum_seed,
+    decode_rows,
+    open_block,
+    row_chunk_weight,
+)
 from lsm.sst.bloom import Filter
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches, CachesStatus, Loads
@@ -174,9 +183,15 @@ class TableReader:
                 yield data[offsets[each] - low : offsets[each + 1] - low]
             at = stop
 
-    def decode(self, table: TableInfo, at: int, stored: bytes) -> Block:
-        """Verify and decode what `stored_blocks` gave for block `at`. Raises: CorruptionError."""
-        return self._decode(table, stored, self.index(table).offsets[at])[0]
+    def open_stored(self, table: TableInfo, index: Index, at: int, stored: bytes) -> RowsBlock | SeriesBlock:
+        """Verify what `stored_blocks` gave for block `at`, and find its columns. Raises: CorruptionError."""
+        offset = index.offsets[at]
+        kind, payload = self._verified(table, stored, offset)
+        if kind == KIND_ROWS:
+            return RowsBlock(payload, name=table.name, offset=offset)
+        block, _ = decode_block(kind, payload, name=table.name, offset=offset)
+        assert isinstance(block, SeriesBlock)
+        return block
 
     def _load_block(self, table: TableInfo, at: int, index: Index | None, *, keep: bool) -> tuple[Block, int]:
         offsets = (index if index is not None else self.index(table)).offsets

@@ -21,7 +21,7 @@ from lsm.errors import CompactorFencedError, CorruptionError, InvalidError
 from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.object_store import MemoryStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import SeriesChunk, clip_series, series_key
+from lsm.rows.chunk import series_key
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import SeriesBlock
@@ -115,20 +115,6 @@ def test_cuts_a_job_into_ranges_of_about_a_size() -> None:
         assert size < total / 2
     assert key_ranges(blocks, 2 * total) == [(None, None)]
     assert key_ranges([block._replace(low=b"same") for block in blocks], 100) == [(None, b"same"), (b"same", None)]
-
-
-def test_clips_series_by_their_keys() -> None:
-    chunk = SeriesChunk(b"f", [b"a", b"b"], [2, 3], [4, 9, 1, 5, 6], [b"A", b"B", b"C", b"D", b"E"])
-
-    def clipped(low: bytes | None, high: bytes | None) -> Any:
-        found = clip_series(chunk, low, high)
-        return None if found is None else (list(found.names), list(found.counts), list(found.numbers))
-
-    assert clipped(None, None) == ([b"a", b"b"], [2, 3], [4, 9, 1, 5, 6])
-    assert clipped(series_key(b"f", b"a", 5), series_key(b"f", b"b", 5)) == ([b"a", b"b"], [1, 1], [9, 1])
-    assert clipped(series_key(b"f", b"a", 9) + b"\x00", None) == ([b"b"], [3], [1, 5, 6])
-    assert clipped(series_key(b"f", b"b", 7), None) is None
-    assert clipped(None, b"f") is None
 
 
 def test_a_cancelled_job_ends_between_two_slices() -> None:

@@ -55,7 +55,7 @@ class Settings:
 
     # -- tables --
     sst_block_size: int = 64 * KIB
-    """Bytes of keys and values in a block before compression."""
+    """Bytes of keys and values in a block before compression; twice as many in series of rows of 512 bytes and more."""
     max_sst_size: int = 48 * MIB
     """Compaction starts a new table when the current one reaches this size."""
     compression: str | None = "zstd"

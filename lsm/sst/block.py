@@ -62,6 +62,8 @@ SHARED_SHARE: Final = 32
 """A shared prefix that is less than this part of a row stays in its keys: taking it off and putting it back costs more."""
 EXPANSION_MAX_BITS: Final = 16
 """zstd stores at most 128 KiB of equal bytes in four: a length beyond that is forged, and nothing is allocated for it."""
+WIDE_ROW_BYTES: Final = 512
+"""Rows from this size on cost more to copy than to decode."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
 
 
@@ -144,16 +146,18 @@ class BlockSealer:
         return b"".join((head, checksum.to_bytes(4, "little"), stored))
 
 
-def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -> tuple[int, bytes]:
-    """Verify a stored block; its kind and its payload. Raises: CorruptionError."""
+def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -> tuple[int, bytes | memoryview]:
+    """Verify a stored block; its kind and its payload, a view of `data` where that holds it as it is. Raises:
+    CorruptionError."""
     if len(data) < HEADER.size:
         raise CorruptionError(f"a block of {len(data)} bytes is cut short", object_name=name, offset=offset)
     codec, kind, _, length, checksum = HEADER.unpack_from(data)
     stored = memoryview(data)[HEADER.size :]
     if crc32c(stored, crc32c(data[: _UNSUMMED.size], crc32c(_SEED.pack(offset), seed))) != checksum:
         raise CorruptionError("block checksum does not match", object_name=name, offset=offset)
+    payload: bytes | memoryview
     if codec == 0:
-        payload = bytes(stored)
+        payload = stored
     elif codec == 1:
         if length > len(stored) << EXPANSION_MAX_BITS:
             raise CorruptionError(f"{len(stored)} bytes do not expand to {length}", object_name=name, offset=offset)
@@ -166,6 +170,17 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
     if len(payload) != length:
         raise CorruptionError(f"block holds {len(payload)} bytes, not {length}", object_name=name, offset=offset)
     return kind, payload
+
+
+def decode_series(payload: bytes | memoryview, *, name: str, offset: int, may_borrow: bool = False) -> SeriesBlock:
+    """The series block in a payload. Raises: CorruptionError.
+
+    `may_borrow`: it may keep hold of what `payload` is a view of, rather than copy wide rows that are copied once more when
+    they are read.
+    """
+    if may_borrow and not isinstance(payload, bytes) and len(payload) >= SERIES_HEAD.size:
+        may_borrow = len(payload) >= WIDE_ROW_BYTES * SERIES_HEAD.unpack_from(payload)[1]
+    return SeriesBlock(payload if may_borrow else bytes(payload), name=name, offset=offset)
 
 
 def decode_rows(payload: bytes, *, name: str, offset: int) -> RowChunk:
@@ -225,11 +240,11 @@ class SeriesBlock:
 
     __slots__ = ("_constant", "_ends", "_first_value", "counts", "family", "names", "numbers", "payload", "starts")
 
-    def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
+    def __init__(self, payload: bytes | memoryview, *, name: str, offset: int) -> None:
         with decoding(name, offset):
             groups, rows, family_length = SERIES_HEAD.unpack_from(payload)
             at = SERIES_HEAD.size + family_length
-            self.family = payload[SERIES_HEAD.size : at]
+            self.family = bytes(payload[SERIES_HEAD.size : at])
             self.names, at = take_strings(payload, at, groups)
             self.counts, at = take_ints(payload, at, groups)
             self.starts = list(accumulate(self.counts, initial=0))
@@ -245,6 +260,11 @@ class SeriesBlock:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def is_borrowed(self) -> bool:
+        """It keeps more bytes alive than its own."""
+        return isinstance(self.payload, memoryview)
 
     @property
     def weight(self) -> int:

@@ -37,6 +37,7 @@ from lsm.rows.chunk import DELETE, SEQ_MAX, RowChunk, series_key, series_prefixe
 from lsm.sst.block import (
     KIND_ROWS,
     KIND_SERIES,
+    WIDE_ROW_BYTES,
     BlockSealer,
     RowsBlock,
     SeriesBlock,
@@ -87,7 +88,7 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TableFormat(msgspec.Struct, frozen=True):
-    """How tables are written."""
+    """How tables are written. `block_bytes`: before compression; twice as many in series of rows of 512 bytes and more."""
 
     block_bytes: int = 64 << 10
     compression: str | None = "zstd"
@@ -171,8 +172,10 @@ class TableBuilder:
         bounds = list(accumulate(counts, initial=0))
         start = group = 0
         rows = len(numbers)
+        # What a scan does once a block is not to outweigh what it does for the rows: few wide ones fill a block.
+        block_bytes = self._format.block_bytes << (ends[-1] >= WIDE_ROW_BYTES * rows)
         while start < rows:
-            target = (ends[start - 1] if start else 0) + self._format.block_bytes
+            target = (ends[start - 1] if start else 0) + block_bytes
             end = min(max(start + 1, bisect_left(ends, target, start)), start + rows_max)
             last = bisect_left(bounds, end, group + 1)
             group_counts = list(counts[group:last])

@@ -18,6 +18,7 @@ from lsm.sst.block import (
     SeriesBlock,
     checksum_seed,
     decode_rows,
+    decode_series,
     open_block,
     row_chunk_weight,
 )
@@ -129,7 +130,7 @@ class TableReader:
         found, payload = self._verified(table, data, offset)
         if found != kind:
             raise CorruptionError(f"block kind {found} where {kind} belongs", object_name=table.name, offset=offset)
-        return payload
+        return bytes(payload)
 
     # -- blocks -------------------------------------------------------------------------------------------------------------
 
@@ -152,14 +153,21 @@ class TableReader:
     def opened(
         self, table: TableInfo, index: Index, start: int, end: int, data: bytes, *, descending: bool, keep: bool
     ) -> Iterator[Block]:
-        """What `stored` gave, verified and decoded one by one. Raises: CorruptionError."""
+        """What `stored` gave, verified and decoded one by one. Raises: CorruptionError.
+
+        Wide rows of a near store that are stored uncompressed are not cached: the machine does that already, and to copy
+        them would take longer than to read them again.
+        """
         offsets = index.offsets
         base = offsets[start]
         view = memoryview(data)  # A slice of bytes would be one copy more of every block.
+        owner, number = self._owner(table), table.number
+        seed = checksum_seed(owner, table.name)
         for at in reversed(range(start, end)) if descending else range(start, end):
-            block, weight = self._decode(table, view[offsets[at] - base : offsets[at + 1] - base], offsets[at])
-            if keep:
-                self._blocks.put((self._owner(table), table.number, at), block, weight)
+            part = view[offsets[at] - base : offsets[at + 1] - base]
+            block = self._decode(table, part, offsets[at], seed, may_borrow=self.is_near)
+            if keep and not (isinstance(block, SeriesBlock) and block.is_borrowed):
+                self._blocks.put((owner, number, at), block, weight_of(block))
             yield block
 
     def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
@@ -188,31 +196,44 @@ class TableReader:
         offset = index.offsets[at]
         kind, payload = self._verified(table, stored, offset)
         if kind == KIND_ROWS:
-            return RowsBlock(payload, name=table.name, offset=offset)
-        block, _ = decode_block(kind, payload, name=table.name, offset=offset)
+            return RowsBlock(bytes(payload), name=table.name, offset=offset)
+        block = decode_block(kind, payload, name=table.name, offset=offset, may_borrow=True)
         assert isinstance(block, SeriesBlock)
         return block
 
     def _load_block(self, table: TableInfo, at: int, index: Index | None, *, keep: bool) -> tuple[Block, int]:
         offsets = (index if index is not None else self.index(table)).offsets
-        return self._decode(table, self._read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
+        block = self._decode(table, self._read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
+        return block, weight_of(block)
 
-    def _decode(self, table: TableInfo, data: bytes | memoryview, offset: int) -> tuple[Block, int]:
-        kind, payload = self._verified(table, data, offset)
-        return decode_block(kind, payload, name=table.name, offset=offset)
+    def _decode(
+        self,
+        table: TableInfo,
+        data: bytes | memoryview,
+        offset: int,
+        seed: int | None = None,
+        *,
+        may_borrow: bool = False,
+    ) -> Block:
+        kind, payload = self._verified(table, data, offset, seed)
+        return decode_block(kind, payload, name=table.name, offset=offset, may_borrow=may_borrow)
 
-    def _verified(self, table: TableInfo, data: bytes | memoryview, offset: int) -> tuple[int, bytes]:
+    def _verified(
+        self, table: TableInfo, data: bytes | memoryview, offset: int, seed: int | None = None
+    ) -> tuple[int, bytes | memoryview]:
         """Kind and payload of a stored block. Where the disk kept what was damaged on its way from the store, the store is
-        asked again: a cache must not make a passing fault a lasting one."""
-        seed = checksum_seed(self._owner(table), table.name)
+        asked again: a cache must not make a passing fault a lasting one. `seed`: the table's, where the caller has it."""
+        name = table.name
+        if seed is None:
+            seed = checksum_seed(self._owner(table), name)
         try:
-            return open_block(data, seed=seed, name=table.name, offset=offset)
+            return open_block(data, seed=seed, name=name, offset=offset)
         except CorruptionError:
             if self._disk is None:
                 raise
-            self._disk.drop(self._owner(table), table.name, offset, offset + len(data))
+            self._disk.drop(self._owner(table), name, offset, offset + len(data))
             again = self._fetch(table, offset, offset + len(data))
-            return open_block(again, seed=seed, name=table.name, offset=offset)
+            return open_block(again, seed=seed, name=name, offset=offset)
 
     # -- bytes --------------------------------------------------------------------------------------------------------------
 
@@ -237,12 +258,15 @@ class TableReader:
             raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
 
 
-def decode_block(kind: int, payload: bytes, *, name: str, offset: int) -> tuple[Block, int]:
-    """A data block's content and its weight in bytes. Raises: CorruptionError."""
+def decode_block(kind: int, payload: bytes | memoryview, *, name: str, offset: int, may_borrow: bool = False) -> Block:
+    """A data block's content. Raises: CorruptionError."""
     if kind == KIND_SERIES:
-        series = SeriesBlock(payload, name=name, offset=offset)
-        return series, series.weight
+        return decode_series(payload, name=name, offset=offset, may_borrow=may_borrow)
     if kind == KIND_ROWS:
-        chunk = decode_rows(payload, name=name, offset=offset)
-        return chunk, row_chunk_weight(chunk)
+        return decode_rows(bytes(payload), name=name, offset=offset)
     raise CorruptionError(f"block kind {kind} is unknown: update the library", object_name=name, offset=offset)
+
+
+def weight_of(block: Block) -> int:
+    """Bytes a decoded block occupies, about."""
+    return block.weight if isinstance(block, SeriesBlock) else row_chunk_weight(block)

@@ -43,7 +43,7 @@ from lsm.sst.disk_cache import HEADER as PART_HEADER
 from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index, encode_index
 from lsm.sst.last_numbers import encode_last_numbers
-from lsm.sst.table import decode_block
+from lsm.sst.table import decode_block, weight_of
 from lsm.wal.frames import WAL_VERSION, Frame, encode_frame, encode_mark
 from lsm.wal.replay import apply_frames, read_wal_object
 from opendata_log import keys
@@ -142,7 +142,8 @@ def read_block(data: bytes) -> Any:
         return read_index(payload)
     if kind == KIND_FILTER:
         return read_filter(payload)
-    block, weight = decode_block(kind, payload, name=NAME, offset=OFFSET)
+    block = decode_block(kind, payload, name=NAME, offset=OFFSET)
+    weight = weight_of(block)
     assert weight > 0
     if isinstance(block, SeriesBlock):
         whole = block.chunk()

@@ -22,7 +22,7 @@ from lsm.sst.block import KIND_ROWS, KIND_SERIES, encode_rows, encode_series
 from lsm.sst.bloom import Filter, FilterBuilder
 from lsm.sst.cache import PROOF, Cache, Caches, Loads
 from lsm.sst.index import Index, encode_index
-from lsm.sst.table import decode_block
+from lsm.sst.table import decode_block, weight_of
 from tests.doubles import CountingStore, Fault, FaultyStore
 from tests.lsm.support import open_plain, tiny
 
@@ -193,7 +193,11 @@ def weighed(kind: type[Index] | type[Filter]) -> Callable[[bytes], tuple[Any, in
 
 
 def block(kind: int) -> Callable[[bytes], tuple[Any, int]]:
-    return lambda payload: decode_block(kind, payload, name="n", offset=0)
+    def decode(payload: bytes) -> tuple[Any, int]:
+        found = decode_block(kind, payload, name="n", offset=0)
+        return found, weight_of(found)
+
+    return decode
 
 
 def filter_of(items: int) -> bytes:

@@ -64,8 +64,8 @@ class Handed(Runtime):
 
 
 def table_of(store: ObjectStore, number: int, rows: int, first: int = 0) -> TableInfo:
-    """A table of one series in blocks of 10 rows, 10,000 bytes and some."""
-    builder = TableBuilder(DATABASE, number, TableFormat(block_bytes=10_001, compression=None))
+    """A table of one series in blocks of 10 rows, 10,000 bytes and some: the rows are wide."""
+    builder = TableBuilder(DATABASE, number, TableFormat(block_bytes=5_001, compression=None))
     builder.add_series(b"f", [b"a"], [rows], range(first, first + rows), [VALUE] * rows)
     info, parts = builder.finish()
     store.put_if_absent(info.name, parts, timeout=1.0)
@@ -351,3 +351,40 @@ def test_no_thread_is_left_when_the_runtime_closes() -> None:
     for thread in started:
         thread.join(20)
         assert not thread.is_alive()
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def kept(value: bytes, *, is_near: bool, compression: str | None) -> tuple[int, list[bytes]]:
+    """How many blocks of a table are cached after a scan of it, and the values it gave."""
+    store, runtime = Requests(MemoryStore(), is_near=is_near), Handed()
+    builder = TableBuilder(DATABASE, 1, TableFormat(block_bytes=5_001, compression=compression))
+    values = [value + b"%04d" % number for number in range(200)]
+    builder.add_series(b"f", [b"a"], [200], range(200), values)
+    info, parts = builder.finish()
+    store.put_if_absent(info.name, parts, timeout=1.0)
+    reader = reading(store, runtime, cached=10 * MIB)
+    span = spans(reader, [info])[0]
+    found: list[bytes] = []
+    for _, block in read_blocks(reader, iter([span]), descending=False, keep=True, ahead_bytes=100_000):
+        assert isinstance(block, SeriesBlock)
+        found += block.values(0, len(block))
+    assert all(type(each) is bytes for each in found)
+    assert found == values
+    return sum(reader.peek(info, at) is not None for at in range(len(span.index))), found
+
+
+@pytest.mark.parametrize("value", [VALUE, bytes(2000)])
+def test_wide_rows_of_a_near_store_are_not_copied_into_the_cache(value: bytes) -> None:
+    # The first block is read by itself, as by a poll; the others are a scan's.
+    assert kept(value, is_near=True, compression=None)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "is_near", "compression"), [(VALUE, False, None), (VALUE, True, "zstd"), (b"x" * 50, True, None)]
+)
+def test_what_takes_long_to_read_or_decode_again_is_cached(
+    value: bytes, is_near: bool, compression: str | None
+) -> None:
+    assert kept(value, is_near=is_near, compression=compression)[0] > 2

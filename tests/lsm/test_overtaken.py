@@ -47,6 +47,7 @@ def take_over(store: MemoryStore, *, versions: int = 1) -> None:
             db.put(b"new%d" % at, b"x")
             db.flush(lsm.FlushType.MEMTABLE)
         db.wait_idle(30)
+        db.compact()
         db.collect_garbage(min_age=0)
 
 

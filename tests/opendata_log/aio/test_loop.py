@@ -247,7 +247,7 @@ def test_flushes_share_their_threads_and_none_takes_it_from_another(stores: list
             try:
                 tasks = [asyncio.ensure_future(log.flush()) for _ in range(1000)]
                 await held(store)
-                assert threading.active_count() <= before + 6
+                assert threading.active_count() <= before + 16
                 for task in tasks[::3]:
                     task.cancel()
             finally:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from lsm.manifest.model import Partition
-from lsm.read.series import key_after, key_from, series_tables
+from lsm.read.series import key_after, key_from, series_spans
 from lsm.rows.chunk import series_prefix
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
+from lsm.sst.read_ahead import Span
 from lsm.sst.table import TableReader
 from lsm.view import View
 
@@ -59,8 +60,8 @@ def count_series(
     total = count_memory(view, bound, family, name, low, high)
     if low < min(high, view.series_end(family)):
         prefix = series_prefix(family, name)
-        for table in series_tables(view.manifest, family, name, low, high, tables):
-            total += _count_table(table, prefix, family, name, low, high, tables, approximate=approximate)[0]
+        for span in series_spans(view.manifest, family, name, low, high, tables):
+            total += _count_span(span, prefix, family, name, low, high, tables, approximate=approximate)[0]
     return total
 
 
@@ -72,7 +73,8 @@ def inspect_series(
     first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
     l0 = runs = TierCount()
     if low < high:
-        admitted = {table.number for table in series_tables(view.manifest, family, name, low, high, tables)}
+        spans = series_spans(view.manifest, family, name, low, high, tables)
+        admitted = {span.table.number: span for span in spans}
         for partition in view.manifest.partitions_for(first, last):
             l0, runs = _tiers(partition, admitted, prefix, family, name, low, high, tables)
     return SeriesCount(l0=l0, sorted_runs=runs, memory=count_memory(view, bound, family, name, low, high))
@@ -80,7 +82,7 @@ def inspect_series(
 
 def _tiers(
     partition: Partition,
-    admitted: set[int],
+    admitted: Mapping[int, Span],
     prefix: bytes,
     family: bytes,
     name: bytes,
@@ -94,8 +96,9 @@ def _tiers(
         total = with_data = blocks = records = 0
         for table in candidates:
             total += 1
-            if table.number in admitted:
-                rows, spanned = _count_table(table, prefix, family, name, low, high, tables, approximate=False)
+            span = admitted.get(table.number)
+            if span is not None:
+                rows, spanned = _count_span(span, prefix, family, name, low, high, tables, approximate=False)
                 with_data += rows > 0
                 blocks += spanned
                 records += rows
@@ -120,8 +123,8 @@ def count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, h
     return total
 
 
-def _count_table(
-    table: TableInfo,
+def _count_span(
+    span: Span,
     prefix: bytes,
     family: bytes,
     name: bytes,
@@ -132,9 +135,8 @@ def _count_table(
     approximate: bool,
 ) -> tuple[int, int]:
     """The rows of the range in one table, and how many blocks they span."""
-    index = tables.index(table)
+    table, index, start, end = span.table, span.index, span.start, span.end
     first, last = key_from(prefix, low, table), key_after(prefix, high)
-    start, end = index.blocks_for(first, last)
     total = blocks = 0
     for at in (start, end - 1) if end - start > 1 else range(start, end):
         rows = index.rows_before[at + 1] - index.rows_before[at]

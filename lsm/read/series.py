@@ -99,13 +99,6 @@ def recent_arrivals(view: View, bound: int, family: bytes, low: int, high: int) 
     return found
 
 
-def series_tables(
-    manifest: Manifest, family: bytes, name: bytes, low: int, high: int, tables: TableReader
-) -> Iterator[TableInfo]:
-    """The tables of `series_spans`."""
-    return (span.table for span in series_spans(manifest, family, name, low, high, tables))
-
-
 def series_spans(
     manifest: Manifest,
     family: bytes,
@@ -117,7 +110,8 @@ def series_spans(
     descending: bool = False,
 ) -> Iterator[Span]:
     """The blocks that may hold such rows, oldest first: by the ranges of keys and numbers that the manifest knows, then by
-    filter and last numbers, then by the index. `descending`: newest first, and a table only when it is its turn.
+    the last numbers, or the filter where these do not say, then by the index. `descending`: newest first, and a table only
+    when it is its turn.
 
     Cost: one GET per table that the manifest does not rule out, cached; some tables at a time where the store is far.
     """
@@ -126,9 +120,11 @@ def series_spans(
     item = digest(prefix)
     found = list(_candidates(manifest, prefix, low, high))
     for table, (table_filter, index) in tables.metas(found[::-1] if descending else found, one_by_one=descending):
-        if table_filter is not None and not table_filter.may_contain(prefix):
-            continue
-        if index.last_numbers is not None and not index.last_numbers.may_reach(item, low):
+        greatest = index.last_numbers.last(item) if index.last_numbers is not None else None
+        if greatest is None:
+            if table_filter is not None and not table_filter.may_contain(prefix):
+                continue
+        elif greatest < low:
             continue
         start, end = index.blocks_for(key_from(prefix, low, table), last)
         if start < end:

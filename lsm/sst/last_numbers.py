@@ -65,13 +65,19 @@ class LastNumbers:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def may_reach(self, digest: bytes, low: int) -> bool:
-        """False only if the table holds no row with a number >= `low` of the series with this digest."""
+    def last(self, digest: bytes) -> int | None:
+        """The greatest number of the series with this digest; -1 where the table has none of it, None where this cannot
+        say."""
         wanted = int.from_bytes(digest, "little")
         at = bisect_left(self._hashes, wanted)
         if at < len(self._hashes) and self._hashes[at] == wanted:
-            return self._lasts[at] >= low
-        return not self.is_whole
+            return self._lasts[at]
+        return -1 if self.is_whole else None
+
+    def may_reach(self, digest: bytes, low: int) -> bool:
+        """False only if the table holds no row with a number >= `low` of the series with this digest."""
+        last = self.last(digest)
+        return last is None or last >= low
 
 
 def take_last_numbers(data: bytes, at: int) -> tuple[LastNumbers, int]:

@@ -135,7 +135,7 @@ class Following:
 
     @property
     def _is_ahead(self) -> bool:
-        """Whether the manifest dropped partitions, and the log that says why may not be read up to there (rule R5)."""
+        """Whether the manifest may have dropped partitions, and the log that says why is not read up to there (rule R5)."""
         return self._drops != self._drops_read
 
     def _read_up_to_a_gap(self) -> bool:
@@ -203,9 +203,13 @@ class Following:
             return False
         position, seq = self._next, self._seq
         with self._changing():
-            if (manifest.replay_after, manifest.last_seq) != (self._manifest.replay_after, self._manifest.last_seq):
+            known = self._manifest
+            has_flushed = (manifest.replay_after, manifest.last_seq) != (known.replay_after, known.last_seq)
+            if has_flushed:
                 self._rebase(manifest)
-            self._drops += bool(dropped_partitions(self._manifest, manifest))
+            # What a flush brought and a drain took in versions that were not seen is in neither of these two.
+            may_lack = has_flushed and manifest.number > known.number + 1
+            self._drops += may_lack or bool(dropped_partitions(known, manifest))
             self._manifest = manifest
             if manifest.last_seq > seq:
                 self._missed_rows = self._has_new_rows = True

@@ -154,11 +154,12 @@ def _lifetime_ms(lifetime: float | None) -> int | None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load_version(store: ReliableStore, number: int, database: bytes) -> Manifest:
+def load_version(store: ReliableStore, number: int, database: bytes | None) -> Manifest:
     """A version of the manifest, from its copy where there is one, else from its own place. Cost: two GET.
 
     The copy counts, and is looked for last: it is made before the version is deleted, and behind that deletion a process
-    that stalled can put another object in its place. Where there is no copy, that has not come to pass.
+    that stalled can put another object in its place. Where there is no copy, that has not come to pass. `database` None: one of
+    any database.
     Raises: ObjectMissing, CorruptionError.
     """
     try:

@@ -127,9 +127,11 @@ class GarbageCollector:
         if number is None or number >= self._manifests.current.number:
             return set()
         try:
-            return load_version(self._store, number, self._manifests.current.database).table_numbers()
+            version = load_version(self._store, number, None)
         except ObjectMissing:  # Another collector was faster.
             return set()
+        # Who was late to create the database left a first version of another one, where ours was used and deleted (M4).
+        return version.table_numbers() if version.database == self._manifests.current.database else set()
 
     def _old_enough(self, objects: Iterable[ObjectInfo], age: float) -> list[ObjectInfo]:
         limit = self._runtime.now_ms() - int(age * 1000)

@@ -314,6 +314,7 @@ class Compactor:
         """A claimed job is taken up again at its last finished table; another is proposed anew."""
         ran_elsewhere = any(part.is_elsewhere for part in job.parts)
         if isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
+            check_compactor(self._manifests.refresh(), self._epoch)  # Who took over may have merged and collected them.
             raise error
         if not isinstance(error, Error | OSError | CancelledError):
             # Executors report what befell a worker in exceptions of their own.

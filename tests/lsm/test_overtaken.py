@@ -6,6 +6,7 @@ Found by simulation; here each case is put together by hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 import lsm
 from lsm.coding import KIND_WAL_DATA, seal_envelope
+from lsm.errors import CompactorFencedError, TableMissingError
 from lsm.manifest.codec import encode_manifest
 from lsm.object_store import MemoryStore
 from lsm.object_store.names import manifest_name, wal_name
@@ -281,3 +283,33 @@ def test_a_writer_without_a_log_says_so_where_whoever_compacts_is_gone_and_level
         with pytest.raises(lsm.UnavailableError, match="level 0 is full"):
             for at in range(20):
                 db.put(b"%d" % at, b"x", await_durable=True)
+
+
+def test_a_collector_passes_over_a_first_version_that_was_created_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = MemoryStore()
+    take_over(memory, versions=6)
+    with open_plain(memory) as db:
+        rows = read_rows(db)
+        other = msgspec.structs.replace(db.manifest, number=1, database=b"somebody else's.", partitions=())
+        memory.put_if_absent(manifest_name(1), encode_manifest(other, epoch=0, nonce=bytes(16)), timeout=1.0)
+        monkeypatch.setattr("lsm.gc.protected_by_age", lambda *_: 1)  # By some clock it is the one of that time.
+
+        db.collect_garbage(min_age=60.0)
+        db.collect_garbage(min_age=0)
+
+        assert read_rows(db) == rows
+        assert manifest_name(1) not in [info.name for info in memory.list("manifest/", timeout=1.0)]
+
+
+def test_a_compaction_that_fails_because_another_compactor_took_over_says_so() -> None:
+    memory = MemoryStore()
+    with open_plain(memory, tiny(compaction_enabled=False)) as db:
+        db.put(b"a", b"1")
+        db.flush(lsm.FlushType.MEMTABLE)
+    with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as old:
+        failure = TableMissingError("the table is missing", object_name="sst/1.sst", offset=0)
+        job = SimpleNamespace(parts=[])
+        with pytest.raises(TableMissingError):
+            old._compactor._give_up(job, failure)  # type: ignore[arg-type]
+        with lsm.DbCompactor.open("memory://", tiny(), object_store=memory), pytest.raises(CompactorFencedError):
+            old._compactor._give_up(job, failure)  # type: ignore[arg-type]

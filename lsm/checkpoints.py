@@ -13,7 +13,7 @@ import msgspec
 from lsm.errors import CorruptionError, InvalidError
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.codec import decode_manifest
-from lsm.manifest.model import Manifest, dropped_partitions
+from lsm.manifest.model import Manifest, may_have_dropped
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import manifest_name, pinned_name, wal_name
@@ -37,8 +37,8 @@ def create_checkpoint(
 ) -> Checkpoint:
     """Pin the newest version and the log behind it up to object `wal_end`, or what checkpoint `source` pins.
 
-    `wal_end`: asked again where a version between dropped a partition: the rows that say so may lie behind what it said
-    before (rule R5). Cost: one commit. Raises: InvalidError.
+    `wal_end`: asked again where a version between may have dropped a partition: the rows that say so may lie behind what it
+    said before (rule R5). Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
     now = runtime.now_ms()
@@ -50,7 +50,7 @@ def create_checkpoint(
         if manifest.checkpoint(made_id) is not None:
             return None
         found = _required(manifest, wanted) if wanted else None
-        if found is None and dropped_partitions(base, manifest):
+        if found is None and may_have_dropped(base, manifest):
             return None
         made = Checkpoint(
             made_id,

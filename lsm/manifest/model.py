@@ -178,6 +178,13 @@ def dropped_partitions(old: Manifest, new: Manifest) -> set[bytes]:
     return {each.prefix for each in old.partitions} - {each.prefix for each in new.partitions}
 
 
+def may_have_dropped(known: Manifest, newer: Manifest) -> bool:
+    """Whether a partition was dropped since `known`. What a flush brought and a drain took in versions between the two is
+    in neither of them, so where that could have been it is assumed."""
+    has_flushed = (newer.replay_after, newer.last_seq) != (known.replay_after, known.last_seq)
+    return (has_flushed and newer.number > known.number + 1) or bool(dropped_partitions(known, newer))
+
+
 _first_key = attrgetter("first_key")
 _last_key = attrgetter("last_key")
 

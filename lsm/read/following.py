@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from lsm.components import Stores
 from lsm.errors import CorruptionError, Error, SnapshotExpiredError, TableMissingError
-from lsm.manifest.model import Manifest, dropped_partitions
+from lsm.manifest.model import Manifest, may_have_dropped
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.names import wal_name
 from lsm.rows.memtable import Memtable
@@ -204,12 +204,9 @@ class Following:
         position, seq = self._next, self._seq
         with self._changing():
             known = self._manifest
-            has_flushed = (manifest.replay_after, manifest.last_seq) != (known.replay_after, known.last_seq)
-            if has_flushed:
+            if (manifest.replay_after, manifest.last_seq) != (known.replay_after, known.last_seq):
                 self._rebase(manifest)
-            # What a flush brought and a drain took in versions that were not seen is in neither of these two.
-            may_lack = has_flushed and manifest.number > known.number + 1
-            self._drops += may_lack or bool(dropped_partitions(known, manifest))
+            self._drops += may_have_dropped(known, manifest)
             self._manifest = manifest
             if manifest.last_seq > seq:
                 self._missed_rows = self._has_new_rows = True

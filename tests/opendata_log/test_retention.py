@@ -312,9 +312,10 @@ def test_a_reader_that_finds_a_segment_dropped_knows_why(flush: lsm.FlushType) -
             assert len(reader.list_segments()) == 3
 
 
-def test_a_checkpoint_made_while_a_segment_is_dropped_agrees_with_itself() -> None:
+@pytest.mark.parametrize("flush", lsm.FlushType)
+def test_a_checkpoint_made_while_a_segment_is_dropped_agrees_with_itself(flush: lsm.FlushType) -> None:
     memory, clock = MemoryStore(), ManualClock()
-    with sealed_log(memory, clock) as log:
+    with sealed_log(memory, clock, flush=flush) as log:
         store = During(memory, "put_if_absent", log)
         with lsm.Admin("memory://", object_store=store) as admin:
             store.is_armed = True

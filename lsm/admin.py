@@ -69,7 +69,7 @@ class Admin:
         self._collector: GarbageCollector | None = None
 
     def _load(self) -> ManifestStore:
-        """The newest manifest. Cost: the first time a LIST and a GET, later a GET that finds nothing and a short one."""
+        """The newest manifest. Cost: the first time two LIST and a GET, later one LIST."""
         with self._lock:
             if self._manifests is None:
                 self._manifests = ManifestStore.load(self._stores.main, self._runtime)

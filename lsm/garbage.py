@@ -7,17 +7,13 @@ pins, and tables above its horizons. So every decision here holds however old th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final
 
 import msgspec
 
 from lsm.manifest.checkpoint import Checkpoint
-from lsm.manifest.model import Manifest
+from lsm.manifest.model import MANIFESTS_KEPT, Manifest
 from lsm.object_store.contract import ObjectInfo
 from lsm.object_store.names import COUNTER_BITS, note_name, number_of, pinned_name, table_name
-
-MANIFESTS_KEPT: Final = 8
-"""The newest versions stay, so that nobody who just listed them finds them gone."""
 
 
 class Garbage(msgspec.Struct, frozen=True):

@@ -239,7 +239,7 @@ class Compactor:
     def _step(self) -> None:
         try:
             if self._poll_seconds is not None:
-                self._manifests.refresh()
+                self._manifests.poll()
             check_compactor(self._manifests.current, self._epoch)
             for job in list(self._running):
                 self._look_after(job)

@@ -18,9 +18,8 @@ from lsm.fsck.claims import check_claims
 from lsm.fsck.report import FsckReport, Orphan, Progress
 from lsm.fsck.tables import TableCheck
 from lsm.fsck.wal import check_log, listed_log
-from lsm.garbage import MANIFESTS_KEPT
 from lsm.manifest.codec import decode_manifest
-from lsm.manifest.model import Manifest
+from lsm.manifest.model import MANIFESTS_KEPT, Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectInfo, ObjectMissing
 from lsm.object_store.names import (

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from operator import attrgetter, lt
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.job_record import JobRecord
 from lsm.object_store.names import COUNTER_BITS
 from lsm.sst.builder import TableInfo
+
+MANIFESTS_KEPT: Final = 8
+"""So many versions, the newest, are never deleted: commits and readers know fresh numbers by it (rules G5, M4)."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):

@@ -1,31 +1,29 @@
 """Both walks: the numbered versions of the manifest in the store; compare-and-swap, epochs and fencing.
 
 docs/protocol.md, rules M1 to M5. Source: SlateDB's sequenced objects. Where it keeps a boundary object to make deleted
-numbers unusable, old versions are deleted here in ascending order, so a number is known to be fresh while its
-predecessor exists.
+numbers unusable, the newest versions are never deleted here, so a number is known to be fresh while a listing shows
+nothing far beyond it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from lsm.coding import ENVELOPE
 from lsm.errors import CorruptionError, Error, FencedError, UnavailableError
 from lsm.manifest.codec import ManifestEncoder, decode_manifest
-from lsm.manifest.model import Manifest, Partition
+from lsm.manifest.model import MANIFESTS_KEPT, Manifest, Partition
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import MANIFESTS, manifest_name, number_of
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 
-PROBES_MAX = 4
-"""Newer versions looked for one by one before listing them."""
-LISTINGS_MAX = 64
-"""Listings in a row whose newest manifest was gone when read; only a broken store gets there."""
+LISTINGS_MAX: Final = 64
+"""Listings in a row that did not settle which version is the newest; only a broken store gets there."""
 
 Edit = Callable[[Manifest], "Manifest | None"]
 """Computes the next version from the current one; None: nothing to change. Run again after a lost race, so it must look
@@ -65,13 +63,13 @@ class ManifestStore:
 
     @classmethod
     def load(cls, store: ReliableStore, runtime: Runtime) -> ManifestStore | None:
-        """The newest manifest, or None where there is no database. Cost: one LIST, one GET."""
-        current = _load_latest(store.with_cause("manifest"))
+        """The newest manifest, or None where there is no database. Cost: two LIST, one GET."""
+        current = _newest(store.with_cause("manifest"), None)
         return None if current is None else cls(store, runtime, current)
 
     @classmethod
     def create(cls, store: ReliableStore, runtime: Runtime, manifest: Manifest) -> ManifestStore:
-        """Create version 1, or load what somebody else created meanwhile. Cost: one PUT, one LIST, one GET."""
+        """Create version 1, or load what somebody else created meanwhile. Cost: one PUT, two LIST, one GET."""
         parts = ManifestEncoder().encode(manifest, epoch=0, nonce=runtime.random_bytes(16))
         with contextlib.suppress(ObjectExists):
             store.with_cause("manifest").put_new(manifest_name(1), parts)
@@ -123,11 +121,9 @@ class ManifestStore:
     def check_owner(self) -> Manifest:
         """Read the newest version and make sure this process still owns the database.
 
-        Raises: FencedError. Cost: a GET that finds nothing and one of 64 bytes, where nothing changed.
+        Raises: FencedError. Cost: as `refresh`.
         """
-        with self._lock:
-            self._refresh()
-            return self.current
+        return self.refresh()
 
     def explain(self, error: Error) -> Error:
         """Why something of the database is damaged or gone: FencedError where a newer writer exists, whose collector may
@@ -140,8 +136,8 @@ class ManifestStore:
         return error
 
     def update(self, edit: Edit) -> Manifest:
-        """Commit `edit` of the newest version and return what is current then. Cost: one PUT and a GET of 64 bytes; CPU for
-        the partitions that changed.
+        """Commit `edit` of the newest version and return what is current then. Cost: one PUT, a GET of 64 bytes and a
+        LIST; CPU for the partitions that changed.
 
         Raises: FencedError: another writer owns the database. UnavailableError: the outcome may be unknown; then delete
         nothing, and call again later (the edit sees whether it was applied).
@@ -178,10 +174,28 @@ class ManifestStore:
         return named
 
     def refresh(self) -> Manifest:
-        """Look for a newer version."""
+        """The newest version. Cost: one LIST; where there is a newer one, a GET and another LIST. Raises: FencedError."""
         with self._lock:
             self._refresh()
             return self.current
+
+    def poll(self) -> Manifest:
+        """As `refresh`, at a tenth of the price where nothing is new: a GET that finds nothing and one of 64 bytes.
+
+        May miss news, for as long as a late second copy of an old version lies where the collector had deleted it.
+        """
+        with self._lock:
+            if not self._seems_newest():
+                self._refresh()
+            return self.current
+
+    def _seems_newest(self) -> bool:
+        try:
+            self._store.get_range(manifest_name(self.current.number + 1), 0, ENVELOPE.size)
+        except ObjectMissing:
+            # Old versions go in ascending order: while the one we know exists, no later one was deleted.
+            return self._still_there(self._current)
+        return False
 
     def _create(self, proposed: Manifest) -> bool:
         nonce = self._runtime.random_bytes(16)
@@ -191,28 +205,33 @@ class ManifestStore:
             self._store.put_new(manifest_name(proposed.number), parts)
         except ObjectExists:
             return False
-        if not self._still_there(self._current):
+        if not self._is_fresh(proposed.number):
             return False
         self._current = Version(proposed, parts[0])
         self._is_stale = False
         return True
 
+    def _is_fresh(self, number: int) -> bool:
+        """Whether version `number`, which this process just created, was never there before (rule M4)."""
+        return self._still_there(self._current) and (_greatest(self._store) or 0) < number - 1 + MANIFESTS_KEPT
+
     def _still_there(self, known: Version) -> bool:
-        """Whether the very object of a version exists: then no later one was ever deleted (rule M4). One of the same number
-        that another process, as late as this one, put there after the deletion, has another nonce."""
+        """Whether the very object of a version exists. One of the same number that another process, as late as this one,
+        put there after its deletion, has another nonce; only a second copy of the same request has not."""
         try:
             return self._store.get_range(manifest_name(known.manifest.number), 0, ENVELOPE.size) == known.header
         except ObjectMissing:
             return False
 
     def _refresh(self) -> None:
-        found = self._probe()
-        manifest = found.manifest
-        if manifest.number < self.current.number or manifest.database != self.current.database:
+        found = _newest(self._store, self._current)
+        if found is None:
+            raise CorruptionError("every manifest is gone", object_name=manifest_name(self.current.number))
+        if found.manifest.database != self.current.database:
             raise CorruptionError(
-                f"the newest manifest is {manifest.number} of database {manifest.database.hex()}, "
+                f"manifest {found.manifest.number} is of database {found.manifest.database.hex()}, "
                 f"but {self.current.number} of {self.current.database.hex()} was seen before",
-                object_name=manifest_name(manifest.number),
+                object_name=manifest_name(found.manifest.number),
             )
         if found is not self._current:
             self._named = None
@@ -224,24 +243,6 @@ class ManifestStore:
         """Rule M3, before every edit: a thread that learnt of the newer writer leaves its version here for the others."""
         if self._writer_epoch is not None and self.current.writer_epoch != self._writer_epoch:
             raise FencedError(_fenced(self._writer_epoch, self.current.writer_epoch))
-
-    def _probe(self) -> Version:
-        newest = self._current
-        for _ in range(PROBES_MAX):
-            number = newest.manifest.number + 1
-            try:
-                data = self._store.get(manifest_name(number))
-            except ObjectMissing:
-                # Old versions go in ascending order: while the one we knew exists, no later one was ever deleted, so the
-                # missing one was never there, and none of those found is a stalled process's second creation.
-                if self._still_there(self._current):
-                    return newest
-                break
-            newest = _version(data, number, newest.manifest.database)
-        latest = _load_latest(self._store)
-        if latest is None:
-            raise CorruptionError("every manifest is gone", object_name=manifest_name(newest.manifest.number))
-        return latest
 
 
 def _fenced(own: int, found: int) -> str:
@@ -256,14 +257,33 @@ def _numbers(partitions: Iterable[Partition]) -> set[int]:
     return {table.number for partition in partitions for table in partition.tables()}
 
 
-def _load_latest(store: ReliableStore) -> Version | None:
+def _newest(store: ReliableStore, known: Version | None) -> Version | None:
+    """The newest version that is stored; None where there is none.
+
+    A version that was read counts once a listing made after that shows too few newer ones for it to have been deleted and
+    put there again. Cost: one LIST where `known` is the newest, else one more and a GET.
+    """
+    found = known
     for _ in range(LISTINGS_MAX):
-        numbers = [number for info in store.list(MANIFESTS) if (number := number_of(info.name)) is not None]
-        if not numbers:
+        greatest = _greatest(store)
+        if greatest is None:
             return None
-        newest = max(numbers)
-        try:
-            return _version(store.get(manifest_name(newest)), newest, None)
-        except ObjectMissing:
-            continue  # Deleted between listing and reading: then there is a newer one.
+        if found is not None and greatest == found.manifest.number:
+            return found
+        if found is not None and found is not known and greatest < found.manifest.number + MANIFESTS_KEPT:
+            return found
+        if known is not None and greatest < known.manifest.number:
+            continue  # A listing is no snapshot: the newest ones came while it was made.
+        with contextlib.suppress(ObjectMissing):  # Deleted between listing and reading: then there is a newer one.
+            found = _version(store.get(manifest_name(greatest)), greatest, None)
+    if known is not None and (greatest or 0) < known.manifest.number:
+        raise CorruptionError(
+            f"the newest manifest is {greatest}, but {known.manifest.number} was seen before",
+            object_name=manifest_name(known.manifest.number),
+        )
     raise UnavailableError("the newest manifest keeps vanishing between listing and reading it: check the store")
+
+
+def _greatest(store: ReliableStore) -> int | None:
+    """The greatest number of a version that is stored. Cost: one LIST."""
+    return max((number for info in store.list(MANIFESTS) if (number := number_of(info.name)) is not None), default=None)

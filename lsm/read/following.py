@@ -96,25 +96,26 @@ class Following:
     # -- reading on ---------------------------------------------------------------------------------------------------
 
     def first(self) -> None:
-        """Cost: one LIST, one GET per log object; two short GETs for the manifest."""
+        """Cost: one LIST, one GET per log object; one LIST for the manifest."""
         if self._read_listed() or self._look() or self._is_ahead:
-            self.catch_up(look=True)
+            self.catch_up(look=True, sure=True)
         self._publish()
         self.take_news()
 
-    def catch_up(self, *, look: bool) -> bool:
+    def catch_up(self, *, look: bool, sure: bool) -> bool:
         """See everything of the log that is durable at the time of the call, with `look` of the manifest, too; whether
         rows became visible.
 
         Cost: one GET per new log object and one that finds nothing; from SINGLE_READS_MAX new objects on one LIST; `look`:
-        two short GETs. Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
+        two short GETs, or a LIST if it has to be `sure`, and where there is a newer version some more. Raises:
+        UnavailableError, CorruptionError; what was read before that is kept and shown.
         """
         if self._is_torn:
             self._recover()
         seen = self._shown_seq
         try:
             # Rule R3: the manifest after the log. A missing object is the end only if it was not collected by then.
-            while self._read_on() or (look and self._look()) or self._is_ahead:
+            while self._read_on() or (look and self._look(sure=sure)) or self._is_ahead:
                 pass
         finally:
             self._publish()
@@ -196,9 +197,9 @@ class Following:
 
     # -- the manifest -------------------------------------------------------------------------------------------------
 
-    def _look(self) -> bool:
+    def _look(self, *, sure: bool = True) -> bool:
         """Take over the newest manifest. True: it knows batches that were not seen, so the log goes on elsewhere."""
-        manifest = self._manifests.refresh()
+        manifest = self._manifests.refresh() if sure else self._manifests.poll()
         if manifest.number == self._manifest.number:
             return False
         position, seq = self._next, self._seq

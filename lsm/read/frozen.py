@@ -45,7 +45,7 @@ class Frozen:
         ends = {family: series.next_number for family, series in table.series.items()}
         self.state = State((View((table,), manifest), Bounds(seq, ends)), 0, 0)
 
-    def catch_up(self, *, look: bool) -> bool:
+    def catch_up(self, *, look: bool, sure: bool) -> bool:
         """There is never any news. Cost: no request."""
         return False
 

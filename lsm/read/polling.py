@@ -12,6 +12,8 @@ PAUSE_MIN: Final = 0.005
 """Seconds between two polls at the least (or the refresh interval, if that is shorter)."""
 FASTER_MAX: Final = 16
 """After news, polls come at most so many times faster than the refresh interval asks for."""
+SURE_LOOKS: Final = 16
+"""One in so many looks at the manifest lists its versions, which costs more and misses nothing (rule M4)."""
 
 
 def next_interval(interval: float, refresh_interval: float, *, found_news: bool) -> float:

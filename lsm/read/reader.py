@@ -30,7 +30,7 @@ from lsm.metrics import ReaderStatus
 from lsm.read.following import Following, News
 from lsm.read.frozen import Frozen
 from lsm.read.iterator import DurabilityLevel
-from lsm.read.polling import is_look_due, next_interval, pause
+from lsm.read.polling import SURE_LOOKS, is_look_due, next_interval, pause
 from lsm.read.reads import Reads
 from lsm.runtime import Runtime, Task
 from lsm.settings import Settings
@@ -111,7 +111,7 @@ class DbReader(Reads):
 
         What is durable is seen after `refresh_interval` seconds at the latest; after news polls come up to 16 times as often,
         and an idle database costs three requests an interval. None: only `refresh()` looks for more.
-        Cost: 2 LIST, 3 + n GET for n log objects, however many tables there are.
+        Cost: 4 LIST, 1 + n GET for n log objects, however many tables there are.
 
         `checkpoint`: the id of one; the reader shows what it pins, byte for byte, until the checkpoint is over.
 
@@ -129,12 +129,13 @@ class DbReader(Reads):
     def refresh(self) -> None:
         """See everything that is durable now.
 
-        Cost: one GET per new log object, one that finds nothing, two short GETs for the manifest.
+        Cost: one GET per new log object, one that finds nothing, one LIST of the manifest's versions; two and a GET where
+        there is a newer one.
         Raises: UnavailableError, CorruptionError; what was seen stays readable.
         """
         if self._closed is not None:
             raise self._closed
-        self._poll(look=True)
+        self._poll(look=True, sure=True)
 
     def on_news(self, callback: Callable[[SeriesNews], object]) -> None:
         """Have `callback` called after every refresh that made rows visible, by the thread that refreshed, which holds no
@@ -146,7 +147,7 @@ class DbReader(Reads):
         """
         self._callbacks = (*self._callbacks, callback)
 
-    def _poll(self, *, look: bool) -> bool:
+    def _poll(self, *, look: bool, sure: bool = False) -> bool:
         """One look for news; whether rows became visible. Raises: Error."""
         news: News | None = None
         try:
@@ -155,7 +156,7 @@ class DbReader(Reads):
                 if look:
                     self._looked_at = self._polled_at
                 try:
-                    found = self._following.catch_up(look=look)
+                    found = self._following.catch_up(look=look, sure=sure)
                 finally:
                     news = self._following.take_news()
                 self._refreshed_at = self._polled_at
@@ -191,11 +192,14 @@ class DbReader(Reads):
     def _refresh_regularly(self) -> None:
         assert self._refresh_interval is not None
         interval = refresh_interval = self._refresh_interval
+        looks = 0
         while self._wait(interval, refresh_interval):
             now = self._runtime.monotonic()
             found = False
             try:
-                found = self._poll(look=is_look_due(now, looked_at=self._looked_at, refresh_interval=refresh_interval))
+                is_due = is_look_due(now, looked_at=self._looked_at, refresh_interval=refresh_interval)
+                looks += is_due
+                found = self._poll(look=is_due, sure=is_due and looks % SURE_LOOKS == 0)
             except Error:
                 pass  # It is in last_failure, and the next poll tries again.
             except BaseException as error:

@@ -175,7 +175,7 @@ class Flusher:
     def _look_for_relief(self) -> None:
         """Level 0 is full: another process may compact, and nobody here hears of it."""
         try:
-            manifest = self._manifests.refresh()
+            manifest = self._manifests.poll()
         except (UnavailableError, OSError) as error:
             self._pause(error)
             return
@@ -195,6 +195,7 @@ class Flusher:
                 with self._lock:
                     self._building.popleft()
                     self._error = None
+                    self._lock.notify_all()  # With nothing being built, level 0 may be full for whoever waits.
                 self._numbers.release(job.table_numbers[0])
         except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:
             self._pause(error)

@@ -58,8 +58,8 @@ def open_database(
 ) -> Recovered:
     """Claim the database and bring its log into memory.
 
-    Cost: to open: 2 LIST, 1 + n GET, 2 GET that find nothing, 3 GET of 64 bytes, 2 PUT for n log objects before the fence,
-    however many tables there are. To create: the same, 3 LIST, 1 GET and 1 PUT, and the probe's 5 requests per store.
+    Cost: to open: 6 LIST, 1 + n GET, 1 GET of 64 bytes, 2 PUT for n log objects before the fence, however many tables there
+    are. To create: the same, 3 LIST and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
     manifests = ManifestStore.load(store, runtime)

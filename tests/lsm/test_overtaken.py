@@ -5,6 +5,8 @@ Found by simulation; here each case is put together by hand.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TypeVar
@@ -313,3 +315,58 @@ def test_a_compaction_that_fails_because_another_compactor_took_over_says_so() -
             old._compactor._give_up(job, failure)  # type: ignore[arg-type]
         with lsm.DbCompactor.open("memory://", tiny(), object_store=memory), pytest.raises(CompactorFencedError):
             old._compactor._give_up(job, failure)  # type: ignore[arg-type]
+
+
+def test_a_flush_that_waits_is_told_that_level_0_became_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = MemoryStore()
+    settings = tiny(l0_max_ssts=3, l0_compaction_min=2, op_timeout=0.3)
+    with open_plain(memory, settings) as db:
+        lsm.DbCompactor.open("memory://", settings, object_store=memory).close()  # From now on nobody compacts.
+        for at in range(2):
+            db.put(b"%d" % at, b"1")
+            db.flush(lsm.FlushType.MEMTABLE)
+        flusher = db._engine.flusher
+        committed = flusher._on_commit
+
+        def slowly(manifest: lsm.Manifest) -> None:
+            """The waiting thread hears of the commit, and goes on waiting, before the flush thread takes its next step."""
+            committed(manifest)
+            time.sleep(0.2)
+
+        monkeypatch.setattr(flusher, "_on_commit", slowly)
+        db.put(b"3", b"1")
+        db._engine.writer.freeze()
+        db.put(b"4", b"1")
+        outcomes: list[object] = []
+
+        def flush() -> None:
+            try:
+                outcomes.append(db.flush(lsm.FlushType.MEMTABLE))
+            except lsm.Error as error:
+                outcomes.append(error)
+
+        waiting = threading.Thread(target=flush, daemon=True)
+        waiting.start()
+        waiting.join(30)
+
+        assert len(outcomes) == 1, "it waits for ever"
+        assert "level 0 is full" in str(outcomes[0])
+
+
+def test_a_reader_that_an_old_versions_second_copy_holds_back_is_overtaken_and_not_damaged() -> None:
+    memory = MemoryStore()
+    with open_plain(memory, tiny(compaction_enabled=False)) as db:
+        for _ in range(2):
+            db.put(b"new0", b"1")
+            db.flush(lsm.FlushType.MEMTABLE)
+    with lsm.DbReader.open(
+        "memory://", tiny(block_cache_bytes=0), object_store=memory, refresh_interval=None
+    ) as reader:
+        name = manifest_name(reader.manifest.number)
+        copy = memory.get(name, timeout=1.0)
+        take_over(memory, versions=12)
+        memory.put_if_absent(name, [copy], timeout=1.0)
+
+        with pytest.raises(lsm.SnapshotExpiredError):
+            read_rows(reader)
+        assert len(read_rows(reader)) == 12

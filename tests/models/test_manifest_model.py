@@ -1,7 +1,8 @@
 """Numbered versions, sleeping processes and a collector (rules M1 to M4, G6): nobody believes a version that never was.
 
 Processes know a version and its nonce; each may sleep between any two requests. The collector deletes in ascending order and
-keeps the newest. The true history is kept beside the store; the broken variants must be found out.
+keeps the newest. A create may arrive a second time, whenever it likes. The true history is kept beside the store; the broken
+variants must be found out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from tests.models.explore import explore
 
-PROCESSES, VERSIONS = 3, 5
+VERSIONS = 5
 
 
 class Proc(NamedTuple):
@@ -30,14 +31,17 @@ class State(NamedTuple):
     history: tuple[int, ...] = (0,)
     """The nonce of each version that was ever current."""
     next_nonce: int = 1
-    procs: tuple[Proc, ...] = (Proc(),) * PROCESSES
+    procs: tuple[Proc, ...] = (Proc(),) * 3
     pinned: int = 0
+    sent: tuple[tuple[int, int], ...] = ((1, 0),)
+    """Every version whose create reached the store: a second copy may still be on its way."""
+    copies: int = 0
     is_bad: bool = False
 
 
 def steps(rule: str) -> object:
     def of(state: State) -> Iterator[tuple[str, State]]:
-        for at in range(PROCESSES):
+        for at in range(len(state.procs)):
             yield from commit(state, at, rule)
         stored = dict(state.stored)
         # The oldest version that is not the newest goes; with the pin in place, that one is stepped over.
@@ -49,6 +53,11 @@ def steps(rule: str) -> object:
             old = [each for each in old if each != state.pinned]
         if old:
             yield f"delete {old[0]}", state._replace(stored=tuple(row for row in state.stored if row[0] != old[0]))
+        if state.copies:
+            for row in state.sent:
+                if row[0] not in stored:
+                    again = tuple(sorted((*state.stored, row)))
+                    yield f"second copy of {row}", state._replace(stored=again, copies=state.copies - 1)
 
     return of
 
@@ -59,7 +68,10 @@ def vouches(state: State, known: tuple[int, int], rule: str) -> bool:
         return True
     if rule == "by name":
         return known[0] in stored
-    return stored.get(known[0]) == known[1]
+    if rule in ("by nonce", "pins in place"):
+        return stored.get(known[0]) == known[1]
+    # By a listing: of `known` and what follows it, only the newest can be there if nothing was deleted; one is kept here.
+    return max(stored) <= known[0] + 1
 
 
 def commit(state: State, at: int, rule: str) -> Iterator[tuple[str, State]]:
@@ -84,6 +96,7 @@ def commit(state: State, at: int, rule: str) -> Iterator[tuple[str, State]]:
                 to(
                     created,
                     stored=tuple(sorted((*state.stored, (number, state.next_nonce)))),
+                    sent=(*state.sent, (number, state.next_nonce)) if state.copies else (),
                     history=history,
                     next_nonce=state.next_nonce + 1,
                 ),
@@ -120,13 +133,17 @@ def is_bad(state: State) -> bool:
     return state.is_bad
 
 
-def test_nobody_believes_a_version_that_never_was() -> None:
-    found = explore(State(), steps("by nonce"), is_bad)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("processes", "copies"), [(3, 0), (2, 2)])
+def test_nobody_believes_a_version_that_never_was(processes: int, copies: int) -> None:
+    start = State(procs=(Proc(),) * processes, copies=copies)
+    found = explore(start, steps("by listing"), is_bad)  # type: ignore[arg-type]
 
     assert found.steps is None, found.steps
     assert found.states > 10_000
 
 
-@pytest.mark.parametrize("rule", ["asks nobody", "by name", "pins in place"])
-def test_finds_out_a_variant_that(rule: str) -> None:
-    assert explore(State(), steps(rule), is_bad).steps is not None  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("rule", "copies"), [("asks nobody", 0), ("by name", 0), ("pins in place", 0), ("by nonce", 1)]
+)
+def test_finds_out_a_variant_that(rule: str, copies: int) -> None:
+    assert explore(State(copies=copies), steps(rule), is_bad).steps is not None  # type: ignore[arg-type]

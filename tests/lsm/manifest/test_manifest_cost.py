@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import msgspec
 import pytest
 
-from lsm.errors import InternalError
+from lsm.errors import CorruptionError, InternalError
 from lsm.manifest.codec import GROUP_PARTITIONS, ManifestEncoder, decode_manifest
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.manifest.store import ManifestStore
-from lsm.object_store import MemoryStore
+from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import manifest_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
-from tests.doubles import CountingStore
+from tests.doubles import CountingStore, WrappedStore
+
+T = TypeVar("T")
 
 PARTITIONS, TABLES = 1000, 10
 
@@ -33,7 +38,7 @@ def large() -> Manifest:
     return Manifest(1, b"d" * 16, writer_epoch=1, partitions=tuple(partitions))
 
 
-def reliable(store: MemoryStore | CountingStore) -> ReliableStore:
+def reliable(store: ObjectStore) -> ReliableStore:
     return ReliableStore(store, Runtime(), op_timeout=5, request_timeout=5)
 
 
@@ -56,7 +61,7 @@ def test_a_commit_encodes_and_checks_what_it_changed() -> None:
 
     assert manifests.checked_partitions - checked == 10
     assert manifests.encoded_partitions - encoded <= 10 * 8 * GROUP_PARTITIONS
-    assert store.counts == {"put_if_absent": 10, "get_range": 10}
+    assert store.counts == {"put_if_absent": 10, "get_range": 10, "list": 10}
 
 
 def test_frames_of_unchanged_partitions_survive_one_that_comes_or_goes() -> None:
@@ -117,19 +122,91 @@ def test_a_process_that_slept_is_not_misled_by_one_that_slept_a_version_longer()
     assert fresh.current == found
 
 
-def test_a_poll_is_not_misled_either() -> None:
+def slept_at_two() -> tuple[MemoryStore, ManifestStore, bytes]:
+    """A store whose newest version is 20, with 13 to 20 in it; a process that is still at version 2, and what 2 was."""
     memory = MemoryStore()
     live = ManifestStore.create(reliable(memory), Runtime(), Manifest(1, b"d" * 16))
     live.update(lambda manifest: stamp(manifest, 1))
     sleeper = ManifestStore.load(reliable(memory), Runtime())
     assert sleeper is not None
-    stranger = memory.get(manifest_name(2), timeout=1)
+    second = memory.get(manifest_name(2), timeout=1)
     while live.current.number < 20:
         live.update(lambda manifest: stamp(manifest, 1))
     for number in range(1, 13):
         memory.delete(manifest_name(number), timeout=1)
+    return memory, sleeper, second
+
+
+@pytest.mark.parametrize("look", [ManifestStore.poll, ManifestStore.refresh, ManifestStore.check_owner])
+def test_a_look_is_not_misled_either(look: Callable[[ManifestStore], Manifest]) -> None:
+    memory, sleeper, second = slept_at_two()
     again = ManifestEncoder().encode(sleeper.current, epoch=0, nonce=b"another process.")
     memory.put_if_absent(manifest_name(2), again, timeout=1)
-    assert b"".join(again) != stranger
+    assert b"".join(again) != second
 
-    assert sleeper.refresh().number == 20
+    assert look(sleeper).number == 20
+
+
+@pytest.mark.parametrize("look", [ManifestStore.refresh, ManifestStore.check_owner])
+def test_the_second_copy_of_a_create_comes_after_the_deletion_and_misleads_nobody(
+    look: Callable[[ManifestStore], Manifest],
+) -> None:
+    memory, sleeper, second = slept_at_two()
+    memory.put_if_absent(manifest_name(2), [second], timeout=1)
+
+    assert look(sleeper).number == 20
+
+
+def test_a_commit_behind_a_second_copy_does_not_count() -> None:
+    memory, sleeper, second = slept_at_two()
+    memory.put_if_absent(manifest_name(2), [second], timeout=1)
+
+    found = sleeper.update(lambda manifest: stamp(manifest, 1000))
+
+    assert (found.number, found.last_seq) == (21, 19 + 1000)
+    fresh = ManifestStore.load(reliable(memory), Runtime())
+    assert fresh is not None
+    assert fresh.current == found
+
+
+class Swapped(WrappedStore):
+    """Before the first version is read, it is deleted, others take over, and another process puts its own in its place."""
+
+    def __init__(self, store: MemoryStore, stranger: Manifest) -> None:
+        super().__init__(store)
+        self._stranger: Manifest | None = stranger
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        if call == "get" and name == manifest_name(1) and self._stranger is not None:
+            stranger, self._stranger = self._stranger, None
+            live = ManifestStore.load(reliable(self.store), Runtime())
+            assert live is not None
+            while live.current.number < 9:
+                live.update(lambda manifest: stamp(manifest, 1))
+            self.store.delete(name, timeout=1)
+            late = ManifestEncoder().encode(stranger, epoch=0, nonce=b"another process.")
+            self.store.put_if_absent(name, late, timeout=1)
+        return request()
+
+
+def test_what_a_listing_showed_counts_only_if_it_cannot_have_been_replaced_since() -> None:
+    memory = MemoryStore()
+    ManifestStore.create(reliable(memory), Runtime(), Manifest(1, b"d" * 16))
+
+    found = ManifestStore.load(reliable(Swapped(memory, Manifest(1, b"e" * 16))), Runtime())
+
+    assert found is not None
+    assert (found.current.number, found.current.database) == (9, b"d" * 16)
+
+
+def test_a_database_that_was_put_back_to_an_older_version_is_told() -> None:
+    memory = MemoryStore()
+    live = ManifestStore.create(reliable(memory), Runtime(), Manifest(1, b"d" * 16))
+    live.update(lambda manifest: stamp(manifest, 1))
+    memory.delete(manifest_name(2), timeout=1)
+
+    with pytest.raises(CorruptionError, match="newest manifest is 1, but 2 was seen before"):
+        live.refresh()
+    memory.delete(manifest_name(1), timeout=1)
+    with pytest.raises(CorruptionError, match="every manifest is gone"):
+        live.refresh()

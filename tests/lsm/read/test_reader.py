@@ -191,7 +191,7 @@ def test_refresh_ages_are_of_polls_that_succeeded(memory: MemoryStore) -> None:
         assert reader.last_failure is None
 
 
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(7))
 def test_an_outage_in_the_middle_of_a_refresh_it_shows_what_it_had_read(memory: MemoryStore, at: int) -> None:
     store = HookedStore(memory)
     heard: list[Any] = []

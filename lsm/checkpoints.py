@@ -38,7 +38,8 @@ def create_checkpoint(
     """Pin the newest version and the log behind it up to object `wal_end`, or what checkpoint `source` pins.
 
     `wal_end`: asked again where a version between may have dropped a partition: the rows that say so may lie behind what it
-    said before (rule R5). Cost: one commit. Raises: InvalidError.
+    said before (rule R5); and where the tables reach beyond it: what it took for the end of the log was collected (rule R3).
+    Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
     now = runtime.now_ms()
@@ -50,7 +51,7 @@ def create_checkpoint(
         if manifest.checkpoint(made_id) is not None:
             return None
         found = _required(manifest, wanted) if wanted else None
-        if found is None and may_have_dropped(base, manifest):
+        if found is None and (may_have_dropped(base, manifest) or wal_last < manifest.replay_after):
             return None
         made = Checkpoint(
             made_id,

@@ -284,7 +284,10 @@ class Db(Reads):
         engine = self._engine
         is_logged = engine.settings.wal_enabled
         self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
-        wal_end = (lambda _: engine.wal.durable_number) if is_logged else (lambda _: 0)
+
+        def wal_end(manifest: Manifest) -> int:
+            return engine.wal.durable_number if is_logged else manifest.replay_after
+
         return create_checkpoint(engine.manifests, engine.runtime, wal_end=wal_end, lifetime=lifetime, name=name)
 
     def store_time_ms(self) -> int | None:

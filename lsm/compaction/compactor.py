@@ -119,12 +119,6 @@ class Compactor:
             self._changed.notify_all()
 
     @property
-    def is_idle(self) -> bool:
-        """No job runs and the scheduler wants none."""
-        with self._changed:
-            return not self._is_busy
-
-    @property
     def _is_busy(self) -> bool:
         return bool(self._running or self._requests or self._is_due or self._is_stepping)
 

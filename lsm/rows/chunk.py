@@ -183,11 +183,6 @@ def series_key(family: bytes, name: bytes, number: int) -> bytes:
     return family + terminated(name) + number.to_bytes(8, "big")
 
 
-def group_rows(numbers: Sequence[int], start: int, end: int, low: int, high: int) -> tuple[int, int]:
-    """The positions within [start, end) of a group whose ascending numbers lie in [low, high)."""
-    return bisect_left(numbers, low, start, end), bisect_left(numbers, high, start, end)
-
-
 def prefix_end(prefix: bytes) -> bytes | None:
     """The least byte string above every string that starts with `prefix`; None where there is none.
 

@@ -370,3 +370,40 @@ def test_a_reader_that_an_old_versions_second_copy_holds_back_is_overtaken_and_n
         with pytest.raises(lsm.SnapshotExpiredError):
             read_rows(reader)
         assert len(read_rows(reader)) == 12
+
+
+class HeldTables(WrappedStore):
+    """Tables are not stored before they may be."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.may_go = threading.Event()
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        if call == "put_if_absent" and name.startswith("sst/"):
+            assert self.may_go.wait(30)
+        return request()
+
+
+def test_a_checkpoint_from_outside_holds_the_log_behind_what_a_flush_and_a_collection_took_meanwhile() -> None:
+    memory = MemoryStore()
+    held = HeldTables(memory)
+    with open_plain(held, tiny(l0_sst_size_bytes=1 << 20)) as db:
+        for _ in range(2):
+            first = db.put(b"a", b"in tables", await_durable=True)
+        db._engine.writer.freeze()
+        db.put(b"b", b"in the log", await_durable=True)
+
+        def collects() -> None:
+            """The oldest objects of the log go, between a look at the manifest and a listing of the log."""
+            held.may_go.set()
+            db._engine.flusher.wait_flushed(first.seqnum)
+            db.collect_garbage(min_age=0)
+
+        store = Interrupted(memory, "list", "wal/", collects)
+        with lsm.Admin("memory://", object_store=store) as admin:
+            pinned = admin.create_detached_checkpoint()
+
+        assert store.has_happened
+        with lsm.DbReader.open("memory://", object_store=memory, checkpoint=pinned.id) as reader:
+            assert read_rows(reader) == [(b"a", b"in tables"), (b"b", b"in the log")]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
 import lsm
+from lsm.fsck.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import manifest_name, note_name, number_of, table_name
+from lsm.rows.chunk import DELETE, PUT, RowChunk
+from lsm.sst.block import SeriesBlock, encode_series
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
 from tests.lsm.care.test_checkpoints import churn, open_admin
 from tests.lsm.care.test_clones import Named
@@ -296,3 +300,41 @@ def test_mentions_a_probe_that_was_left() -> None:
 def test_says_so_where_there_is_nothing() -> None:
     with pytest.raises(lsm.UnavailableError, match="no database"):
         verify(MemoryStore())
+
+
+ROWS = RowChunk([b"a", b"a", b"b"], [5, 3, 4], [PUT, DELETE, PUT], [b"", b"", b""])
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (ROWS, None),
+        (RowChunk([b"b", b"a"], [1, 2], [PUT, PUT], [b"", b""]), "keys are not sorted"),
+        (RowChunk([b"a", b"a"], [3, 5], [PUT, PUT], [b"", b""]), "versions of a key are not newest first"),
+        (RowChunk([b"a", b"a"], [3, 3], [PUT, PUT], [b"", b""]), "versions of a key are not newest first"),
+        (RowChunk([b"a"], [3], [7], [b""]), r"row kinds \[7\] are unknown"),
+        (RowChunk([b"a"], [6], [PUT], [b""]), "holds batch 6, the manifest knows batches up to 5"),
+    ],
+)
+def test_rows_that_a_checksum_holds_together_and_no_writer_wrote(rows: RowChunk, problem: str | None) -> None:
+    found = _row_problem(rows, 5)
+
+    assert found == problem or re.match(str(problem), str(found))
+
+
+@pytest.mark.parametrize(
+    ("names", "counts", "numbers", "problem"),
+    [
+        ([b"a", b"b"], [2, 1], [3, 9, 1], None),
+        ([b"b", b"a"], [1, 1], [1, 2], "series names are not sorted"),
+        ([b"a", b"a"], [1, 1], [1, 2], "series names are not sorted"),
+        ([b"a"], [2], [2, 2], "the numbers of a series do not ascend"),
+        ([b"a", b"b"], [2, 2], [1, 2, 9, 8], "the numbers of a series do not ascend"),
+    ],
+)
+def test_series_that_a_checksum_holds_together_and_no_writer_wrote(
+    names: list[bytes], counts: list[int], numbers: list[int], problem: str | None
+) -> None:
+    payload = encode_series(b"fL", names, counts, numbers, [b"v"] * len(numbers))
+
+    assert _series_problem(SeriesBlock(payload, name="n", offset=0)) == problem

@@ -127,12 +127,17 @@ def forged(change: Any) -> MemoryStore:
 
 
 def edit_table(**changes: Any) -> Any:
+    """Changes what the manifest says of a table that holds several numbers, wherever compaction has left it."""
+
     def change(manifest: lsm.Manifest) -> lsm.Manifest:
         partition = manifest.partitions[0]
-        run = partition.runs[-1]
-        table = msgspec.structs.replace(run.tables[-1], **changes)
-        run = msgspec.structs.replace(run, tables=(*run.tables[:-1], table))
-        return manifest.with_partition(msgspec.structs.replace(partition, runs=(*partition.runs[:-1], run)))
+        chosen = max(partition.tables(), key=lambda table: table.last_number - table.first_number)
+
+        def edited(tables: tuple[lsm.TableInfo, ...]) -> tuple[lsm.TableInfo, ...]:
+            return tuple(msgspec.structs.replace(each, **changes) if each == chosen else each for each in tables)
+
+        runs = tuple(msgspec.structs.replace(run, tables=edited(run.tables)) for run in partition.runs)
+        return manifest.with_partition(msgspec.structs.replace(partition, l0=edited(partition.l0), runs=runs))
 
     return change
 

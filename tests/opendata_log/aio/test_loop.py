@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,12 +13,9 @@ import lsm
 from lsm.object_store import MemoryStore
 from lsm.object_store.open import open_store
 from opendata_log import (
-    AppendTimeoutError,
     ClosedError,
-    Config,
     LogDb,
     LogDbBuilder,
-    QueueFullError,
     StorageError,
     aio,
 )
@@ -399,62 +395,3 @@ def test_what_wrap_takes() -> None:
         aio.LogDb.wrap(LogDbBuilder())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"wrap takes an opendata_log[.]LogDbReader, got int"):
         aio.LogDbReader.wrap(3)  # type: ignore[arg-type]
-
-
-# -- appends that wait for space ----------------------------------------------------------------------------------------
-
-
-def crowded(store: GatedStore) -> LogDbBuilder:
-    """A log whose memory is full as soon as the store stands still."""
-    settings = tiny(max_unflushed_bytes=4096, l0_sst_size_bytes=2048)
-    return LogDbBuilder(Config(storage="memory://", engine=settings)).with_object_store(store)
-
-
-def test_an_append_that_waits_for_space_is_over_in_time_and_can_be_cancelled() -> None:
-    async def main() -> None:
-        store = GatedStore(MemoryStore())
-        async with aio.LogDb.wrap(crowded(store).build()) as log:
-            await log.try_append([(b"k", b"first")])  # With it the segment and a block of sequences are made durable.
-            store.shut()
-            with pytest.raises(QueueFullError):
-                for _ in range(100):
-                    await log.try_append([(b"k", b"x" * 500)])
-            end = await passed(log.scan(b"k"))
-            batch = [(b"k", b"late")]
-            with pytest.raises(AppendTimeoutError) as late:
-                await log.append_timeout(batch, 0.05)
-            assert late.value.records == batch
-            waiting = [asyncio.create_task(log.append_timeout([(b"k", b"%d" % at)], LONG)) for at in range(3)]
-            await passes()
-            waiting[1].cancel()
-            await asyncio.wait([waiting[1]])
-            assert waiting[1].cancelled()
-            store.open()
-            await waiting[0]
-            await waiting[2]
-
-            values = [entry.value for entry in await log.scan(b"k", end).fetchall()]
-            assert sorted({*values, b"1"}) == [b"0", b"1", b"2"]  # The one that was cancelled is there whole, or not.
-            assert len(set(values)) == len(values)
-
-    async def passed(entries: aio.LogIterator) -> int:
-        await entries.fetchall()
-        return entries.next_sequence
-
-    asyncio.run(main())
-
-
-def test_the_builder_takes_what_the_blocking_one_takes() -> None:
-    caches = lsm.Caches()
-    with ThreadPoolExecutor(1) as executor:
-
-        async def main() -> None:
-            builder = aio.LogDbBuilder(Config(storage="memory://")).with_runtime(lsm.Runtime())
-            async with await builder.with_compaction_executor(executor).with_caches(caches).build() as log:
-                assert repr(log).startswith("<aio <LogDb")
-                await log.try_append([(b"k", b"v")])
-                await log.flush()
-                await log.drop_cached()
-                assert log.subscribe_durable().value == 1
-
-        asyncio.run(main())

@@ -300,7 +300,7 @@ def agrees(reader: LogDbReader) -> bool:
 def test_a_reader_that_finds_a_segment_dropped_knows_why(flush: lsm.FlushType) -> None:
     memory, clock = MemoryStore(), ManualClock()
     with sealed_log(memory, clock, flush=flush) as log:
-        store = During(memory, "get", log)
+        store = During(memory, "list", log)
         with LogDbReader(ReaderConfig(storage="memory://", refresh_interval=1e6), object_store=store) as reader:
             assert len(reader.list_segments()) == 5
             store.is_armed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from opendata_log import Config, InvalidInputError, LogDb, LogDbBuilder
 from tests.opendata_log.following import Listener, append
 from tests.opendata_log.support import tiny
+
+NAMES = itertools.count()
+"""For stores that a log is opened in again."""
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ steps = st.lists(
 @given(steps, st.sampled_from([{"prefix": b""}, {"prefix": b"a"}, {"keys": [b"a", b"c", b"zz"]}]), st.data())
 def test_many_keys_read_like_a_filtered_list(plan: list[Any], chosen: dict[str, Any], data: st.DataObject) -> None:
     """Whatever is in memory or in tables, from any start, in windows of any size, and resumed at any entry."""
-    config = Config(storage=f"memory://all-{id(plan)}", engine=tiny())
+    config = Config(storage=f"memory://all-{next(NAMES)}", engine=tiny())
     log, model = LogDb.open(config), []
     for step in plan:
         if isinstance(step, list):

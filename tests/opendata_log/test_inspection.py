@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 import lsm
 from opendata_log import Config, InvalidInputError, LogDb, LogDbReader, ReadVisibility
 from tests.opendata_log.support import tiny
+
+NAMES = itertools.count()
+"""For stores that a log is opened in again."""
 
 QUIET = tiny(compaction_enabled=False, l0_sst_size_bytes=1 << 20)
 
@@ -88,7 +92,7 @@ def test_every_segment_of_the_range_is_named() -> None:
     end=st.none() | st.integers(0, 40),
 )
 def test_the_parts_add_up_to_what_a_scan_yields(steps: list[str], start: int, end: int | None) -> None:
-    storage = f"memory://inspect-{id(steps)}"
+    storage = f"memory://inspect-{next(NAMES)}"
     config = Config(storage=storage, engine=tiny())
     log = LogDb.open(config)
     for step in steps:

@@ -245,7 +245,7 @@ class Db(Reads):
         except FencedError as fenced:
             self.fail(fenced)
             return fenced
-        if any(table.name == error.object_name for each in manifest.partitions for table in each.tables()):
+        if manifest.names(error.object_name):
             return error
         return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
 

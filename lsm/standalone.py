@@ -210,8 +210,7 @@ def _explained_by(manifests: ManifestStore) -> Callable[[TableMissingError], Err
     """Whether a table was compacted away by a newer compactor and collected, or is lost."""
 
     def explained(error: TableMissingError) -> Error:
-        newest = manifests.refresh()
-        if any(table.name == error.object_name for each in newest.partitions for table in each.tables()):
+        if manifests.refresh().names(error.object_name):
             return error
         return UnavailableError(f"{error.object_name} was compacted away and collected: look at the newest version")
 

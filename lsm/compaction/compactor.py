@@ -32,6 +32,7 @@ from lsm.errors import (
     FencedError,
     InternalError,
     InvalidError,
+    TableMissingError,
     UnavailableError,
 )
 from lsm.manifest.job_record import JobRecord
@@ -308,8 +309,11 @@ class Compactor:
         """A claimed job is taken up again at its last finished table; another is proposed anew."""
         ran_elsewhere = any(part.is_elsewhere for part in job.parts)
         if isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
-            check_compactor(self._manifests.refresh(), self._epoch)  # Who took over may have merged and collected them.
-            raise error
+            newest = self._manifests.refresh()
+            check_compactor(newest, self._epoch)  # Who took over may have merged and collected its tables.
+            # So may this process, in a commit whose reply was lost, and a collector elsewhere.
+            if not isinstance(error, TableMissingError) or newest.names(error.object_name):
+                raise error
         if not isinstance(error, Error | OSError | CancelledError):
             # Executors report what befell a worker in exceptions of their own.
             if not (isinstance(error, BrokenExecutor) or ran_elsewhere):

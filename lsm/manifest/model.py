@@ -125,6 +125,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     def table_numbers(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}
 
+    def names(self, object_name: str) -> bool:
+        """Whether a table is this version's: then it has no business being gone."""
+        return any(table.name == object_name for partition in self.partitions for table in partition.tables())
+
     def owners(self) -> dict[int, bytes]:
         """Of a clone: which database each table that is not its own belongs to."""
         return {number: parent.database for parent in self.parents for number in parent.tables}

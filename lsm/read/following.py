@@ -88,8 +88,8 @@ class Following:
         return self._table
 
     def explained(self, error: TableMissingError) -> Error:
-        """Collected, or lost? A table the newest manifest still names has no business being gone."""
-        if any(table.name == error.object_name for each in self._manifest.partitions for table in each.tables()):
+        """Collected, or lost?"""
+        if self._manifest.names(error.object_name):
             return error
         return SnapshotExpiredError(f"{error.object_name} was compacted away and collected: read again")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lsm.errors import Error, FencedError, InternalError, UnavailableError
+from lsm.errors import CorruptionError, Error, FencedError, InternalError, UnavailableError
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
@@ -86,6 +86,7 @@ class Flusher:
         self._on_commit = on_commit
         self._new_fences: tuple[int, ...] = ()
         self._building: deque[tuple[Memtable, FlushJob, Future[Built]]] = deque()
+        self._only_from_memory: Memtable | None = None
         self._is_draining = False
         self._is_closing = False
         self._failures = 0
@@ -191,7 +192,7 @@ class Flusher:
                 self._dispatch(self._frozen()[len(self._building)])
             if self._is_built():
                 table, job, future = self._building[0]
-                self._commit(table, future.result(), job.table_numbers[0])
+                self._commit(table, self._result(table, future), job.table_numbers[0])
                 with self._lock:
                     self._building.popleft()
                     self._error = None
@@ -199,6 +200,16 @@ class Flusher:
                 self._numbers.release(job.table_numbers[0])
         except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:
             self._pause(error)
+
+    def _result(self, table: Memtable, future: Future[Built]) -> Built:
+        try:
+            return future.result()
+        except CorruptionError as error:
+            if table is self._only_from_memory:
+                raise
+            # A worker reads the log, which a collector elsewhere took if an earlier commit, whose reply was lost, counted.
+            self._only_from_memory = table
+            raise UnavailableError(f"a worker could not read the log back: {error}") from error
 
     def _pause(self, error: BaseException) -> None:
         """What was built and not committed is built again, under new numbers; the old tables become garbage."""
@@ -220,7 +231,7 @@ class Flusher:
             self._wal.wait_durable(table.last_seq)
         job = self._plan(table)
         is_large = self._workers is not None and self._addresses is not None and table.size >= WORKER_BYTES_MIN
-        if is_large and job.wal_last and len(self._building) < self._slots:
+        if is_large and table is not self._only_from_memory and job.wal_last and len(self._building) < self._slots:
             future = self._submit_to_worker(job)
         else:
             future = self._threads.submit(flush_memtable, self._store, self._runtime, table, job)

@@ -6,7 +6,6 @@ Found by simulation; here each case is put together by hand.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TypeVar
@@ -309,48 +308,13 @@ def test_a_compaction_that_fails_because_another_compactor_took_over_says_so() -
         db.put(b"a", b"1")
         db.flush(lsm.FlushType.MEMTABLE)
     with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as old:
-        failure = TableMissingError("the table is missing", object_name="sst/1.sst", offset=0)
+        (table,) = old._compactor._manifests.current.partitions[0].l0
+        failure = TableMissingError("the table is missing", object_name=table.name, offset=0)
         job = SimpleNamespace(parts=[])
         with pytest.raises(TableMissingError):
             old._compactor._give_up(job, failure)  # type: ignore[arg-type]
         with lsm.DbCompactor.open("memory://", tiny(), object_store=memory), pytest.raises(CompactorFencedError):
             old._compactor._give_up(job, failure)  # type: ignore[arg-type]
-
-
-def test_a_flush_that_waits_is_told_that_level_0_became_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = MemoryStore()
-    settings = tiny(l0_max_ssts=3, l0_compaction_min=2, op_timeout=0.3)
-    with open_plain(memory, settings) as db:
-        lsm.DbCompactor.open("memory://", settings, object_store=memory).close()  # From now on nobody compacts.
-        for at in range(2):
-            db.put(b"%d" % at, b"1")
-            db.flush(lsm.FlushType.MEMTABLE)
-        flusher = db._engine.flusher
-        committed = flusher._on_commit
-
-        def slowly(manifest: lsm.Manifest) -> None:
-            """The waiting thread hears of the commit, and goes on waiting, before the flush thread takes its next step."""
-            committed(manifest)
-            time.sleep(0.2)
-
-        monkeypatch.setattr(flusher, "_on_commit", slowly)
-        db.put(b"3", b"1")
-        db._engine.writer.freeze()
-        db.put(b"4", b"1")
-        outcomes: list[object] = []
-
-        def flush() -> None:
-            try:
-                outcomes.append(db.flush(lsm.FlushType.MEMTABLE))
-            except lsm.Error as error:
-                outcomes.append(error)
-
-        waiting = threading.Thread(target=flush, daemon=True)
-        waiting.start()
-        waiting.join(30)
-
-        assert len(outcomes) == 1, "it waits for ever"
-        assert "level 0 is full" in str(outcomes[0])
 
 
 def test_a_reader_that_an_old_versions_second_copy_holds_back_is_overtaken_and_not_damaged() -> None:
@@ -407,3 +371,18 @@ def test_a_checkpoint_from_outside_holds_the_log_behind_what_a_flush_and_a_colle
         assert store.has_happened
         with lsm.DbReader.open("memory://", object_store=memory, checkpoint=pinned.id) as reader:
             assert read_rows(reader) == [(b"a", b"in tables"), (b"b", b"in the log")]
+
+
+def test_a_compaction_whose_sources_an_earlier_attempt_has_merged_is_planned_anew() -> None:
+    """The reply to its commit was lost, and a collector elsewhere took what it had merged."""
+    memory = MemoryStore()
+    with open_plain(memory, tiny(compaction_enabled=False)) as db:
+        db.put(b"a", b"1")
+        db.flush(lsm.FlushType.MEMTABLE)
+    with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as compactor:
+        failure = TableMissingError("the table is missing", object_name="sst/1.sst", offset=0)
+
+        compactor._compactor._give_up(SimpleNamespace(parts=[]), failure)  # type: ignore[arg-type]
+
+        assert compactor._compactor.last_failure is failure
+        assert compactor.run_once(20)

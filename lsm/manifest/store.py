@@ -180,7 +180,7 @@ class ManifestStore:
             return self.current
 
     def poll(self) -> Manifest:
-        """As `refresh`, at a tenth of the price where nothing is new: a GET that finds nothing and one of 64 bytes.
+        """As `refresh`, at a sixth of the price where nothing is new: a GET that finds nothing and one of 64 bytes.
 
         May miss news, for as long as a late second copy of an old version lies where the collector had deleted it.
         """

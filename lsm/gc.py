@@ -66,8 +66,8 @@ class GarbageCollector:
     def run_once(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete everything that can go (`dry_run`: only say what would); what it was.
 
-        Cost: 5 LIST; where a table can go, one manifest commit; one
-        DELETE each; for each checkpoint two GET the first time; with a `min_age` two GET.
+        Cost: 5 LIST; where a table can go, one manifest commit; one DELETE each; for each checkpoint two GET the first time;
+        with a `min_age` two GET.
         """
         age = self._min_age if min_age is None else min_age
         with self._lock:

@@ -195,7 +195,7 @@ class Flusher:
                 self._commit(table, self._result(table, future), job.table_numbers[0])
                 with self._lock:
                     self._building.popleft()
-                    self._error = None
+                    self._error = self._only_from_memory = None
                     self._lock.notify_all()  # With nothing being built, level 0 may be full for whoever waits.
                 self._numbers.release(job.table_numbers[0])
         except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:

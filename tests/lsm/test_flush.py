@@ -74,5 +74,6 @@ def test_a_table_is_built_from_memory_where_a_worker_finds_its_log_collected(mon
 
         assert len(asked) == 1
         assert db.status().frozen_memtables == 0
+        assert flusher._only_from_memory is None  # Its memory is free again.
         assert read_rows(db) == [(b"a", b"1")]
         monkeypatch.undo()

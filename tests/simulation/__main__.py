@@ -1,6 +1,6 @@
 """Run seeds: `python -m tests.simulation --seeds 1000`. Every seed runs twice, and both runs must be the same.
 
-The long run keeps a file of what it has done, and goes on from there: `make soak`. docs/reliability.md says how to read it.
+The long run keeps a file of what it has done, and goes on from there: `make soak`. docs/simulation.md says how to read it.
 """
 
 from __future__ import annotations

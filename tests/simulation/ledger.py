@@ -1,7 +1,7 @@
 """What was asked of a log and what it answered, checked as it comes in. Imports nothing of the product.
 
 A ledger knows nothing but calls: who asked for what, when, and with which outcome. Values are unique, so whatever comes back
-says which call it belongs to. Time is a counter of events. See docs/reliability.md for the classes of anomalies.
+says which call it belongs to. Time is a counter of events. See docs/simulation.md for the classes of anomalies.
 """
 
 from __future__ import annotations

@@ -1,0 +1,190 @@
+"""Everything a handle reports beside its answers: one vocabulary of events, and the log lines they become. Pure but for `tell`.
+
+An event is a value: a name, the logger, the level and the words of its line. Code reports one with `tell(EVENT, fact=…)`.
+`tell` is the only way out, so whatever else wants to know of events hangs on it.
+
+Levels: WARNING for what an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. A line never holds
+a record's key or value, nor a credential: facts are names of objects, numbers, and `reason(error)`.
+
+Requires of callers: no lock that appends and reads take is held, because handlers are the application's code. No line is built
+on a path that is taken per record.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from typing import Final, NamedTuple
+
+from lsm.errors import ClosedError, CorruptionError, UnavailableError
+
+SECRET: Final = re.compile(
+    r"(?i)(?<=://)[^/@\s]+(?=@)"
+    r"|(?<=[?&;\s\"'])((?:x-amz-|x-goog-)?(?:signature|credential|security-token)|sig|secret|token|password|key)=[^&;\s\"']+"
+)
+"""User information in a URL, and parameters of signed URLs, which clients put into the texts of their errors."""
+
+
+TEXT_MAX: Final = 1000
+"""Characters of one fact in a line. Some clients put whole answers into the texts of their errors."""
+
+
+class Event(NamedTuple):
+    """A kind of event. `text` names the facts of one, as %-formatting with a mapping does."""
+
+    name: str
+    logger: str
+    level: int
+    text: str
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens: to be asked before facts are computed that cost something."""
+        return logging.getLogger(self.logger).isEnabledFor(self.level)
+
+
+def _warning(name: str, logger: str, text: str) -> Event:
+    return Event(name, logger, logging.WARNING, text)
+
+
+def _info(name: str, logger: str, text: str) -> Event:
+    return Event(name, logger, logging.INFO, text)
+
+
+# -- a handle's life ------------------------------------------------------------------------------------------------------
+
+CREATED: Final = _info("created", "lsm.db", "%(url)s: created, and opened as epoch %(epoch)d")
+OPENED: Final = _info(
+    "opened",
+    "lsm.db",
+    "%(url)s: opened as epoch %(epoch)d, taken over from epoch %(previous)d; replayed %(log_objects)d log objects",
+)
+FENCED: Final = _warning("fenced", "lsm.db", "%(url)s: this writer (epoch %(epoch)d) is fenced: %(reason)s")
+FAILED: Final = _warning("failed", "lsm.db", "%(url)s: this handle refuses further work: %(reason)s")
+CLOSED: Final = _info("closed", "lsm.db", "%(url)s: closed; durable up to batch %(durable)d of %(last)d")
+CLOSED_EARLY: Final = _warning(
+    "closed early", "lsm.db", "%(url)s: closed, but batches %(first)d to %(last)d are not durable: %(reason)s"
+)
+
+# -- the store ------------------------------------------------------------------------------------------------------------
+
+REQUEST: Final = Event(
+    "request", "lsm.store", logging.DEBUG, "%(store)s: %(kind)s for %(cause)s (%(operation)s) took %(seconds).3f s"
+)
+SLOW_REQUEST: Final = _warning(
+    "slow request",
+    "lsm.store",
+    "%(store)s: a request (%(kind)s: %(operation)s) took %(seconds).1f s; %(more)d more did since the last such line",
+)
+STORE_FAILING: Final = _warning(
+    "store failing",
+    "lsm.store",
+    "%(store)s: requests (%(kind)s) have failed for %(seconds).1f s, %(failures)d so far, and are repeated; "
+    "the last one: %(operation)s: %(reason)s",
+)
+STORE_RECOVERED: Final = _info(
+    "store recovered",
+    "lsm.store",
+    "%(store)s: requests (%(kind)s) recovered after %(seconds).1f s and %(failures)d failures",
+)
+REQUEST_REFUSED: Final = _warning(
+    "request refused", "lsm.store", "%(store)s: a request (%(kind)s) was refused: %(operation)s: %(reason)s"
+)
+
+# -- background work --------------------------------------------------------------------------------------------------------
+
+JOB_FAILING: Final = _warning(
+    "job failing",
+    "lsm.background",
+    "%(url)s: %(job)s has failed for %(seconds).1f s, %(failures)d times so far, and is tried again: %(reason)s",
+)
+JOB_RECOVERED: Final = _info(
+    "job recovered", "lsm.background", "%(url)s: %(job)s recovered after %(seconds).1f s and %(failures)d failures"
+)
+WORKERS_GIVEN_UP: Final = _warning(
+    "workers given up",
+    "lsm.background",
+    "%(url)s: worker processes for %(job)s fail, so it goes on in threads of this process: %(reason)s",
+)
+PROPOSAL_REFUSED: Final = _warning(
+    "proposal refused",
+    "lsm.compaction",
+    "%(url)s: the scheduler proposed a compaction that is not possible: %(reason)s",
+)
+COMPACTION_TAKEN_OVER: Final = _info(
+    "compaction taken over", "lsm.compaction", "%(url)s: this process (epoch %(epoch)d) compacts from now on"
+)
+COMPACTION_SUPERSEDED: Final = _info(
+    "compaction superseded", "lsm.compaction", "%(url)s: another process compacts now; epoch %(epoch)d stops"
+)
+CHECKPOINT_EXPIRED: Final = _info(
+    "checkpoint expired", "lsm.gc", "%(url)s: checkpoint %(checkpoint)s expired; what it kept may be deleted now"
+)
+
+# -- damage -----------------------------------------------------------------------------------------------------------------
+
+CORRUPTION: Final = _warning("corruption", "lsm.corruption", "%(url)s: damage: %(reason)s")
+FSCK_FOUND_DAMAGE: Final = _warning(
+    "fsck found damage", "lsm.fsck", "%(url)s: a verification found %(problems)d problems; the first one: %(place)s"
+)
+
+# -- readers ----------------------------------------------------------------------------------------------------------------
+
+READER_OVERTAKEN: Final = _warning(
+    "reader overtaken",
+    "lsm.reader",
+    "%(url)s: the collector overtook a read, which has to be started again: %(reason)s",
+)
+CALLBACK_FAILED: Final = _warning("callback failed", "lsm.reader", "%(url)s: a callback of on_news failed: %(reason)s")
+
+# -- the log ----------------------------------------------------------------------------------------------------------------
+
+SEGMENTS_RETIRED: Final = _info(
+    "segments retired", "opendata_log.retention", "%(url)s: retired %(count)d segments, up to segment %(segment)d"
+)
+CLOCK_JUMPED: Final = _warning(
+    "clock jumped",
+    "opendata_log.retention",
+    "%(url)s: the wall clock is %(seconds)+.1f s off what the monotonic clock counted; retention goes by the latter",
+)
+
+EVENTS: Final = tuple(each for each in list(vars().values()) if isinstance(each, Event))
+"""Every kind there is."""
+
+for _root in ("lsm", "opendata_log"):
+    # Without a handler of its own a library's warnings would go to stderr in a program that configured no logging.
+    logging.getLogger(_root).addHandler(logging.NullHandler())
+
+
+def tell(event: Event, **facts: object) -> None:
+    """Report `event`. Never raises: what a handler of the application raises must not become a failure of the store."""
+    logger = logging.getLogger(event.logger)
+    try:
+        if logger.isEnabledFor(event.level):
+            logger.log(event.level, event.text, {name: _clean(fact) for name, fact in facts.items()})
+    except Exception:
+        return
+
+
+def _clean(fact: object) -> object:
+    """One line, of bounded length, without secrets."""
+    if not isinstance(fact, str):
+        return fact
+    text = " ".join(SECRET.sub("***", fact).split())
+    return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "..."
+
+
+def reason(error: BaseException) -> str:
+    """What may be said of an error in a log line: its text where that names stores and objects alone; of any other its class
+    and where it was raised, because its text may hold what somebody stored."""
+    if isinstance(error, UnavailableError | ClosedError) or (isinstance(error, CorruptionError) and error.object_name):
+        return str(error)
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    if isinstance(root, OSError) and root.strerror:
+        return f"{type(root).__name__}: {root.strerror}"
+    frames = traceback.extract_tb(root.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(root).__name__}{place}"

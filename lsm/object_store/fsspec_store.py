@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -38,7 +38,7 @@ from lsm.object_store.contract import (
     StoreFault,
     StoreSpec,
 )
-from lsm.object_store.faults import RangePastEnd, RequestRefused, oversize, translate
+from lsm.object_store.faults import RangePastEnd, Request, oversize, translate
 
 ATOMIC_FILE_SYSTEMS = {
     ("s3fs", "S3FileSystem"): ("s3", "s3a"),
@@ -103,7 +103,6 @@ class FsspecStore(ObjectStore):
         body = b"".join(parts)
         if len(body) > CREATE_BYTES_MAX:
             raise oversize(name, len(body))
-        action = f"write {name}"
         try:
             if self._creates_atomically:
                 self._create(name, body, timeout)
@@ -112,17 +111,13 @@ class FsspecStore(ObjectStore):
         except ObjectExists:
             raise
         except Exception as error:
-            try:
-                self._raise(error, action)
-            except ObjectMissing:
-                refusal = f"{action} at {self.url}: the bucket or container does not exist; create it first"
-                raise RequestRefused(refusal, transient=False) from error
+            self._raise(error, "write", name)
 
     def get(self, name: str, *, timeout: float) -> bytes:
         try:
             return self._read(name, 0, None, timeout)
         except Exception as error:
-            return self._empty_past_end(error, f"read {name}")
+            return self._empty_past_end(error, name)
 
     def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
         if start >= end:
@@ -130,13 +125,13 @@ class FsspecStore(ObjectStore):
         try:
             return self._read(name, start, end, timeout)
         except Exception as error:
-            return self._empty_past_end(error, f"read {name}")
+            return self._empty_past_end(error, name)
 
     def head(self, name: str, *, timeout: float) -> ObjectInfo:
         try:
             found = self._look(name, timeout)
         except Exception as error:
-            self._raise(error, f"look at {name}")
+            self._raise(error, "look at", name)
         if found is None:
             raise ObjectMissing(f"look at {name} at {self.url}: no such object")
         return found
@@ -145,10 +140,7 @@ class FsspecStore(ObjectStore):
         try:
             found = self._list(prefix, timeout)
         except Exception as error:
-            try:
-                self._raise(error, f"list {prefix or 'everything'}")
-            except ObjectMissing:
-                return []
+            self._raise(error, "list", prefix or "everything")
         # Servers answer in their own order: SeaweedFS puts '/' before every other byte.
         return sorted(found, key=lambda info: info.name)
 
@@ -157,7 +149,7 @@ class FsspecStore(ObjectStore):
             self._call("rm_file", self._stem + name, timeout=timeout)
         except Exception as error:
             with contextlib.suppress(ObjectMissing):
-                self._raise(error, f"delete {name}")
+                self._raise(error, "delete", name)
 
     def spec(self) -> StoreSpec | None:
         return self._spec
@@ -184,13 +176,32 @@ class FsspecStore(ObjectStore):
         return None if entry["type"] == "directory" else ObjectInfo(name, entry["size"], modified_ms(entry))
 
     def _list(self, prefix: str, timeout: float) -> Sequence[ObjectInfo]:
-        entries = self._call("find", self._stem + prefix, detail=True, timeout=timeout)
+        if self._is_async:
+            entries: Iterable[tuple[str, Mapping[str, Any]]]
+            entries = self._call("find", self._stem + prefix, detail=True, timeout=timeout).items()
+        else:
+            entries = self._walk(self._stem + prefix)
         stem = self._stem.lstrip("/")
         return [
             ObjectInfo(path.lstrip("/")[len(stem) :], entry["size"], modified_ms(entry))
-            for path, entry in entries.items()
+            for path, entry in entries
             if path.lstrip("/").startswith(stem + prefix)
         ]
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The files below `folder`. fsspec's own `find` leaves out a directory that it could not read, without a word."""
+        try:
+            entries = self._call("ls", folder, detail=True, timeout=0.0)
+        except Exception as error:
+            if isinstance(translate(error, "read", folder, self.url), ObjectMissing):
+                return  # There is no such directory, or no longer.
+            raise
+        for entry in entries:
+            path = entry["name"]
+            if entry["type"] != "directory":
+                yield path, entry
+            elif path.strip("/") != folder.strip("/"):
+                yield from self._walk(path.rstrip("/") + "/")
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -229,15 +240,15 @@ class FsspecStore(ObjectStore):
         if self._is_closed:
             raise InvalidError(f"{self.url}: the store is closed")
 
-    def _raise(self, error: Exception, action: str) -> NoReturn:
+    def _raise(self, error: Exception, request: Request, name: str) -> NoReturn:
         if isinstance(error, InvalidError | StoreFault):
             raise error
-        raise translate(error, action=action, where=self.url) from error
+        raise translate(error, request, name, self.url) from error
 
-    def _empty_past_end(self, error: Exception, action: str) -> bytes:
+    def _empty_past_end(self, error: Exception, name: str) -> bytes:
         """b"" where `error` says that the range starts past the end; raises what it means otherwise."""
         try:
-            self._raise(error, action)
+            self._raise(error, "read", name)
         except RangePastEnd:
             return b""
 

@@ -231,13 +231,15 @@ class _Operation:
             raise UnavailableError(str(fault), outcome_unknown=self.is_unknown) from fault
         self._faults += 1
         pause = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._faults - 1, 16)) * (0.5 + self._runtime.jitter() / 2)
-        if self._runtime.monotonic() + pause >= self._deadline:
+        left = self._deadline - self._runtime.monotonic()
+        if left < BACKOFF_FIRST:
             raise UnavailableError(
                 f"{self.action} at {self._store.url} failed {self._faults} times within "
                 f"{self._store.op_timeout:g} s; the last fault: {fault}",
                 outcome_unknown=self.is_unknown,
             ) from fault
-        self._runtime.sleep(pause)
+        # A long pause must not give up a deadline that is seconds away: the last attempts come closer together.
+        self._runtime.sleep(min(pause, left / 2))
 
     def _request_seconds(self) -> float:
         return max(0.001, min(self._store.request_timeout, self._deadline - self._runtime.monotonic()))

@@ -61,7 +61,8 @@ class S3Store(FsspecStore):
         return self._run(self._fs._call_s3, method, Bucket=self._bucket, timeout=timeout, **fields)
 
     def _create(self, name: str, body: bytes, timeout: float) -> None:
-        self._request("put_object", timeout, Key=self._prefix + name, Body=body, IfNoneMatch="*")
+        answer = self._request("put_object", timeout, Key=self._prefix + name, Body=body, IfNoneMatch="*")
+        _check(answer, "ETag")
 
     def _read(self, name: str, start: int, end: int | None, timeout: float) -> bytes:
         fields = {"Bucket": self._bucket, "Key": self._prefix + name}
@@ -74,6 +75,7 @@ class S3Store(FsspecStore):
 
     def _look(self, name: str, timeout: float) -> ObjectInfo | None:
         answer = self._request("head_object", timeout, Key=self._prefix + name)
+        _check(answer, "ContentLength")
         return ObjectInfo(name, answer["ContentLength"], modified_ms(answer))
 
     def _list(self, prefix: str, timeout: float) -> list[ObjectInfo]:
@@ -82,6 +84,7 @@ class S3Store(FsspecStore):
         more: dict[str, str] = {}
         while True:
             answer = self._request("list_objects_v2", timeout, Prefix=self._prefix + prefix, **more)
+            _check(answer, "IsTruncated")
             for entry in answer.get("Contents", ()):
                 name = entry["Key"][len(self._prefix) :]
                 if name and not name.endswith("/"):  # consoles and SeaweedFS keep empty objects as directory marks
@@ -95,7 +98,7 @@ class S3Store(FsspecStore):
             self._request("delete_object", timeout, Key=self._prefix + name)
         except Exception as error:
             with contextlib.suppress(ObjectMissing):
-                self._raise(error, f"delete {name}")
+                self._raise(error, "delete", name)
 
     def close(self) -> None:
         if self._is_closed:
@@ -107,6 +110,13 @@ class S3Store(FsspecStore):
             # s3fs closes its session when it is collected, but gives it a tenth of a second and may be collected late.
             with contextlib.suppress(Exception):
                 sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
+
+
+def _check(answer: Any, field: str) -> None:
+    """Raise ConnectionError for an answer without a `field` that the service always sends: a gateway's own page with
+    status 200 would pass for an empty listing, or for a stored object. None: the request was cancelled."""
+    if not answer or answer.get(field) is None:
+        raise ConnectionAbortedError(f"the answer has no {field}: it is not the store's")
 
 
 async def _fetch(fs: Any, fields: Mapping[str, Any]) -> bytes:

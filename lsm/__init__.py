@@ -7,6 +7,7 @@
 (b'Alice', 1)
 """
 
+from lsm import events
 from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
 from lsm.compaction.leveled import LeveledScheduler
@@ -116,6 +117,7 @@ __all__ = [
     "WriteBatch",
     "WriteHandle",
     "add_compactor_options",
+    "events",
     "compactor_storage_options",
     "fsck",
     "level_above",

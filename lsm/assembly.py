@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from lsm import events
 from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.running import JobStatus, status_of
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import Error
+from lsm.errors import CorruptionError, Error
 from lsm.executors import Executors, compaction_workplace, scheduler_of, worker_address
 from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
+from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest
 from lsm.rules import Rules
 from lsm.runtime import Runtime
@@ -32,11 +34,14 @@ class Engine:
         self.settings = settings
         self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self.stores = Stores(url, settings, parts, self.runtime)
+        self.health = BackgroundHealth(self.runtime, self.stores.main.url)
         self._executors = Executors(self.runtime)
         self.snapshots = OpenSnapshots(self.runtime)
         try:
             self._open(parts)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CorruptionError):
+                events.tell(events.CORRUPTION, url=self.stores.main.url, reason=events.reason(error))
             self._shut_down()
             raise
 
@@ -85,6 +90,7 @@ class Engine:
             flush_interval=settings.flush_interval,
             object_bytes=settings.wal_object_bytes,
             uploads_max=settings.wal_uploads_max,
+            health=self.health,
         )
         self.writer = Writer(
             self.runtime,
@@ -128,6 +134,7 @@ class Engine:
             snapshots=self.snapshots.held,
             numbers=self.numbers,
             on_commit=self._committed,
+            health=self.health,
         )
         self.compactor: Compactor | None = None
         if settings.compaction_enabled:
@@ -146,6 +153,7 @@ class Engine:
                 numbers=self.numbers,
                 on_commit=self._committed,
                 on_failure=self.fail,
+                health=self.health,
             )
         self.collector = GarbageCollector(
             self.runtime,
@@ -172,6 +180,7 @@ class Engine:
     def fail(self, error: Error) -> None:
         """A background thread gave up: refuse further work, and wake whoever waits for a flush."""
         self.writer.fail(error)
+        self.health.stopped(error)
         with self.lock:
             self.flusher.wake()
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lsm import events
 from lsm.assembly import Engine
 from lsm.checkpoints import create_checkpoint
 from lsm.compaction.plan import compact_range
@@ -26,6 +27,7 @@ from lsm.errors import (
 )
 from lsm.forks import tell_in_child
 from lsm.garbage import Garbage
+from lsm.health import failing_for, newest_failure
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.metrics import PartitionStatus, Status
@@ -50,7 +52,6 @@ class Db(Reads):
     """A single-writer key-value database on an object store. Open it with `Db.open`."""
 
     def __init__(self, url: str, settings: Settings, parts: Components) -> None:
-        self._url = url
         self._closed: Error | None = None
         self._engine = Engine(url, settings, parts)
         self._tables = self._engine.tables
@@ -246,7 +247,9 @@ class Db(Reads):
             self.fail(fenced)
             return fenced
         if manifest.names(error.object_name):
+            events.tell(events.CORRUPTION, url=self.url, reason=events.reason(error))
             return error
+        events.tell(events.READER_OVERTAKEN, url=self.url, reason=events.reason(error))
         return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
@@ -335,18 +338,33 @@ class Db(Reads):
                     return
             try:
                 self._engine.collect()
+                self._engine.health.succeeded("collection")
             except FencedError as error:
                 self.fail(error)
-            except Error:  # Whatever kept it from collecting keeps the writer from writing too, and is told there.
-                continue
+            except Error as error:  # The next round tries again; until then nothing is deleted.
+                self._engine.health.failed("collection", error)
             except BaseException as error:
                 self.fail(internal(f"the collector's thread failed: {error!r}", error))
                 return
+
+    @property
+    def url(self) -> str:
+        return self._engine.stores.main.url
+
+    def job_failed(self, job: str, error: Error) -> None:
+        """Report that background work failed and will be tried again: for those who build on this database, as `fail`. It is
+        told in a log line and in `status().background`."""
+        self._engine.health.failed(job, error)
+
+    def job_succeeded(self, job: str) -> None:
+        """Report that background work succeeded, which ends what `job_failed` reported. Cost: nothing where nothing failed."""
+        self._engine.health.succeeded(job)
 
     def status(self) -> Status:
         """State and counters of this handle."""
         engine = self._engine
         view = engine.views.current
+        stores = [engine.stores.main.health, engine.stores.wal.health]
         requests = engine.stores.main.traffic()
         if engine.stores.wal is not engine.stores.main:
             requests |= engine.stores.wal.traffic()
@@ -376,6 +394,9 @@ class Db(Reads):
             refused_compactions=engine.compactor.refused if engine.compactor is not None else 0,
             caches=engine.tables.cache_status(),
             requests=requests,
+            failing_for=failing_for(*stores),
+            last_failure=newest_failure(engine.health, *stores),
+            background=engine.health.status(),
         )
 
     def check(self) -> None:
@@ -418,6 +439,14 @@ class Db(Reads):
                 if self._gc_task is not None:
                     self._gc_task.join()
                 self._is_shut = True
+                self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        durable, last = self.durable_seq, self.last_seq
+        if durable < last:
+            events.tell(events.CLOSED_EARLY, url=self.url, first=durable + 1, last=last)
+        else:
+            events.tell(events.CLOSED, url=self.url, last=last)
 
     def _stop_writing(self) -> None:
         self._engine.writer.stop(ClosedError("the database is being closed: open it again"))

@@ -41,7 +41,7 @@ class Event(NamedTuple):
     @property
     def is_heard(self) -> bool:
         """Whether anybody listens: to be asked before facts are computed that cost something."""
-        return logging.getLogger(self.logger).isEnabledFor(self.level)
+        return _LOGGERS[self.logger].isEnabledFor(self.level)
 
 
 def _warning(name: str, logger: str, text: str) -> Event:
@@ -60,11 +60,11 @@ OPENED: Final = _info(
     "lsm.db",
     "%(url)s: opened as epoch %(epoch)d, taken over from epoch %(previous)d; replayed %(log_objects)d log objects",
 )
-FENCED: Final = _warning("fenced", "lsm.db", "%(url)s: this writer (epoch %(epoch)d) is fenced: %(reason)s")
+FENCED: Final = _warning("fenced", "lsm.db", "%(url)s: this writer is fenced: %(reason)s")
 FAILED: Final = _warning("failed", "lsm.db", "%(url)s: this handle refuses further work: %(reason)s")
-CLOSED: Final = _info("closed", "lsm.db", "%(url)s: closed; durable up to batch %(durable)d of %(last)d")
+CLOSED: Final = _info("closed", "lsm.db", "%(url)s: closed; everything up to batch %(last)d is durable")
 CLOSED_EARLY: Final = _warning(
-    "closed early", "lsm.db", "%(url)s: closed, but batches %(first)d to %(last)d are not durable: %(reason)s"
+    "closed early", "lsm.db", "%(url)s: closed, but batches %(first)d to %(last)d are not known to be durable"
 )
 
 # -- the store ------------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ SLOW_REQUEST: Final = _warning(
 STORE_FAILING: Final = _warning(
     "store failing",
     "lsm.store",
-    "%(store)s: requests (%(kind)s) have failed for %(seconds).1f s, %(failures)d so far, and are repeated; "
+    "%(store)s: requests (%(kind)s) have failed for %(seconds).1f s, %(failures)d so far; "
     "the last one: %(operation)s: %(reason)s",
 )
 STORE_RECOVERED: Final = _info(
@@ -146,11 +146,13 @@ SEGMENTS_RETIRED: Final = _info(
 CLOCK_JUMPED: Final = _warning(
     "clock jumped",
     "opendata_log.retention",
-    "%(url)s: the wall clock is %(seconds)+.1f s off what the monotonic clock counted; retention goes by the latter",
+    "%(url)s: the wall clock jumped by %(seconds)+.1f s against the monotonic clock; retention takes no segment early for it",
 )
 
 EVENTS: Final = tuple(each for each in list(vars().values()) if isinstance(each, Event))
 """Every kind there is."""
+
+_LOGGERS: Final = {each.logger: logging.getLogger(each.logger) for each in EVENTS}
 
 for _root in ("lsm", "opendata_log"):
     # Without a handler of its own a library's warnings would go to stderr in a program that configured no logging.
@@ -159,7 +161,7 @@ for _root in ("lsm", "opendata_log"):
 
 def tell(event: Event, **facts: object) -> None:
     """Report `event`. Never raises: what a handler of the application raises must not become a failure of the store."""
-    logger = logging.getLogger(event.logger)
+    logger = _LOGGERS[event.logger]
     try:
         if logger.isEnabledFor(event.level):
             logger.log(event.level, event.text, {name: _clean(fact) for name, fact in facts.items()})

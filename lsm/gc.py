@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from lsm import events
 from lsm.checkpoints import ExpiryWatch, load_version
 from lsm.errors import CorruptionError
 from lsm.garbage import (
@@ -95,6 +96,8 @@ class GarbageCollector:
             found += self._leftovers(age)
             if not dry_run:
                 self._keep_pinned(retired, manifest)
+                for each in expired:
+                    events.tell(events.CHECKPOINT_EXPIRED, url=self._store.url, checkpoint=each.id)
                 self._delete(found, log)
             return found
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from lsm.compaction.running import JobStatus
+from lsm.health import BackgroundStatus
 from lsm.object_store.reliable import Traffic
 from lsm.sst.cache import CachesStatus
 
@@ -27,6 +28,10 @@ class Status(msgspec.Struct, frozen=True):
     compactions that run, in this process or, by their claims, in another. `durable_seq`: batches up to
     it are durable. `close_reason`: None while open. `requests`: every object-store request
     so far, by (kind, cause). `slowed_by`: why writers that may wait are slowed down; None while they are not.
+
+    `failing_for`: seconds for which the store has not carried out requests of some kind; None while it does. `last_failure`:
+    of a request or of background work, also one that was made good since; None where nothing ever failed. `background`:
+    background work that ever failed, by its name (`flush`, `compaction`, `collection`, `retention`).
     """
 
     url: str
@@ -45,6 +50,9 @@ class Status(msgspec.Struct, frozen=True):
     refused_compactions: int
     caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]
+    failing_for: float | None
+    last_failure: str | None
+    background: Mapping[str, BackgroundStatus]
 
     @property
     def is_slowed(self) -> bool:
@@ -57,8 +65,8 @@ class ReaderStatus(msgspec.Struct, frozen=True):
 
     `next_log_object`: the number of the log object it looks for next. `memory_bytes`: rows of the log that are in no table
     yet, as it knows. `refresh_age`: seconds since the last poll that succeeded began. `refresh_interval`: seconds from one
-    poll to the next at present, None where only `refresh()` polls. `last_failure`: of the last poll. `close_reason`: why reads
-    fail, None while they do not.
+    poll to the next at present, None where only `refresh()` polls. `last_failure`: of the last poll. `failing_for`: seconds
+    since polls began to fail, None while they do not. `close_reason`: why reads fail, None while they do not.
     """
 
     url: str
@@ -72,3 +80,4 @@ class ReaderStatus(msgspec.Struct, frozen=True):
     close_reason: str | None
     caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]
+    failing_for: float | None

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lsm import events
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
 from lsm.components import Components, Stores, table_format, table_reader
 from lsm.errors import CompactorFencedError, Error, InvalidError, TableMissingError, UnavailableError
 from lsm.executors import Executors, compaction_workplace, scheduler_of
+from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.read.tables_only import TableReads
@@ -48,6 +50,7 @@ class DbCompactor:
         self._is_closed = False
         self._executors = Executors(self._runtime)
         self._stores = Stores(url, settings, parts, self._runtime)
+        self._health = BackgroundHealth(self._runtime, self._stores.main.url)
         try:
             self._compactor = self._assemble(settings, parts, poll_interval, before_proposals)
         except BaseException:
@@ -108,6 +111,7 @@ class DbCompactor:
             scheduler = _Informed(scheduler, before_proposals, reads)
         workplace = compaction_workplace(self._executors, self._runtime, settings, parts, self._stores, rules)
         self.epoch = manifests.claim_compactor()
+        events.tell(events.COMPACTION_TAKEN_OVER, url=self._stores.main.url, epoch=self.epoch)
         return Compactor(
             self._runtime,
             store=self._stores.main,
@@ -124,11 +128,13 @@ class DbCompactor:
             numbers=TableNumbers(self._runtime, self.epoch),
             on_commit=lambda manifest: None,
             on_failure=self._fail,
+            health=self._health,
             poll_seconds=poll_interval,
         )
 
     def _fail(self, error: Error) -> None:
         self._failed = error
+        self._health.stopped(error)
 
     def run_once(self, timeout: float | None = None) -> bool:
         """Compact until nothing is due. False after `timeout` seconds.

@@ -14,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import lsm
+from lsm import events
 from opendata_log.config import RetentionConfig
 from opendata_log.record import Segment, SegmentId
 from opendata_log.segment import expired
 from opendata_log.writer import LogWriter
+
+JUMP_SECONDS = 30.0
+"""The wall clock is set by less than this all the time."""
 
 
 class ElapsedTime:
@@ -69,6 +73,8 @@ class Retention:
         self._runtime = runtime
         self._writer = writer
         self._config = config
+        self._url = db.url
+        self._clock_difference = runtime.now_ms() / 1000 - runtime.monotonic()
         self._ticks = runtime.condition()
         self._is_closing = False
         self._time = self._started()
@@ -86,8 +92,9 @@ class Retention:
             while self._wait():
                 try:
                     self.tick()
-                except lsm.UnavailableError:
-                    continue  # What keeps it from the store keeps the writer from it too, and is told there.
+                    self._db.job_succeeded("retention")
+                except lsm.UnavailableError as error:
+                    self._db.job_failed("retention", error)  # Until it succeeds, nothing is retired.
         except lsm.Error:
             return  # The handle is closed, fenced or failed: every call says so.
         except BaseException as error:
@@ -104,6 +111,7 @@ class Retention:
     def tick(self) -> None:
         """Retire what is due. Cost: nothing due, no request; else one batch, made durable. Raises: lsm.Error."""
         wall_ms, monotonic = self._runtime.now_ms(), self._runtime.monotonic()
+        self._look_for_jump(wall_ms, monotonic)
         now_ms = self._time.now_ms(wall_ms, monotonic)
         if now_ms is None:
             return
@@ -113,8 +121,16 @@ class Retention:
         due = expired(segments, now_ms=now_ms, retention=self._config, known_ms=known_ms)
         if due:
             self._writer.retire(due[-1])
+            events.tell(events.SEGMENTS_RETIRED, url=self._url, count=len(due), segment=due[-1])
         if self._writer.announce_retired():
             self._db.wake_compactor()
+
+    def _look_for_jump(self, wall_ms: int, monotonic: float) -> None:
+        """A clock that somebody hands in may stand still or run as it likes."""
+        difference = wall_ms / 1000 - monotonic
+        jump, self._clock_difference = difference - self._clock_difference, difference
+        if abs(jump) >= JUMP_SECONDS and not self._runtime.has_clock:
+            events.tell(events.CLOCK_JUMPED, url=self._url, seconds=jump)
 
     def close(self) -> None:
         """Idempotent."""

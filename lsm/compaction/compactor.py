@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 
+from lsm import events
 from lsm.compaction.layout import places
 from lsm.compaction.notes import finished_tables
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
@@ -35,6 +36,7 @@ from lsm.errors import (
     TableMissingError,
     UnavailableError,
 )
+from lsm.health import BackgroundHealth
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import Edit, ManifestStore
@@ -75,6 +77,7 @@ class Compactor:
         numbers: TableNumbers,
         on_commit: Callable[[Manifest], None],
         on_failure: Callable[[Error], None],
+        health: BackgroundHealth,
         poll_seconds: float | None = None,
     ) -> None:
         """`poll_seconds`: how often to look for what another process commits. None: `wake` tells."""
@@ -93,6 +96,7 @@ class Compactor:
         self._numbers = numbers
         self._on_commit = on_commit
         self._on_failure = on_failure
+        self._health = health
         self._poll_seconds = poll_seconds
         self._where = runtime.process_name()
         self._running: list[RunningJob] = []
@@ -124,13 +128,19 @@ class Compactor:
         return bool(self._running or self._requests or self._is_due or self._is_stepping)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until the tree is as the scheduler wants it. False after `timeout`."""
+        """Wait until the tree is as the scheduler wants it. False after `timeout`.
+
+        Raises: without a `timeout`, what compactions fail with again and again.
+        """
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._changed:
             while self._is_busy and not self._is_closing:
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     return False
+                is_failing = self._health.failures_in_a_row("compaction") > FAILURES_MAX
+                if wait is None and is_failing and isinstance(self.last_failure, Error):
+                    raise self.last_failure
                 self._changed.wait(wait)
         return True
 
@@ -201,6 +211,7 @@ class Compactor:
                     self._changed.notify_all()
         except CompactorFencedError:
             self.is_superseded = True
+            events.tell(events.COMPACTION_SUPERSEDED, url=self._store.url, epoch=self._epoch)
         except BaseException as error:
             if isinstance(error, Error):
                 found = self._manifests.explain(error)
@@ -232,6 +243,7 @@ class Compactor:
         return True
 
     def _step(self) -> None:
+        failures = self.failures
         try:
             if self._poll_seconds is not None:
                 self._manifests.poll()
@@ -242,11 +254,14 @@ class Compactor:
             self._start_new()
         except (UnavailableError, OSError) as error:
             self._pause(error)
+        if self.failures == failures and not self._running:
+            self._health.succeeded("compaction")
         for job, part in self._workplace.waiting(self._running):
             self._workplace.start(job, part, self.wake)
 
     def _pause(self, error: BaseException) -> None:
         self.last_failure = error
+        self._health.failed("compaction", error)
         with self._changed:
             self.failures += 1
             if not self._is_closing:
@@ -288,6 +303,7 @@ class Compactor:
                 self._drop(job.record)
             return error
         self.committed += 1
+        self._health.succeeded("compaction")
         return None
 
     def _result_edit(self, job: RunningJob, outputs: list[TableInfo]) -> Edit:
@@ -319,6 +335,8 @@ class Compactor:
             if not (isinstance(error, BrokenExecutor) or ran_elsewhere):
                 raise error
             self._workplace.give_up_workers()
+            url, said = self._store.url, events.reason(error)
+            events.tell(events.WORKERS_GIVEN_UP, url=url, job="compaction", reason=said)
         self._pause(error)
 
     # -- jobs that others, or this process, left ----------------------------------------------------------------------
@@ -366,6 +384,7 @@ class Compactor:
                     # It would lose or reorder rows; the next change of the tree brings other proposals.
                     self.last_refusal = error
                     self.refused += 1
+                    self._health.refused(error)
                 busy = frozenset(number for job in self._running for number in job.spec.numbers)
 
     def _start(self, spec: CompactionSpec) -> None:

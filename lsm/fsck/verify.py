@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from lsm import events
 from lsm.checkpoints import load_version
 from lsm.components import Components, Stores
 from lsm.errors import CorruptionError, InternalError, InvalidError, UnavailableError
@@ -63,7 +64,13 @@ def fsck(
     runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
     stores = Stores(os.fspath(storage), settings, parts, runtime)
     try:
-        return _Fsck(stores, runtime, parts, progress).run()
+        report = _Fsck(stores, runtime, parts, progress).run()
+        if report.problems:
+            first = report.problems[0]
+            place = f"{first.object or 'rows'} at byte {first.offset}"
+            total = report.problems_total
+            events.tell(events.FSCK_FOUND_DAMAGE, url=report.url, problems=total, place=place)
+        return report
     finally:
         stores.close()
         runtime.close()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from lsm.errors import UnavailableError
+from lsm.health import StoreHealth
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
 from lsm.object_store.faults import RequestRefused
 from lsm.runtime import Runtime
@@ -76,6 +77,7 @@ class ReliableStore:
         self.request_timeout = request_timeout
         self.cause = ""
         self._ledger = _Ledger(runtime)
+        self.health = StoreHealth(runtime, store.url, request_timeout=request_timeout)
 
     def with_cause(self, cause: str) -> ReliableStore:
         """This store, its requests counted under `cause`."""
@@ -210,29 +212,59 @@ class _Operation:
         self.is_unknown = False
         self._store = store
         self._runtime = store.runtime
-        self._deadline = self._runtime.monotonic() + store.op_timeout
+        self._began = self._runtime.monotonic()
+        self._deadline = self._began + store.op_timeout
+        self._kind = "list"
         self._faults = 0
 
     def send(self, kind: str, request: Callable[..., T], *arguments: object, bytes_out: int = 0) -> T:
         """Make one counted request within the time that is left."""
         self._count(kind, bytes_out)
-        return request(*arguments, timeout=self._request_seconds())
+        return self._ask(kind, request, arguments)
 
     def receive(self, kind: str, request: Callable[..., bytes], *arguments: object) -> bytes:
         """`send` for a request that answers with bytes."""
         row = self._count(kind, 0)
-        found = request(*arguments, timeout=self._request_seconds())
+        found = self._ask(kind, request, arguments)
         self._store.ledger.add_bytes_in(row, len(found))
         return found
+
+    def _ask(self, kind: str, request: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        self._kind, self._began = kind, self._runtime.monotonic()
+        try:
+            answer = request(*arguments, timeout=self._request_seconds())
+        except (ObjectExists, ObjectMissing):
+            self._answered()
+            raise
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        self._store.health.answered(id(self), self._kind, self.action, self._store.cause, began=self._began)
+
+    def _failed(self, fault: StoreFault, *, is_last: bool) -> None:
+        self._store.health.failed(
+            id(self),
+            self._kind,
+            self.action,
+            str(fault),
+            began=self._began,
+            deadline=self._deadline,
+            is_last=is_last,
+            is_refused=not fault.transient,
+        )
 
     def wait_after(self, fault: StoreFault) -> None:
         """Pause before the next attempt. Raises: UnavailableError where there must not or cannot be one."""
         if not fault.transient:
+            self._failed(fault, is_last=True)
             raise UnavailableError(str(fault), outcome_unknown=self.is_unknown) from fault
         self._faults += 1
         pause = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._faults - 1, 16)) * (0.5 + self._runtime.jitter() / 2)
         left = self._deadline - self._runtime.monotonic()
-        if left < BACKOFF_FIRST:
+        is_last = left < BACKOFF_FIRST
+        self._failed(fault, is_last=is_last)
+        if is_last:
             raise UnavailableError(
                 f"{self.action} at {self._store.url} failed {self._faults} times within "
                 f"{self._store.op_timeout:g} s; the last fault: {fault}",

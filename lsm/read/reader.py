@@ -14,9 +14,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lsm import events
 from lsm.components import Components, Stores, table_reader
 from lsm.errors import (
     ClosedError,
+    CorruptionError,
     Error,
     InternalError,
     InvalidError,
@@ -24,6 +26,7 @@ from lsm.errors import (
     UnavailableError,
 )
 from lsm.forks import tell_in_child
+from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.metrics import ReaderStatus
@@ -57,6 +60,7 @@ class DbReader(Reads):
         self._damage: Error | None = None
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self._stores = Stores(url, settings, parts, self._runtime)
+        self._health = BackgroundHealth(self._runtime, self._stores.main.url)
         self._layout = parts.series_layout
         self._refresh_interval = refresh_interval
         self._interval = refresh_interval
@@ -68,7 +72,9 @@ class DbReader(Reads):
         """What the last poll failed with; None where it succeeded."""
         try:
             self._open(settings, parts, checkpoint)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CorruptionError):
+                events.tell(events.CORRUPTION, url=self._stores.main.url, reason=events.reason(error))
             self._stores.close()
             self._runtime.close()
             raise
@@ -161,6 +167,7 @@ class DbReader(Reads):
                     news = self._following.take_news()
                 self._refreshed_at = self._polled_at
                 self.last_failure = self._damage = None
+            self._health.succeeded("refresh")
         except Error as error:
             self._failed(error)
             raise
@@ -172,8 +179,10 @@ class DbReader(Reads):
     def _failed(self, error: Error) -> None:
         """An outage passes, and reads go on with what was seen. Damage does not: nothing newer would ever be seen."""
         self.last_failure = error
+        self._health.failed("refresh", error)
         if not isinstance(error, UnavailableError) and self._damage is None:
             self._damage = error
+            events.tell(events.CORRUPTION, url=self._stores.main.url, reason=events.reason(error))
             self._tell(None)
 
     def _tell(self, names: SeriesNews) -> None:
@@ -183,6 +192,7 @@ class DbReader(Reads):
             except Exception as error:
                 self.last_failure = InternalError(f"a callback of on_news failed: {error!r}")
                 self.last_failure.__cause__ = error
+                events.tell(events.CALLBACK_FAILED, url=self._stores.main.url, reason=events.reason(error))
 
     def keep_arrivals(self) -> None:
         """As `Db.keep_arrivals`, for rows that are found from now on."""
@@ -254,7 +264,10 @@ class DbReader(Reads):
     def _explained(self, error: TableMissingError) -> Error:
         """Collected, or lost?"""
         self.refresh()
-        return self._following.explained(error)
+        found = self._following.explained(error)
+        event = events.CORRUPTION if found is error else events.READER_OVERTAKEN
+        events.tell(event, url=self._stores.main.url, reason=events.reason(error))
+        return found
 
     def status(self) -> ReaderStatus:
         """State and counters of this handle. Cost: no request."""
@@ -275,6 +288,7 @@ class DbReader(Reads):
             close_reason=None if reason is None else str(reason),
             caches=self._tables.cache_status(),
             requests=requests,
+            failing_for=self._health.failing_for("refresh"),
         )
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Final
 
+from lsm import events
 from lsm.errors import CorruptionError, TableMissingError
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
@@ -31,6 +32,8 @@ from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 COPY_BYTES: Final = 1 << 20
 """Stored bytes a compaction asks for at a time."""
 META_WIDTH: Final = 16
+TOLD_MAX: Final = 100
+"""Damaged blocks that a handle tells of, each once."""
 
 Block = RowChunk | SeriesBlock
 Meta = tuple[Filter | None, Index]
@@ -61,6 +64,7 @@ class TableReader:
         self._meta = caches.meta
         self._disk = disk
         self._loads = Loads(runtime)
+        self._told: set[tuple[str, int]] = set()
 
     def for_cause(self, cause: str) -> TableReader:
         """The same reader, its requests counted under another cause."""
@@ -229,11 +233,21 @@ class TableReader:
         try:
             return open_block(data, seed=seed, name=name, offset=offset)
         except CorruptionError:
-            if self._disk is None:
+            try:
+                if self._disk is None:
+                    raise
+                self._disk.drop(self._owner(table), name, offset, offset + len(data))
+                again = self._fetch(table, offset, offset + len(data))
+                return open_block(again, seed=seed, name=name, offset=offset)
+            except CorruptionError as error:
+                self._tell_damage(name, offset, error)
                 raise
-            self._disk.drop(self._owner(table), name, offset, offset + len(data))
-            again = self._fetch(table, offset, offset + len(data))
-            return open_block(again, seed=seed, name=name, offset=offset)
+
+    def _tell_damage(self, name: str, offset: int, error: CorruptionError) -> None:
+        """Once for each place: the same block may be read in a loop."""
+        if (name, offset) not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add((name, offset))
+            events.tell(events.CORRUPTION, url=self._store.url, reason=events.reason(error))
 
     # -- bytes --------------------------------------------------------------------------------------------------------------
 

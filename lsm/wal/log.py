@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
 from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError, UnavailableError, halfway, internal
+from lsm.health import BackgroundHealth
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
@@ -47,7 +48,9 @@ class WriteAheadLog:
         flush_interval: float | None,
         object_bytes: int,
         uploads_max: int,
+        health: BackgroundHealth,
     ) -> None:
+        self._health = health
         self._store = store.with_cause("wal")
         self._runtime = runtime
         self._lock = runtime.condition(lock)
@@ -304,6 +307,8 @@ class WriteAheadLog:
                     self._outage = error
                 elif isinstance(error, Error):
                     self.fail(error)
+            if isinstance(error, Error) and not isinstance(error, UnavailableError):
+                self._health.stopped(error)
             turn.is_moving = False  # An interrupted request is sent again.
             raise
         with self._lock:
@@ -389,8 +394,10 @@ class WriteAheadLog:
             with self._lock:
                 self._serve()
         except BaseException as error:
+            failure = internal(f"the log's background thread failed: {error!r}", error)
             with self._lock:
-                self.fail(internal(f"the log's background thread failed: {error!r}", error))
+                self.fail(failure)
+            self._health.stopped(failure)
 
     def _serve(self) -> None:
         while self._fatal is None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from lsm import events
 from lsm.errors import CorruptionError, Error, FencedError, InternalError, UnavailableError
+from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
@@ -64,7 +66,9 @@ class Flusher:
         snapshots: Callable[[], tuple[int, ...]],
         numbers: TableNumbers,
         on_commit: Callable[[Manifest], None],
+        health: BackgroundHealth,
     ) -> None:
+        self._health = health
         self._runtime = runtime
         self._lock = runtime.condition(lock)
         self._store = store
@@ -198,7 +202,12 @@ class Flusher:
                     self._error = self._only_from_memory = None
                     self._lock.notify_all()  # With nothing being built, level 0 may be full for whoever waits.
                 self._numbers.release(job.table_numbers[0])
+                self._health.succeeded("flush")
         except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:
+            self._health.failed("flush", error)
+            if isinstance(error, BrokenExecutor) and self._addresses is not None:
+                said = events.reason(error)
+                events.tell(events.WORKERS_GIVEN_UP, url=self._store.url, job="flush", reason=said)
             self._pause(error)
 
     def _result(self, table: Memtable, future: Future[Built]) -> Built:
@@ -302,6 +311,7 @@ class Flusher:
     def _fail(self, error: Error) -> None:
         if self._writer is not None:
             self._writer.fail(error)
+        self._health.stopped(error)
         with self._lock:
             self._lock.notify_all()
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from lsm import events
 from lsm.coding import KIND_WAL_FENCE, seal_envelope
 from lsm.errors import CorruptionError, FencedError, InvalidError
 from lsm.manifest.model import Manifest
@@ -66,14 +67,21 @@ def open_database(
     if manifests is None:
         manifests = _create(store, wal_store, runtime, identity, probe=probe)
     check_identity(manifests.current, identity)
+    previous = manifests.current.writer_epoch
     epoch = manifests.claim_writer(compactor=is_compactor)
     try:
         fence = _fence(wal_store, runtime, manifests, epoch)
         manifests.check_owner()
-        return _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
+        recovered = _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
     except CorruptionError as error:
         # A still newer writer flushes, and its collector takes log objects, while this one looks for them.
         raise manifests.explain(error) from error
+    if previous:
+        replayed = fence - 1 - manifests.current.replay_after
+        events.tell(events.OPENED, url=store.url, epoch=epoch, previous=previous, log_objects=replayed)
+    else:
+        events.tell(events.CREATED, url=store.url, epoch=epoch)
+    return recovered
 
 
 def _create(

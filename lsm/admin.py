@@ -62,7 +62,7 @@ class Admin:
             raise InvalidError(f"Admin: {error}; components are {sorted(Components.__annotations__)}") from None
         self._settings = settings if settings is not None else Settings()
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
-        self._stores = Stores(os.fspath(storage), self._settings, parts, self._runtime)
+        self._stores = Stores(os.fspath(storage), self._settings, parts, self._runtime, reads_only=True)
         self._parts = parts
         self._lock = self._runtime.lock()
         self._manifests: ManifestStore | None = None

@@ -55,7 +55,10 @@ class Components:
 class Stores:
     """The opened stores of one handle."""
 
-    def __init__(self, url: str, settings: Settings, parts: Components, runtime: Runtime) -> None:
+    def __init__(
+        self, url: str, settings: Settings, parts: Components, runtime: Runtime, *, reads_only: bool = False
+    ) -> None:
+        """`reads_only`: `assume_single_writer` is asked for at the first create, where there is one, and not here."""
         self._settings = settings
         self._parts = parts
         self._runtime = runtime
@@ -67,6 +70,7 @@ class Stores:
                 self._main_options(url, parts),
                 fs=parts.file_system,
                 assume_single_writer=settings.assume_single_writer,
+                reads_only=reads_only,
                 request_timeout=settings.request_timeout,
             ),
             runtime,
@@ -82,6 +86,7 @@ class Stores:
                 parts.wal_url,
                 parts.wal_storage_options or shared,
                 assume_single_writer=settings.assume_single_writer,
+                reads_only=reads_only,
                 request_timeout=settings.request_timeout,
             )
             self.wal = self._reliable(wal, runtime)
@@ -119,6 +124,7 @@ class Stores:
                 url,
                 parts.storage_options if takes_options(url) else {},
                 assume_single_writer=self._settings.assume_single_writer,
+                reads_only=True,
                 request_timeout=self._settings.request_timeout,
             )
             self._parents[url] = self._reliable(store, self._runtime)

@@ -96,7 +96,7 @@ class Settings:
     request_timeout: float = 15.0
     """Deadline of one request."""
     assume_single_writer: bool = False
-    """Accept a store without atomic create-if-absent. Two writers can then damage the database."""
+    """Write to a store without atomic create-if-absent. Two writers can then damage the database. Readers do not need it."""
 
     # -- garbage --
     gc_interval: float | None = 600.0

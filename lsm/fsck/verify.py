@@ -62,7 +62,7 @@ def fsck(
         raise InvalidError(f"fsck: {error}; components are {sorted(Components.__annotations__)}") from None
     settings = settings if settings is not None else Settings()
     runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
-    stores = Stores(os.fspath(storage), settings, parts, runtime)
+    stores = Stores(os.fspath(storage), settings, parts, runtime, reads_only=True)
     try:
         report = _Fsck(stores, runtime, parts, progress).run()
         if report.problems:

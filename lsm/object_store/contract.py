@@ -25,6 +25,9 @@ from typing import Any
 CREATE_BYTES_MAX = 99 << 20
 """No object in a remote store is larger: above it s3fs switches to multipart uploads, whose conditions some servers ignore."""
 
+TEMPORARY_PREFIX = ".tmp-"
+"""Begins the names of files that are not objects yet. No listing shows them."""
+
 
 class ObjectExists(Exception):
     """put_if_absent found the name taken. Says nothing about who took it: compare the bytes before believing it."""
@@ -103,6 +106,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def delete(self, name: str, *, timeout: float) -> None:
         """Remove the object if it exists. Raises: StoreFault."""
+
+    def finish_creates(self, *, timeout: float) -> None:  # noqa: B027 -- most backends create at one stroke
+        """Complete or undo creates that a process died in, on backends that write in place. A writer calls it at its open,
+        before it reads; nobody else does. Raises: StoreFault."""
 
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         """What creates that were cut off left behind, by names that `list` never shows and `delete` takes. A create whose

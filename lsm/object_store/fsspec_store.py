@@ -9,9 +9,16 @@ fsspec's `pipe_file(mode="create")` is a promise each backend keeps in its own w
 | adlfs (abfs, abfss, az)          | If-None-Match                                                 |
 | fsspec's memory, handed in       | check and write under one lock of this process                |
 | fsspec's local                   | never used: LocalStore takes over                             |
-| any other                        | refused, unless the caller asserts that only one writer exists |
+| any other                        | refused, unless the caller asserts that only one writer exists, or only reads |
 
-Whether a server honours the condition is another question, which probe.py answers when a database is created.
+Whether a server honours the condition is another question, which probe.py answers.
+
+Many of the others write in place, so the only writer may die inside a write. A create therefore takes three steps there:
+
+    write <directory>/.tmp-<name> -> move it to <name> -> (where moving is copying) remove the first file
+
+While the name is free, the temporary file may hold anything. Once the name is taken, the temporary file is whole. So
+`finish_creates` can undo or complete whatever was cut off; the writer calls it before it reads anything (rule O7).
 
 Nothing here retries; ReliableStore does. Listing caches are off or bypassed. Async file systems run on fsspec's I/O
 thread, so calls from that thread would wait for themselves and are refused.
@@ -31,6 +38,7 @@ from fsspec.asyn import sync
 from lsm.errors import InvalidError
 from lsm.object_store.contract import (
     CREATE_BYTES_MAX,
+    TEMPORARY_PREFIX,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -60,7 +68,8 @@ class FsspecStore(ObjectStore):
     """A prefix of an fsspec file system.
 
     Cost: one backend request a call, but for deletes on file systems that look first, and for creates on file systems
-    without atomic create (two). Range reads of gcsfs and adlfs have no known whole-object shortcut and use ranges too.
+    that write in place (four: look, make the directory, write, move). Range reads of gcsfs and adlfs have no known
+    whole-object shortcut and use ranges too.
     """
 
     def __init__(
@@ -72,8 +81,10 @@ class FsspecStore(ObjectStore):
         spec: StoreSpec | None = None,
         is_owned: bool = False,
         assume_single_writer: bool = False,
+        reads_only: bool = False,
     ) -> None:
-        """`root` is a path of `fs` without scheme. `is_owned`: nobody else uses `fs`.
+        """`root` is a path of `fs` without scheme. `is_owned`: nobody else uses `fs`. `reads_only`: a file system that
+        cannot create atomically is taken without the assertion, and every create is refused.
 
         Raises: InvalidError for a file system that cannot be used safely.
         """
@@ -90,24 +101,25 @@ class FsspecStore(ObjectStore):
         # The known ones are all async. Of others the plain methods are called: fsspec's DirFileSystem, for one, has
         # the async class and may wrap a file system without async methods.
         self._is_async = self._creates_atomically
-        if not self._creates_atomically and not self._is_memory and not assume_single_writer:
-            raise InvalidError(
-                f"{url}: {type(fs).__name__} is not known to create objects atomically, so two writers could damage "
-                f"the database. Use s3, gs, abfs, file or memory, or pass assume_single_writer=True if no second "
-                f"writer can ever exist"
-            )
+        self._writes_in_place = not self._creates_atomically and not self._is_memory
+        self._may_create = not self._writes_in_place or assume_single_writer
+        if not reads_only:
+            self._refuse_creates()
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
+        self._refuse_creates()
         body = b"".join(parts)
         if len(body) > CREATE_BYTES_MAX:
             raise oversize(name, len(body))
         try:
             if self._creates_atomically:
                 self._create(name, body, timeout)
+            elif self._is_memory:
+                self._create_in_memory(name, body, timeout)
             else:
-                self._create_under_lock(name, body, timeout)
+                self._create_in_place(name, body, timeout)
         except ObjectExists:
             raise
         except Exception as error:
@@ -176,6 +188,12 @@ class FsspecStore(ObjectStore):
         return None if entry["type"] == "directory" else ObjectInfo(name, entry["size"], modified_ms(entry))
 
     def _list(self, prefix: str, timeout: float) -> Sequence[ObjectInfo]:
+        found = self._entries(prefix, timeout)
+        if not self._writes_in_place:
+            return found
+        return [info for info in found if not info.name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)]
+
+    def _entries(self, prefix: str, timeout: float) -> Sequence[ObjectInfo]:
         if self._is_async:
             entries: Iterable[tuple[str, Mapping[str, Any]]]
             entries = self._call("find", self._stem + prefix, detail=True, timeout=timeout).items()
@@ -222,19 +240,74 @@ class FsspecStore(ObjectStore):
                 f"another thread"
             ) from error
 
-    def _create_under_lock(self, name: str, body: bytes, timeout: float) -> None:
+    def _create_in_memory(self, name: str, body: bytes, timeout: float) -> None:
         path = self._stem + name
         with _create_lock:
             # fsspec's memory looks through all its objects for `exists` and `makedirs`, and needs neither.
-            if self._is_memory:
-                taken = self._fs._strip_protocol(path) in self._fs.store
-            else:
-                taken = self._call("exists", path, timeout=timeout)
-            if taken:
+            if self._fs._strip_protocol(path) in self._fs.store:
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")
-            if not self._is_memory:
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._call("pipe_file", path, body, timeout=timeout)
+
+    def _create_in_place(self, name: str, body: bytes, timeout: float) -> None:
+        path = self._stem + name
+        temporary = _temporary(path)
+        with _create_lock:
+            if self._is_there(path, timeout):
+                if self._is_there(temporary, timeout):
+                    self._complete(temporary, path, timeout)
+                raise ObjectExists(f"write {name} at {self.url}: the name is taken")
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._call("pipe_file", temporary, body, timeout=timeout)
+            try:
+                self._call("mv", temporary, path, timeout=timeout)
+            except NotImplementedError:
+                self._complete(temporary, path, timeout)
+            except FileNotFoundError as error:
+                gone = f"write {name} at {self.url}: its temporary file was removed"
+                raise StoreFault(gone, transient=True) from error
+
+    def finish_creates(self, *, timeout: float) -> None:
+        """Cost: one listing of everything, on file systems that write in place; else none."""
+        if not self._writes_in_place:
+            return
+        try:
+            with _create_lock:
+                temporaries = [
+                    self._stem + info.name
+                    for info in self._entries("", timeout)
+                    if info.name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+                ]
+                for each in temporaries:
+                    folder, slash, name = each.rpartition("/")
+                    path = folder + slash + name.removeprefix(TEMPORARY_PREFIX)
+                    with contextlib.suppress(FileNotFoundError):  # A worker that outlives its writer has moved it.
+                        if self._is_there(path, timeout):
+                            self._complete(each, path, timeout)
+                        else:
+                            self._call("rm_file", each, timeout=timeout)
+        except Exception as error:
+            self._raise(error, "write", "what creates that were cut off left")
+
+    def _complete(self, temporary: str, path: str, timeout: float) -> None:
+        """Requires: the temporary file is whole."""
+        self._call("pipe_file", path, self._call("cat_file", temporary, timeout=timeout), timeout=timeout)
+        self._call("rm_file", temporary, timeout=timeout)
+
+    def _is_there(self, path: str, timeout: float) -> bool:
+        # fsspec's `exists` takes every failure for "no".
+        try:
+            self._call("info", path, timeout=timeout)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _refuse_creates(self) -> None:
+        if not self._may_create:
+            raise InvalidError(
+                f"{self.url}: {type(self._fs).__name__} is not known to create objects atomically, so two writers could "
+                f"damage the database. Use s3, gs, abfs, file or memory, or pass assume_single_writer=True if no second "
+                f"writer can ever exist"
+            )
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
@@ -251,6 +324,11 @@ class FsspecStore(ObjectStore):
             self._raise(error, "read", name)
         except RangePastEnd:
             return b""
+
+
+def _temporary(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{TEMPORARY_PREFIX}{name}"
 
 
 def modified_ms(entry: Mapping[str, Any]) -> int | None:

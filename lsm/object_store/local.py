@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import (
+    TEMPORARY_PREFIX,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -34,8 +35,6 @@ from lsm.object_store.contract import (
     StoreSpec,
 )
 from lsm.object_store.faults import RequestRefused
-
-TEMPORARY_PREFIX = ".tmp-"
 
 _UNNAMED = getattr(os, "O_TMPFILE", 0) | os.O_WRONLY | os.O_CLOEXEC
 _NAMED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -4,7 +4,7 @@
     file:///srv/log     an absolute directory; so is a plain path
     memory://           private to the store;   memory://name   shared inside this process
     s3://bucket/prefix  s3fs, with `storage_options` as s3fs takes them; gs:// and abfs:// likewise
-    scheme://...        anything fsspec knows, with assume_single_writer=True
+    scheme://...        anything fsspec knows or the application registered in it, with assume_single_writer=True
 
 A file system the application already has goes in as `fs`, with a path or URL of its own in `url`.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 import fsspec
@@ -35,10 +36,12 @@ def open_store(
     *,
     fs: Any = None,
     assume_single_writer: bool = False,
+    reads_only: bool = False,
     request_timeout: float = 15.0,
 ) -> ObjectStore:
-    """The store at `url`. Cost: no request.
+    """The store at `url`. `reads_only`: a file system that cannot create atomically needs no assertion, and refuses creates.
 
+    Cost: no request.
     Raises: InvalidError for a URL, option or file system that cannot be used; the message says what can.
     """
     text = os.fspath(url)
@@ -46,9 +49,12 @@ def open_store(
     if not isinstance(text, str) or not text:
         raise InvalidError(f"a store needs a URL or a path, got {url!r}")
     if fs is not None:
-        return _open_handed_in(text, fs, options, assume_single_writer)
-    if "::" in text:
-        raise InvalidError(f"{text}: chained fsspec URLs are not supported; name the innermost store directly")
+        return _open_handed_in(text, fs, options, assume_single_writer, reads_only)
+    if _is_chained(text):
+        raise InvalidError(
+            f"{text}: chained fsspec URLs are not supported; name the innermost store directly, and begin a relative path "
+            f"with ./"
+        )
     found = _SCHEME.fullmatch(text)
     if found is None:
         return _open_local(text, options)
@@ -58,7 +64,7 @@ def open_store(
     if scheme == "memory":
         _refuse_options(text, options)
         return MemoryStore.shared(rest.strip("/")) if rest.strip("/") else MemoryStore()
-    return _open_remote(scheme, rest, options, assume_single_writer, request_timeout)
+    return _open_remote(scheme, rest, options, assume_single_writer, reads_only, request_timeout)
 
 
 def takes_options(url: str | os.PathLike[str]) -> bool:
@@ -77,7 +83,12 @@ def _open_local(path: str, options: dict[str, Any]) -> LocalStore:
 
 
 def _open_remote(
-    scheme: str, rest: str, options: dict[str, Any], assume_single_writer: bool, request_timeout: float
+    scheme: str,
+    rest: str,
+    options: dict[str, Any],
+    assume_single_writer: bool,
+    reads_only: bool,
+    request_timeout: float,
 ) -> FsspecStore:
     url = f"{scheme}://{rest}"
     shown = url if scheme in _ATOMIC_SCHEMES else f"{scheme}://{_without_password(rest)}"
@@ -85,41 +96,79 @@ def _open_remote(
     is_s3 = _is_subclass(kind, "s3fs", "S3FileSystem")
     if is_s3 and not rest.partition("/")[0]:
         raise InvalidError(f"{url} names no bucket; write {scheme}://bucket/prefix")
-    if not assume_single_writer and not any(_is_subclass(kind, *known) for known in ATOMIC_FILE_SYSTEMS):
+    if (
+        not assume_single_writer
+        and not reads_only
+        and not any(_is_subclass(kind, *known) for known in ATOMIC_FILE_SYSTEMS)
+    ):
         raise InvalidError(
             f"{shown}: {scheme} is not known to create objects atomically, so two writers could damage the database. "
             f"Use one of {_allowed()}, or pass assume_single_writer=True if no second writer can ever exist"
         )
     arguments = s3_options(options, request_timeout=request_timeout) if is_s3 else dict(options)
-    arguments.setdefault("use_listings_cache", False)
-    arguments["skip_instance_cache"] = True
     if not is_s3:
         arguments = {**kind._get_kwargs_from_urls(url), **arguments}
-    try:
-        fs = kind(**arguments)
-    except (TypeError, ValueError, KeyError, ImportError) as error:
-        raise InvalidError(f"{shown}: the storage options do not fit {kind.__name__}: {error}") from error
-    root = rest.strip("/") if is_s3 else str(kind._strip_protocol(url))
-    spec = StoreSpec(url, options)
+    fs = _file_system(kind, arguments, shown)
+    root = rest.strip("/") if is_s3 else _root(kind, scheme, rest)
+    spec = StoreSpec(url, options) if _is_known_elsewhere(scheme, kind) else None
     adapter: type[FsspecStore] = FsspecStore
     if is_a(fs, "s3fs", "S3FileSystem"):
         adapter = S3Store
         fs.retries = 1
-    return adapter(fs, root, shown, spec=spec, is_owned=True, assume_single_writer=assume_single_writer)
+    return adapter(
+        fs, root, shown, spec=spec, is_owned=True, assume_single_writer=assume_single_writer, reads_only=reads_only
+    )
+
+
+def _is_chained(url: str) -> bool:
+    """Whether fsspec would read `url` as a chain, such as simplecache::s3://bucket/x. A path may hold "::" as well."""
+    first, colons, rest = url.partition("::")
+    if not colons:
+        return False
+    return "://" in rest or first in fsspec.registry or first in fsspec.available_protocols()
+
+
+def _file_system(kind: Any, options: Mapping[str, Any], shown: str) -> Any:
+    arguments = {**options, "skip_instance_cache": True}
+    try:
+        try:
+            return kind(**{"use_listings_cache": False, **arguments})
+        except TypeError:
+            if "use_listings_cache" in options:
+                raise
+            return kind(**arguments)  # An application's class need not know fsspec's options.
+    except (TypeError, ValueError, KeyError, ImportError) as error:
+        raise InvalidError(f"{shown}: the storage options do not fit {kind.__name__}: {error}") from error
+
+
+def _root(kind: Any, scheme: str, rest: str) -> str:
+    found = str(kind._strip_protocol(f"{scheme}://{rest}"))
+    # A class registered under a scheme of the application's own strips the schemes of the class it was made from.
+    return found if f"{scheme}:" not in found else str(kind._strip_protocol(rest))
+
+
+def _is_known_elsewhere(scheme: str, kind: Any) -> bool:
+    """Whether the scheme means this class in another process, too, where the application has registered nothing."""
+    protocols = (kind.protocol,) if isinstance(kind.protocol, str) else tuple(kind.protocol)
+    if kind.__module__.split(".")[0] in {"fsspec", *_ATOMIC_SCHEMES.values()}:
+        return scheme in protocols
+    return any(each.name == scheme for each in entry_points(group="fsspec.specs"))
 
 
 def _file_system_class(scheme: str) -> Any:
-    if scheme not in fsspec.available_protocols():
-        raise InvalidError(f"unknown URL scheme {scheme!r}; use a path or one of {_allowed()}")
     try:
         return fsspec.get_filesystem_class(scheme)
+    except ValueError as error:
+        raise InvalidError(f"unknown URL scheme {scheme!r}; use a path or one of {_allowed()}") from error
     except ImportError as error:
         package = _ATOMIC_SCHEMES.get(scheme)
         advice = f"pip install {package}" if package else str(error)
         raise InvalidError(f"{scheme}:// needs a package that is not installed: {advice}") from error
 
 
-def _open_handed_in(url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool) -> ObjectStore:
+def _open_handed_in(
+    url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool, reads_only: bool
+) -> ObjectStore:
     if options:
         raise InvalidError("storage_options go to the file system; pass them when making the one you hand in as fs")
     if not isinstance(fs, fsspec.AbstractFileSystem):
@@ -132,7 +181,7 @@ def _open_handed_in(url: str, fs: Any, options: dict[str, Any], assume_single_wr
         if not path.strip("/"):
             raise InvalidError(f"{url!r} names no bucket; write bucket/prefix")
         return S3Store(fs, path, shown)
-    return FsspecStore(fs, path, shown, assume_single_writer=assume_single_writer)
+    return FsspecStore(fs, path, shown, assume_single_writer=assume_single_writer, reads_only=reads_only)
 
 
 def _is_subclass(kind: type, package: str, name: str) -> bool:

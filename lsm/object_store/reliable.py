@@ -160,6 +160,11 @@ class ReliableStore:
         operation = _Operation(self, f"delete {name}")
         self._repeat(operation, lambda: operation.send("delete", self.store.delete, name))
 
+    def finish_creates(self) -> None:
+        """Complete or undo creates that a process died in. Requires: no other process creates. Raises: UnavailableError."""
+        operation = _Operation(self, "finish creates that were cut off")
+        self._repeat(operation, lambda: self.store.finish_creates(timeout=self.request_timeout))
+
     def leftovers(self) -> Sequence[ObjectInfo]:
         """What creates that were cut off left behind. Cost: one LIST where the backend can leave anything.
 

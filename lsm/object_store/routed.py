@@ -35,6 +35,9 @@ class RoutedStore(ObjectStore):
     def delete(self, name: str, *, timeout: float) -> None:
         self.own.delete(name, timeout=timeout)
 
+    def finish_creates(self, *, timeout: float) -> None:
+        self.own.finish_creates(timeout=timeout)
+
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         return self.own.leftovers(timeout=timeout)
 

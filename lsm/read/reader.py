@@ -59,7 +59,7 @@ class DbReader(Reads):
         self._closed: Error | None = None
         self._damage: Error | None = None
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
-        self._stores = Stores(url, settings, parts, self._runtime)
+        self._stores = Stores(url, settings, parts, self._runtime, reads_only=True)
         self._health = BackgroundHealth(self._runtime, self._stores.main.url)
         self._layout = parts.series_layout
         self._refresh_interval = refresh_interval

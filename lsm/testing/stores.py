@@ -53,6 +53,9 @@ class WrappedStore(ObjectStore):
     def delete(self, name: str, *, timeout: float) -> None:
         self._around("delete", name, lambda: self.store.delete(name, timeout=timeout))
 
+    def finish_creates(self, *, timeout: float) -> None:
+        self.store.finish_creates(timeout=timeout)
+
     def spec(self) -> StoreSpec | None:
         return None
 

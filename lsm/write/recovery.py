@@ -1,6 +1,6 @@
 """Write walk, first station: open a database, or create one; fence older writers; replay the log.
 
-docs/protocol.md, rules O1 to O6. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
+docs/protocol.md, rules O1 to O7. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
 gallops with HEADs; here a fence is a full object with epoch and nonce, and one LIST finds the end.
 """
 
@@ -63,6 +63,9 @@ def open_database(
     are. To create: the same, 3 LIST and 1 PUT, and the probe's 5 requests per store.
     Raises: FencedError: another process opened it at the same time and won.
     """
+    stores = {id(store): store, id(wal_store): wal_store}.values()
+    for each in stores:
+        each.finish_creates()  # Rule O7.
     manifests = ManifestStore.load(store, runtime)
     if manifests is None:
         manifests = _create(store, wal_store, runtime, identity, probe=probe)

@@ -47,6 +47,9 @@ def test_file_urls_and_paths_name_directories(tmp_path: Path, monkeypatch: pytes
         ("nosuch://x/y", r"unknown URL scheme 'nosuch'.*file://.*memory://.*s3://"),
         ("http://example.com/x", "not known to create objects atomically.*assume_single_writer"),
         ("simplecache::s3://bucket/x", "chained"),
+        ("filecache::/data/x", "chained"),
+        ("zip://a.csv::s3://bucket/x.zip", "chained"),
+        ("memory::b", r"chained.*\./"),
         ("s3://", "names no bucket"),
         ("s3:///prefix", "names no bucket"),
         ("file://", "names no directory"),
@@ -56,6 +59,24 @@ def test_file_urls_and_paths_name_directories(tmp_path: Path, monkeypatch: pytes
 def test_urls_that_cannot_be_used_are_refused_with_the_reason(url: str, says: str) -> None:
     with pytest.raises(InvalidError, match=says):
         open_store(url)
+
+
+def test_a_path_may_hold_two_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    for url, where in (
+        ("a::b", f"file://{tmp_path}/a::b"),
+        ("./memory::b", f"file://{tmp_path}/memory::b"),
+        (f"{tmp_path}/2026::12/log", f"file://{tmp_path}/2026::12/log"),
+        (f"file://{tmp_path}/a::b", f"file://{tmp_path}/a::b"),
+        ("s3://bucket/a::b", "s3://bucket/a::b"),
+    ):
+        store = open_store(url)
+        assert store.url == where
+        store.close()
+    local = open_store("a::b")
+    local.put_if_absent("wal/1", [b"x"], timeout=1.0)
+    assert (tmp_path / "a::b/wal/1").read_bytes() == b"x"
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from heapq import merge
 from itertools import groupby, pairwise
 from operator import gt, itemgetter, le
+from typing import Any
 
 from crc32c import crc32c
 
@@ -16,9 +18,9 @@ from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import DELETE, PUT, RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes
-from lsm.sst.block import SeriesBlock
+from lsm.sst.block import BLOCK_CHECKSUM, SeriesBlock
 from lsm.sst.bloom import digest
-from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo
+from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo, content_digest
 from lsm.sst.index import Index
 from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader
@@ -27,13 +29,39 @@ Extent = tuple[bytes, bytes, int, int, int]
 """Family, name, source (0 is the oldest), first and last number: a series' rows of one block."""
 
 
+class SummedReader(TableReader):
+    """Takes down the checksums of the blocks it reads of a table that is being verified: their digest is its content."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._sums: dict[int, dict[int, bytes]] = {}
+
+    @contextmanager
+    def summing(self, table: TableInfo) -> Iterator[dict[int, bytes]]:
+        """The table's checksums by offset, of what is read of it from now on."""
+        sums = self._sums[table.number] = {}
+        try:
+            yield sums
+        finally:
+            self._sums.pop(table.number, None)
+
+    def _verified(
+        self, table: TableInfo, data: bytes | memoryview, offset: int, seed: int | None = None
+    ) -> tuple[int, bytes | memoryview]:
+        found = super()._verified(table, data, offset, seed)
+        sums = self._sums.get(table.number)
+        if sums is not None:
+            sums[offset] = bytes(data[: BLOCK_CHECKSUM.stop])
+        return found
+
+
 class TableCheck:
     """Verifies tables of one version of the manifest; what it finds goes into the report."""
 
     def __init__(
         self,
         store: ReliableStore,
-        tables: TableReader,
+        tables: SummedReader,
         manifest: Manifest,
         report: FsckReport,
         *,
@@ -117,7 +145,11 @@ class TableCheck:
             self._report.tables += 1
             try:
                 self._check_footer(table)
-                yield from self._blocks(partition, table, age)
+                with self._tables.summing(table) as sums:
+                    yield from self._blocks(partition, table, age)
+                if table.content and content_digest([sums[at] for at in sorted(sums)]) != table.content:
+                    why = "holds other rows than the manifest says: of another copy of this database?"
+                    raise CorruptionError(why, object_name=table.name)
             except TableMissingError as error:
                 if self._is_needed(table.number):
                     self._report.add_error(error)

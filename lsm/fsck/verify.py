@@ -17,7 +17,7 @@ from lsm.components import Components, Stores
 from lsm.errors import CorruptionError, InternalError, InvalidError, UnavailableError
 from lsm.fsck.claims import check_claims
 from lsm.fsck.report import FsckReport, Orphan, Progress
-from lsm.fsck.tables import TableCheck
+from lsm.fsck.tables import SummedReader, TableCheck
 from lsm.fsck.wal import check_log, listed_log
 from lsm.manifest.codec import decode_manifest
 from lsm.manifest.model import MANIFESTS_KEPT, Manifest
@@ -37,7 +37,6 @@ from lsm.object_store.names import (
 from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.sst.cache import Caches
-from lsm.sst.table import TableReader
 
 INDEX_CACHE_BYTES = 64 << 20
 
@@ -202,10 +201,10 @@ class _Fsck:
         caches = Caches(block_bytes=0, meta_bytes=INDEX_CACHE_BYTES, runtime=self._runtime)
         store = self._stores.main.with_cause("fsck")
         owners = manifest.owners()
-        reader = TableReader(store, manifest.database, self._runtime, caches=caches, owners=owners)
+        reader = SummedReader(store, manifest.database, self._runtime, caches=caches, owners=owners)
         return TableCheck(
             store,
-            reader.for_cause("fsck"),
+            reader,
             manifest,
             self._report,
             layout=self._parts.series_layout,

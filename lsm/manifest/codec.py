@@ -6,7 +6,7 @@
                     gc_horizons, settled, checkpoints, parents, jobs])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end,
-             tombstones, first_number, last_number]
+             tombstones, first_number, last_number, content]
     checkpoint, parent = the fields in checkpoint.py    job = the fields in job_record.py
 
 What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a

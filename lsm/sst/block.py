@@ -51,6 +51,8 @@ from lsm.rows.chunk import RowChunk, SeriesChunk, series_key
 
 HEADER: Final = struct.Struct("<BBHII")
 _UNSUMMED: Final = struct.Struct("<BBHI")
+BLOCK_CHECKSUM: Final = slice(8, 12)
+"""Where the checksum lies in a stored block."""
 _SEED: Final = struct.Struct("<Q")
 ROWS_HEAD: Final = struct.Struct("<IH")
 SERIES_HEAD: Final = struct.Struct("<IIH")
@@ -162,6 +164,8 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
         if length > len(stored) << EXPANSION_MAX_BITS:
             raise CorruptionError(f"{len(stored)} bytes do not expand to {length}", object_name=name, offset=offset)
         try:
+            if zstandard.frame_content_size(stored) not in (-1, length):  # A forged size would be allocated.
+                raise CorruptionError(f"block does not expand to {length} bytes", object_name=name, offset=offset)
             payload = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
         except zstandard.ZstdError as error:
             raise CorruptionError(f"block does not decompress: {error}", object_name=name, offset=offset) from error

@@ -25,16 +25,18 @@ import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, islice
-from operator import add
+from operator import add, itemgetter
 from typing import Final
 
 import msgspec
 from crc32c import crc32c
+from xxhash import xxh3_64_intdigest
 
 from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
 from lsm.rows.chunk import DELETE, SEQ_MAX, RowChunk, series_key, series_prefixes
 from lsm.sst.block import (
+    BLOCK_CHECKSUM,
     KIND_ROWS,
     KIND_SERIES,
     WIDE_ROW_BYTES,
@@ -52,6 +54,7 @@ from lsm.sst.last_numbers import encode_last_numbers
 FOOTER: Final = struct.Struct("<4sHH16sQQQQQ")
 FOOTER_MAGIC: Final = b"LSMT"
 TABLE_VERSION: Final = 1
+_CHECKSUM_OF: Final = itemgetter(BLOCK_CHECKSUM)
 
 
 class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -60,6 +63,8 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `tombstones`: how many of its rows are deletes; 0 for tables of a version that did not count them.
     `first_number` and `last_number`: no series row of any family in the table has a number outside them. 0 and -1 where
     that is not known (tables written earlier) or the table has no series rows.
+    `content`: a digest of what is stored, so that caches tell apart two tables of one number: of two copies of a database that
+    went different ways. 0 where that is not known (tables written earlier).
     """
 
     number: int
@@ -73,6 +78,7 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tombstones: int = 0
     first_number: int = 0
     last_number: int = -1
+    content: int = 0
 
     @property
     def name(self) -> str:
@@ -85,6 +91,12 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def may_reach(self, low: int, high: int) -> bool:
         """Whether the table may hold a series row with low <= number < high."""
         return self.first_number < high and (self.last_number >= low or self.last_number < 0)
+
+
+def content_digest(blocks: Sequence[bytes]) -> int:
+    """What a table holds, as a number that is never 0: the digest of the checksums of its blocks, filter and index included.
+    Cost: 0.1 µs a block."""
+    return xxh3_64_intdigest(b"".join(map(_CHECKSUM_OF, blocks))) or 1
 
 
 class TableFormat(msgspec.Struct, frozen=True):
@@ -258,6 +270,7 @@ class TableBuilder:
             self._tombstones,
             self._first_number if self._lasts else 0,
             max(self._lasts, default=-1),
+            content_digest(self._parts[:-1]),
         )
         return info, self._parts
 

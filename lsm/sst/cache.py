@@ -159,7 +159,8 @@ class CachesStatus(msgspec.Struct, frozen=True):
 class Caches:
     """Memory that several databases, logs and readers of a process share. Thread-safe; closing a handle leaves it as it is.
 
-    Items of different databases never mix: their keys begin with the database's id. Handles on one database share them.
+    Items of different databases never mix, nor those of two copies of one: their keys are the database's id, and a table's
+    number and content. Handles on one database share them.
 
     >>> caches = Caches(block_bytes=1 << 20)
     >>> caches.status().blocks.capacity

@@ -1,9 +1,10 @@
 """Parts of table objects in a local directory, so that a process that starts again need not fetch them again.
 
 An object is cut into parts of PART_BYTES from its start on, whatever is read of it. What is read is fetched in whole parts, so
-the next read of that neighbourhood finds it. Objects never change and names are never reused: a part is right for ever.
+the next read of that neighbourhood finds it. Objects never change, and the name tells what a table holds, as two copies of a
+database may give the same number to different ones: a part is right for ever.
 
-    <directory>/table-parts-1/<database, hex>/<00 to ff>/<object's name, - for />-<number of the part, hex>
+    <directory>/table-parts-1/<database, hex>/<00 to ff>/<object's name, - for />-<content, hex>-<number of the part, hex>
 
 A part's file, all little-endian:
 

@@ -65,6 +65,7 @@ class TableReader:
         self._disk = disk
         self._loads = Loads(runtime)
         self._told: set[tuple[str, int]] = set()
+        self._unshared = object()
 
     def for_cause(self, cause: str) -> TableReader:
         """The same reader, its requests counted under another cause."""
@@ -84,11 +85,16 @@ class TableReader:
     def _owner(self, table: TableInfo) -> bytes:
         return self._owners.get(table.number, self._database)
 
+    def _key(self, table: TableInfo) -> tuple[bytes, int, object]:
+        """Under what caches keep a table's parts. Database and number are no identity: of two copies of a database, both may
+        have written a table of that number since. One that does not say what it holds is kept for this handle alone."""
+        return self._owners.get(table.number, self._database), table.number, table.content or self._unshared
+
     # -- filter and index -------------------------------------------------------------------------------------------------
 
     def meta(self, table: TableInfo) -> Meta:
         """Filter (where the table has one) and index. Cost: one GET, then cached."""
-        key = (self._owner(table), table.number)
+        key = self._key(table)
         found = self._meta.peek(key)
         if found is None:
             found = self._loads.get(self._meta, key, lambda: self._load_meta(table))
@@ -103,7 +109,7 @@ class TableReader:
             return
         for start in range(0, len(tables), META_WIDTH):
             part = tables[start : start + META_WIDTH]
-            known = [self._meta.peek((self._owner(table), table.number)) for table in part]
+            known = [self._meta.peek(self._key(table)) for table in part]
             missing = [table for table, meta in zip(part, known, strict=True) if meta is None]
             loaded = iter(self.runtime.map(self.meta, missing, width=META_WIDTH))
             for table, meta in zip(part, known, strict=True):
@@ -140,11 +146,11 @@ class TableReader:
 
     def peek(self, table: TableInfo, at: int) -> Block | None:
         """Block number `at`, if it is cached."""
-        return self._blocks.peek((self._owner(table), table.number, at))
+        return self._blocks.peek((*self._key(table), at))
 
     def block(self, table: TableInfo, at: int, *, index: Index | None = None, keep: bool = True) -> Block:
         """Block number `at`. Cost: one GET, then cached. `index`: where the caller has it."""
-        key = (self._owner(table), table.number, at)
+        key = (*self._key(table), at)
         found = self._blocks.peek(key)
         if found is None:
             found = self._loads.get(self._blocks, key, lambda: self._load_block(table, at, index, keep=keep), keep=keep)
@@ -165,13 +171,13 @@ class TableReader:
         offsets = index.offsets
         base = offsets[start]
         view = memoryview(data)  # A slice of bytes would be one copy more of every block.
-        owner, number = self._owner(table), table.number
-        seed = checksum_seed(owner, table.name)
+        key = self._key(table)
+        seed = checksum_seed(key[0], table.name)
         for at in reversed(range(start, end)) if descending else range(start, end):
             part = view[offsets[at] - base : offsets[at + 1] - base]
             block = self._decode(table, part, offsets[at], seed, may_borrow=self.is_near)
             if keep and not (isinstance(block, SeriesBlock) and block.is_borrowed):
-                self._blocks.put((owner, number, at), block, weight_of(block))
+                self._blocks.put((*key, at), block, weight_of(block))
             yield block
 
     def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
@@ -234,9 +240,9 @@ class TableReader:
             return open_block(data, seed=seed, name=name, offset=offset)
         except CorruptionError:
             try:
-                if self._disk is None:
+                if self._disk is None or not table.content:
                     raise
-                self._disk.drop(self._owner(table), name, offset, offset + len(data))
+                self._disk.drop(self._owner(table), _part_name(table), offset, offset + len(data))
                 again = self._fetch(table, offset, offset + len(data))
                 return open_block(again, seed=seed, name=name, offset=offset)
             except CorruptionError as error:
@@ -252,12 +258,17 @@ class TableReader:
     # -- bytes --------------------------------------------------------------------------------------------------------------
 
     def _read(self, table: TableInfo, start: int, end: int, *, keep: bool = True) -> bytes:
-        if self._disk is None:
+        if self._disk is None or not table.content:
             data = self._fetch(table, start, end)
         else:
-            owner, name = self._owner(table), table.name
             data = self._disk.read(
-                owner, name, table.size, start, end, lambda low, high: self._fetch(table, low, high), keep=keep
+                self._owner(table),
+                _part_name(table),
+                table.size,
+                start,
+                end,
+                lambda low, high: self._fetch(table, low, high),
+                keep=keep,
             )
         if len(data) != end - start:
             raise CorruptionError(
@@ -270,6 +281,11 @@ class TableReader:
             return self._store.get_range(table.name, start, end)
         except ObjectMissing as error:
             raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
+
+
+def _part_name(table: TableInfo) -> str:
+    """A table's name in the directory of stored parts: with what it holds, as two copies of a database may share both."""
+    return f"{table.name}-{table.content:016x}"
 
 
 def decode_block(kind: int, payload: bytes | memoryview, *, name: str, offset: int, may_borrow: bool = False) -> Block:

@@ -94,6 +94,9 @@ CLAIMED = msgspec.structs.replace(
 )
 """With a compaction that somebody has claimed."""
 NOTED = TableInfo(3 << 40 | 50, 500, 9, b"p0a", b"p0z", 300, 350, 420, 2)
+NOTED_CONTENT = TableInfo(3 << 40 | 50, 500, 9, b"p0a", b"p0z", 300, 350, 420, 2, 1, 7, (1 << 64) - 3)
+HELD = msgspec.structs.replace(MANIFEST, partitions=(Partition(b"p0", (NOTED_CONTENT,)),))
+"""With what the tables hold, which earlier manifests did not say."""
 
 
 def table() -> tuple[TableInfo, bytes]:
@@ -238,7 +241,8 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     "manifest": (b"".join(encode_manifest(MANIFEST, epoch=3, nonce=NONCE)), HEADER),
     "manifest_tombstones": (b"".join(encode_manifest(COUNTED, epoch=3, nonce=NONCE)), HEADER),
     "manifest_jobs": (b"".join(encode_manifest(CLAIMED, epoch=3, nonce=NONCE)), HEADER),
-    "note": (b"".join(encode_note(DATABASE, NOTED)), HEADER),
+    "manifest_content": (b"".join(encode_manifest(HELD, epoch=3, nonce=NONCE)), HEADER),
+    "note_content": (b"".join(encode_note(DATABASE, NOTED_CONTENT)), HEADER),
 }
 FIXED = [name for name in FORMATS if not name.startswith("manifest")]
 """What zstd makes of a manifest may change with its version; only reading it back is promised."""
@@ -373,7 +377,9 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "manifest": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), MANIFEST),
     "manifest_tombstones": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), COUNTED),
     "manifest_jobs": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), CLAIMED),
+    "manifest_content": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), HELD),
     "note": lambda data: _equal(decode_note(data, number=3 << 40 | 50, database=DATABASE), NOTED),
+    "note_content": lambda data: _equal(decode_note(data, number=3 << 40 | 50, database=DATABASE), NOTED_CONTENT),
 }
 
 

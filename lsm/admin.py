@@ -102,7 +102,8 @@ class Admin:
         )
 
     def _durable_end(self, manifest: Manifest) -> int:
-        return durable_end(self._stores.wal.with_cause("admin"), manifest)
+        manifests = self._load()
+        return durable_end(self._stores.wal.with_cause("admin"), manifest, lambda: manifests.refresh().replay_after)
 
     def refresh_checkpoint(self, checkpoint_id: str, lifetime: float | None = None) -> Checkpoint:
         """Let its lifetime begin again, or a new one. Raises: InvalidError where there is no such checkpoint (any more)."""

@@ -16,10 +16,10 @@ from lsm.manifest.codec import decode_manifest
 from lsm.manifest.model import Manifest, may_have_dropped
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectMissing
-from lsm.object_store.names import manifest_name, pinned_name, wal_name
+from lsm.object_store.names import manifest_name, pinned_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
-from lsm.wal.replay import list_wal
+from lsm.wal.gaps import exists, first_gap
 
 LIFETIME_MAX = 1e9
 """Seconds, some thirty years."""
@@ -111,21 +111,15 @@ def delete_checkpoint(manifests: ManifestStore, checkpoint_id: str) -> None:
     manifests.update(edit)
 
 
-def durable_end(wal_store: ReliableStore, manifest: Manifest) -> int:
-    """The last log object before the first gap. Cost: one LIST, and a GET that finds nothing."""
-    taken = set(list_wal(wal_store))
-    number = manifest.replay_after
-    while number + 1 in taken or _exists(wal_store, number + 1):
+def durable_end(wal_store: ReliableStore, manifest: Manifest, replay_after: Callable[[], int]) -> int:
+    """The last log object before the first gap. `replay_after`: as for `first_gap`.
+
+    Cost: one LIST, and a HEAD that finds nothing. Raises: CorruptionError where a log object is lost (rule W7).
+    """
+    number = first_gap(wal_store, manifest.replay_after + 1, manifest.database, replay_after)
+    while exists(wal_store, number):
         number += 1
-    return number
-
-
-def _exists(wal_store: ReliableStore, number: int) -> bool:
-    try:
-        wal_store.head(wal_name(number))
-    except ObjectMissing:
-        return False
-    return True
+    return number - 1
 
 
 def _required(manifest: Manifest, checkpoint_id: str) -> Checkpoint:

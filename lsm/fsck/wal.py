@@ -12,6 +12,7 @@ from lsm.object_store.contract import ObjectInfo
 from lsm.object_store.names import number_of, wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.wal.frames import Frame
+from lsm.wal.gaps import lost, was_durable
 from lsm.wal.replay import LogEntries, read_wal_object
 
 
@@ -25,7 +26,7 @@ def check_log(
     """The log behind `manifest`, its fences, and what checkpoints need of it. Memory: one object."""
     last_seq, epoch, end = manifest.last_seq, manifest.wal_epoch_floor, manifest.replay_after
     fences = set(manifest.fences)
-    is_open_end = False
+    marks: dict[int, int] = {}
     for number, info in sorted(listed.items()):
         report.log_objects += 1
         report.bytes += info.size
@@ -43,10 +44,10 @@ def check_log(
                 epoch = entries.epoch
                 last_seq = _check_batches(report, entries.frames, last_seq, wal_name(number))
         else:
-            is_open_end = True
-            if entries is not None and entries.durable_through > end:
-                report.add("is missing, and a later log object builds on it", object_name=wal_name(end + 1))
-    if is_open_end:
+            marks[number] = entries.durable_through if entries is not None else 0
+    if was_durable(end + 1, marks):
+        report.add_error(lost(end + 1))
+    if marks:
         report.notes.append(f"log objects behind the gap at {end + 1}: uploads that a crash or a new owner cut off")
     for number in sorted(fences - listed.keys()):
         report.add("the fence is missing", object_name=wal_name(number))

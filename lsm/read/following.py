@@ -19,6 +19,7 @@ from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.view import Bounds, View
 from lsm.wal.frames import Frame
+from lsm.wal.gaps import is_lost, lost
 from lsm.wal.replay import PREFETCH, LogEntries, apply_frames, list_wal, read_wal_object
 
 SINGLE_READS_MAX: Final = 8
@@ -51,6 +52,7 @@ class Following:
         self._is_torn = False
         self._drops = self._drops_read = 0
         self._keeps_arrivals = False
+        self._marks: dict[int, int] = {}
         self._added: list[LogEntries] = []
         self._missed_rows = False
         self._has_new_rows = False
@@ -107,25 +109,26 @@ class Following:
         rows became visible.
 
         Cost: one GET per new log object and one that finds nothing; from SINGLE_READS_MAX new objects on one LIST; `look`:
-        two short GETs, or a LIST if it has to be `sure`, and where there is a newer version some more. Raises:
-        UnavailableError, CorruptionError; what was read before that is kept and shown.
+        two short GETs, and where there is a newer version some more. `sure`: a LIST of the log for the GET that finds nothing,
+        which shows whether an object is lost (rule W7), and a LIST for the two of the manifest.
+        Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
         """
         if self._is_torn:
             self._recover()
         seen = self._shown_seq
         try:
             # Rule R3: the manifest after the log. A missing object is the end only if it was not collected by then.
-            while self._read_on() or (look and self._look(sure=sure)) or self._is_ahead:
+            while self._read_on(sure=sure) or (look and self._look(sure=sure)) or self._is_ahead:
                 pass
         finally:
             self._publish()
         return self._shown_seq > seen
 
-    def _read_on(self) -> bool:
+    def _read_on(self, *, sure: bool) -> bool:
         """Read the log up to its first gap. True: it goes on in tables that a look at the manifest just found."""
         drops = self._drops
         try:
-            goes_on = self._read_up_to_a_gap()
+            goes_on = self._read_listed() if sure else self._read_up_to_a_gap()
         except CorruptionError:
             if self._look():  # The rows of the damaged object are in tables by now.
                 return True
@@ -164,6 +167,10 @@ class Following:
                 if self._take(entries):
                     return True
             self._publish()
+        if is_lost(self._store, self._next, taken, self._manifest.database, self._marks):
+            if self._look():  # It was collected.
+                return True
+            raise lost(self._next)
         return False
 
     def _read_together(self, numbers: Sequence[int]) -> list[LogEntries | None]:

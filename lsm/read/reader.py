@@ -116,7 +116,8 @@ class DbReader(Reads):
         """Open what somebody wrote at an fsspec URL or path, and follow it.
 
         What is durable is seen after `refresh_interval` seconds at the latest; after news polls come up to 16 times as often,
-        and an idle database costs three requests an interval. None: only `refresh()` looks for more.
+        and an idle database costs three requests an interval. None: only `refresh()` looks for more. A log object that is lost
+        is noticed at once by a refresh, and else within sixteen intervals.
         Cost: 4 LIST, 1 + n GET for n log objects, however many tables there are.
 
         `checkpoint`: the id of one; the reader shows what it pins, byte for byte, until the checkpoint is over.
@@ -135,8 +136,8 @@ class DbReader(Reads):
     def refresh(self) -> None:
         """See everything that is durable now.
 
-        Cost: one GET per new log object, one that finds nothing, one LIST of the manifest's versions; two and a GET where
-        there is a newer one.
+        Cost: one GET per new log object, one LIST of the log, one of the manifest's versions; two and a GET where there is a
+        newer one.
         Raises: UnavailableError, CorruptionError; what was seen stays readable.
         """
         if self._closed is not None:

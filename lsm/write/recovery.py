@@ -15,13 +15,14 @@ from lsm.coding import KIND_WAL_FENCE, seal_envelope
 from lsm.errors import CorruptionError, FencedError, InvalidError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.object_store.contract import ObjectExists, ObjectMissing
+from lsm.object_store.contract import ObjectExists
 from lsm.object_store.names import TABLES, manifest_name, wal_name
 from lsm.object_store.probe import probe_conditional_create
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION, encode_mark
+from lsm.wal.gaps import first_gap
 from lsm.wal.replay import LogEntries, apply_frames, list_wal, read_wal, read_wal_object
 
 
@@ -127,7 +128,9 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
     """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
     objects have consecutive numbers, and the next one is taken (rule W2)."""
     store, manifest = wal_store.with_cause("open"), manifests.current
-    number = _first_gap(store, manifest.replay_after + 1, manifest.database)
+    number = first_gap(
+        store, manifest.replay_after + 1, manifest.database, lambda: manifests.check_owner().replay_after
+    )
     # Rule O5: the gap of a listing that a newer writer has written before is that writer's next number.
     manifests.check_owner()
     while True:
@@ -152,35 +155,6 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
                     f"another process opened the database at the same time (epoch {found.epoch})"
                 ) from None
             number += 1
-
-
-def _first_gap(store: ReliableStore, number: int, database: bytes) -> int:
-    """The first number from `number` on that no log object has. Cost: one LIST, and one GET per object behind the gap,
-    which only uploads cut off by a crash leave.
-
-    Raises: CorruptionError where an object is missing that was there once: a later one tells (rule W7).
-    """
-    taken = set(list_wal(store))
-    while True:
-        while number in taken:
-            number += 1
-        later = sorted(each for each in taken if each > number)
-        if not any(_knows_of(store, each, number, database) for each in later):
-            return number
-        try:
-            # A listing of a directory is no snapshot of it: what was created meanwhile may be listed or not.
-            store.head(wal_name(number))
-        except ObjectMissing:
-            raise CorruptionError(
-                "is missing, and later log objects build on it", object_name=wal_name(number)
-            ) from None
-        taken.add(number)
-
-
-def _knows_of(store: ReliableStore, later: int, number: int, database: bytes) -> bool:
-    """Whether log object `later` was written when `number` was durable."""
-    entries = read_wal_object(store, later, database)
-    return entries is not None and entries.durable_through >= number
 
 
 def _replay(

@@ -315,7 +315,8 @@ def test_budgets_of_polls_and_refreshes() -> None:
 
         assert cost(0, look=False) == {"get": 1}
         assert cost(0, look=True) == {"get": 1, "get_range": 2}
-        assert cost(0, look=True, sure=True) == {"get": 1, "list": 1}
+        assert cost(0, look=True, sure=True) == {"list": 2}
+        assert cost(3, look=True, sure=True) == {"get": 3, "list": 2}
         assert cost(1, look=False) == {"get": 2}
         assert cost(5, look=True) == {"get": 5 + 1, "get_range": 2}
         assert cost(100, look=False) == {"get": 100, "list": 1}

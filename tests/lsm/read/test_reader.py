@@ -204,8 +204,8 @@ def test_an_outage_in_the_middle_of_a_refresh_it_shows_what_it_had_read(memory: 
         with pytest.raises(lsm.UnavailableError):
             reader.refresh()
         store.is_down = False  # For the tables' sake.
-        assert shown_by(reader) == before + 5 * min(at, 5)
-        assert bool(heard) is (at > 0)
+        assert shown_by(reader) == before + 5 * min(max(at - 1, 0), 5)  # The first request lists the log.
+        assert bool(heard) is (at > 1)
 
         reader.refresh()
 

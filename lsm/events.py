@@ -1,7 +1,8 @@
 """Everything a handle reports beside its answers: one vocabulary of events, and the log lines they become. Pure but for `tell`.
 
 An event is a value: a name, the logger, the level and the words of its line. Code reports one with `tell(EVENT, fact=…)`.
-`tell` is the only way out, so whatever else wants to know of events hangs on it.
+`tell` is the only way out, so whatever else wants to know of events hangs on it. docs/operations.md says what
+each one asks for.
 
 Levels: WARNING for what an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. A line never holds
 a record's key or value, nor a credential: facts are names of objects, numbers, and `reason(error)`.

@@ -8,6 +8,7 @@ import doctest
 import importlib
 import importlib.util
 import io
+import logging
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/concurrency.md",
+    "docs/operations.md",
     "docs/protocol.md",
     "docs/reliability.md",
     "docs/simulation.md",
@@ -117,6 +119,13 @@ def test_what_the_readme_calls_missing_is_missing() -> None:
         is_module = module == "opendata_log" and importlib.util.find_spec(name) is not None
         assert resolve(name) is None, f"{name} is there now: describe it in README.md"
         assert not is_module, f"{name} is there now: describe it in README.md"
+
+
+def test_the_table_of_log_lines_is_true() -> None:
+    stated = {(names_in(row[0])[0], row[1], names_in(row[2])[0]) for row in table("docs/operations.md", "line")}
+
+    assert stated == {(each.name, logging.getLevelName(each.level), each.logger) for each in lsm.events.EVENTS}
+    assert all(meaning and advice for _, _, _, meaning, advice in table("docs/operations.md", "line"))
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

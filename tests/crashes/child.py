@@ -5,7 +5,7 @@
 Lines it prints, each written at once, so that nothing it claims is lost with it:
 
     opened                    the log is open
-    accepted FIRST            the sequence of the first batch of this process
+    accepted FIRST            the sequence of the first batch of this process; with `says_all`, of each
     durable WATERMARK         `durable_sequence`, after a flush
     fenced CALL CLASSES...    another writer took over; the call that said so, the classes of its error
     done                      every batch was appended and flushed
@@ -62,19 +62,22 @@ def config_of(spec: dict[str, Any]) -> Config:
         storage=StorageConfig(url=spec["url"], storage_options=spec.get("storage_options", {})),
         segmentation=SegmentConfig(seal_byte_limit=spec.get("seal_byte_limit", 1 << 20)),
         engine=lsm.Settings(
-            l0_sst_size_bytes=64 << 10,
-            max_unflushed_bytes=1 << 20,
-            wal_object_bytes=16 << 10,
-            flush_interval=0.01,
-            sst_block_size=2048,
-            max_sst_size=256 << 10,
-            l0_max_ssts=6,
-            l0_compaction_min=2,
-            gc_interval=0.05,
-            gc_min_age=0.0,
-            compaction_placement="thread",
-            flush_placement="thread",
-            op_timeout=spec.get("op_timeout", 30.0),
+            **{
+                "l0_sst_size_bytes": 64 << 10,
+                "max_unflushed_bytes": 1 << 20,
+                "wal_object_bytes": 16 << 10,
+                "flush_interval": 0.01,
+                "sst_block_size": 2048,
+                "max_sst_size": 256 << 10,
+                "l0_max_ssts": 6,
+                "l0_compaction_min": 2,
+                "gc_interval": 0.05,
+                "gc_min_age": 0.0,
+                "compaction_placement": "thread",
+                "flush_placement": "thread",
+                "op_timeout": 30.0,
+                **spec.get("engine", {}),
+            }
         ),
     )
 
@@ -101,7 +104,7 @@ def main() -> None:
                 break
             call = "append"
             first = log.append_timeout(batch, 30).start_sequence
-            if not number:
+            if not number or spec.get("says_all"):
                 say("accepted", first)
             if chance.random() < spec.get("flushes", 0.3):
                 call = "flush"

@@ -11,6 +11,9 @@ from opendata_log import LogDb
 from tests.crashes.child import Pair, batches, config_of
 from tests.crashes.ledger import Child, Ledger, rows_of
 
+LAZY = {"flush_interval": 3600.0, "wal_object_bytes": 1 << 20, "l0_sst_size_bytes": 1 << 20}
+"""Nothing is sent before somebody waits for it."""
+
 
 def round_of_death(spec: dict[str, Any], ledger: Ledger, chance: random.Random) -> None:
     """A child writes, is killed at a random moment; the log is opened here and compared."""
@@ -32,6 +35,17 @@ def killed_while_it_opens(spec: dict[str, Any], ledger: Ledger, chance: random.R
     child.kill()
     with LogDb.open(config_of(spec)) as log:
         ledger.check(log, child)
+
+
+def killed_before_anything_is_durable(place: dict[str, Any], seed: int) -> None:
+    """A child is told sequences, and dies before its log object is sent: nobody may be told one of them again (rule S1)."""
+    child = Child({**place, "seed": seed, "flushes": 0.0, "says_all": True, "engine": LAZY})
+    child.listen_for("opened")
+    seen = [int(child.listen_for("accepted")[1]) for _ in range(3)]
+    child.kill()
+    with LogDb.open(config_of(place)) as log:
+        given = log.try_append([(b"mine", b"after")]).start_sequence
+    assert given > max(seen), f"{given} was given again: another process had been told {seen}"
 
 
 def check_acknowledged(child: Child, rows: dict[int, Pair]) -> None:

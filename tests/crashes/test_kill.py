@@ -12,7 +12,7 @@ from opendata_log import LogDb
 from tests.crashes import long_run
 from tests.crashes.child import batches, config_of
 from tests.crashes.ledger import Child, Ledger
-from tests.crashes.rounds import killed_while_it_opens, round_of_death
+from tests.crashes.rounds import killed_before_anything_is_durable, killed_while_it_opens, round_of_death
 from tests.servers.s3 import Ministack, Seaweed
 
 BLOCK_MAX = 1 << 20
@@ -68,6 +68,10 @@ def test_sequences_across_kills_leave_gaps_of_at_most_a_block_it_never_gives_one
     assert firsts[0] == 0
     for end, following in zip(ends, firsts[1:], strict=False):
         assert end <= following <= end + BLOCK_MAX
+
+
+def test_a_sequence_that_somebody_was_told_is_never_given_again_though_nothing_was_durable(tmp_path: Path) -> None:
+    killed_before_anything_is_durable({"url": str(tmp_path)}, 1)
 
 
 @pytest.mark.s3

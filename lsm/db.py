@@ -23,6 +23,7 @@ from lsm.errors import (
     InvalidError,
     SnapshotExpiredError,
     TableMissingError,
+    UnavailableError,
     internal,
 )
 from lsm.forks import tell_in_child
@@ -117,6 +118,16 @@ class Db(Reads):
             handle.await_durable()
         return handle
 
+    def write_at_once(self, batch: WriteBatch, *, in_outage: bool = False) -> WriteHandle:
+        """As `write` for rows that must not wait, however little space there is: a few small ones. `in_outage`: also while
+        the log cannot be written at present; they become durable after everything before them. Makes no request.
+
+        Raises: InvalidError, UnavailableError, ClosedError, FencedError. Nothing was applied then.
+        """
+        self._check_open()
+        self._check_keys(batch)
+        return WriteHandle(self._engine.writer.write(batch, in_outage=in_outage), self._wait_durable)
+
     def append_series(self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int) -> int:
         """Append one row to each of `names` (repeats are fine), numbered first, first + 1, ...; the batch's seqnum.
 
@@ -206,6 +217,14 @@ class Db(Reads):
             self._wait_durable(engine.writer.last_seq, None)
         else:
             engine.flusher.wait_flushed(engine.writer.freeze())
+
+    def flush_soon(self) -> None:
+        """Have a background thread make durable what was written so far. Returns at once."""
+        if self._engine.settings.wal_enabled:
+            with self._engine.lock:
+                self._engine.wal.seal()
+        else:
+            self._engine.writer.freeze()
 
     def _wait_durable(self, seq: int, timeout: float | None) -> None:
         engine = self._engine
@@ -419,27 +438,33 @@ class Db(Reads):
     def close(self) -> None:
         """Flush everything to tables and stop. Idempotent; after it every call raises ClosedError.
 
-        Raises: the background failure, or what kept the flush from succeeding; the handle is closed all the same, and
-        what was durable stays so. A fenced handle closes without flushing.
+        Raises: UnavailableError where the store kept the flush from succeeding: nothing more is written, background threads
+        go on trying, and calling again tries again. Any other failure of the background or the flush: the handle is closed
+        all the same, and what was durable stays so. A fenced handle closes without flushing.
         """
         with self._close_lock:
             if self._is_shut:
                 return
             try:
-                if (
-                    self._closed is None
-                ):  # Otherwise an earlier call was interrupted: what is left is to stop the threads.
+                if self._closed is None:  # Else an earlier call was interrupted: what is left is to stop the threads.
                     self._stop_writing()
-            finally:
-                self._closed = ClosedError("the database is closed: open it again")
-                self._engine.writer.fail(self._closed)
-                with self._ticks:
-                    self._ticks.notify_all()
-                self._engine.shut_down()
-                if self._gc_task is not None:
-                    self._gc_task.join()
-                self._is_shut = True
-                self._tell_closed()
+            except UnavailableError:
+                raise
+            except BaseException:
+                self._shut_down()
+                raise
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._closed = ClosedError("the database is closed: open it again")
+        self._engine.writer.fail(self._closed)
+        with self._ticks:
+            self._ticks.notify_all()
+        self._engine.shut_down()
+        if self._gc_task is not None:
+            self._gc_task.join()
+        self._is_shut = True
+        self._tell_closed()
 
     def _tell_closed(self) -> None:
         durable, last = self.durable_seq, self.last_seq

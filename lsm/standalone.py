@@ -47,7 +47,6 @@ class DbCompactor:
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self._failed: Error | None = None
         self._is_started = False
-        self._is_closed = False
         self._executors = Executors(self._runtime)
         self._stores = Stores(url, settings, parts, self._runtime)
         self._health = BackgroundHealth(self._runtime, self._stores.main.url)
@@ -177,10 +176,9 @@ class DbCompactor:
 
     def close(self) -> None:
         """Stop at once. What running jobs have finished stays claimed: the next compactor goes on from there. Idempotent."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._compactor.close()
-            self._shut_down()
+        # An earlier call may have been interrupted: each step is right a second time.
+        self._compactor.close()
+        self._shut_down()
 
     def _shut_down(self) -> None:
         self._executors.shut_down()

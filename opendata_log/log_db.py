@@ -13,12 +13,14 @@ import lsm
 from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
 from opendata_log.config import Config, ReadVisibility, timeout_seconds, writer_settings
 from opendata_log.errors import (
+    AppendStorageError,
     AppendTimeoutError,
     ClosedError,
     Error,
     InvalidInputError,
     QueueFullError,
     ShutdownError,
+    StorageError,
     translate,
     translate_append,
     translated,
@@ -29,6 +31,7 @@ from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, c
 from opendata_log.retention import Retention
 from opendata_log.scan import SeriesReads
 from opendata_log.segment import SegmentTable
+from opendata_log.sequence import BLOCK_MIN, SequencesShortError
 from opendata_log.time_track import TimeTrack
 from opendata_log.wakeups import DurableWakeups, Wakeups
 from opendata_log.watch import DurableWatch
@@ -60,6 +63,7 @@ class LogDb(Reads):
         object_store: lsm.ObjectStore | None = None,
         runtime: lsm.Runtime | None = None,
         compaction_executor: Executor | None = None,
+        sequence_block: int = BLOCK_MIN,
     ) -> None:
         self._config = config
         self._is_closed = self._is_shut = self._may_not_read = self._was_read = False
@@ -95,7 +99,7 @@ class LogDb(Reads):
         self._watchers = Wakeups(self._runtime)
         self._db.subscribe(self._watchers.tell_all, self._watchers.tell_all)
         try:
-            self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups, live)
+            self._writer = LogWriter(self._db, self._runtime, config.segmentation, self._wakeups, live, sequence_block)
             segment_states(self._db.manifest, live.bounds)  # Refuses a log whose newest segment has no metadata.
             self._db.wake_compactor()
             self._retention: Retention | None = None
@@ -120,11 +124,12 @@ class LogDb(Reads):
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
-        """Append a batch: atomic, one contiguous run of sequences, in one segment. Never waits for space.
+        """Append a batch: atomic, one contiguous run of sequences, in one segment. Never waits for the store.
 
         `records`: any iterable of `Record` or `(key, value)`. An empty batch writes nothing.
         Cost: about 0.3 µs a record; no request.
-        Raises: InvalidInputError; QueueFullError where `engine.max_unflushed_bytes` are not flushed yet;
+        Raises: InvalidInputError; QueueFullError where `engine.max_unflushed_bytes` are not flushed yet, or the store is too
+        slow for sequences to be durably reserved in time;
         AppendStorageError; ShutdownError; an error that is AppendError and FencedError. Nothing was appended then.
         """
         keys, values, size, batch = self._welcome(records)
@@ -146,6 +151,8 @@ class LogDb(Reads):
     def _append(self, keys: list[bytes], values: list[bytes], size: int, batch: list[Any]) -> AppendOutput:
         try:
             first = self._writer.append(keys, values, size)
+        except SequencesShortError as error:
+            raise QueueFullError(f"the log is behind: {error}; append again later", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
         if self._was_read:
@@ -157,11 +164,13 @@ class LogDb(Reads):
         return AppendOutput(first)
 
     def append_if_quick(self, records: Iterable[RecordLike]) -> AppendOutput | None:
-        """As `try_append`, for a thread that must not wait: None where the append would need a request, or a lock that may
-        be held during one. Nothing was appended then, and `try_append` in another thread can do it."""
+        """As `try_append`, for a thread that waits for no lock: None where another thread appends at this moment. Nothing was
+        appended then, and `try_append` after `await_turn` in another thread can do it."""
         keys, values, size, batch = self._welcome(records)
         try:
             first = self._writer.append_if_quick(keys, values, size) if keys else 0
+        except SequencesShortError as error:
+            raise QueueFullError(f"the log is behind: {error}; append again later", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
         return None if first is None else AppendOutput(first)
@@ -171,13 +180,13 @@ class LogDb(Reads):
         """Whether `append_timeout` would wait a moment."""
         return self._db.is_slowed
 
-    def await_room(self, count: int) -> None:
-        """Wait for what `append_if_quick` lacks, unless that is space. Raises: lsm.Error."""
-        self._writer.await_room(count)
+    def await_turn(self) -> None:
+        """Wait for the lock that `append_if_quick` lacks. It is not held during a request."""
+        self._writer.await_turn()
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
-        """As `try_append`, but waits up to `timeout` seconds for space (None: as long as it takes), and a moment where space
-        or level 0 run short (`status().slowed_by`).
+        """As `try_append`, but waits up to `timeout` seconds for space and sequences (None: as long as it takes), and a moment
+        where space or level 0 run short (`status().slowed_by`).
 
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
@@ -185,6 +194,7 @@ class LogDb(Reads):
         keys, values, size, batch = self._welcome(records, may_wait=True)
         if not keys:
             return _NOTHING_WRITTEN
+        begun = self._runtime.monotonic()
         try:
             if not self._db.has_space:
                 self._db.wait_space(seconds)
@@ -194,7 +204,23 @@ class LogDb(Reads):
             raise AppendTimeoutError(f"no space within {seconds} s: {error}", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
-        return self._append(keys, values, size, batch)
+        while True:
+            try:
+                return self._append(keys, values, size, batch)
+            except QueueFullError:
+                left = None if seconds is None else max(0.0, begun + seconds - self._runtime.monotonic())
+                self._await_sequences(len(keys), left, batch)
+
+    def _await_sequences(self, count: int, seconds: float | None, batch: list[Any]) -> None:
+        try:
+            self._writer.await_sequences(count, seconds)
+        except TimeoutError as error:
+            raise AppendTimeoutError(f"no {count} sequences could be durably reserved in time", batch) from error
+        except lsm.UnavailableError as error:
+            # Whatever became of the block: the batch that needs it was not even tried.
+            raise AppendStorageError(f"no sequences could be reserved: {error}", batch) from error
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
 
     def _full(self, batch: list[Any]) -> Error:
         try:
@@ -344,7 +370,9 @@ class LogDb(Reads):
         """Flush, stop all background work and let go of the log. Idempotent; a call that was interrupted is finished by the
         next one.
 
-        Raises: what kept it from flushing; FencedError where a newer writer took over before all of it was durable.
+        Raises: StorageError where the store kept it from flushing: nothing more is appended, background threads go on trying,
+        and calling again tries again. Any other error tells which records may be lost, and the log is closed; FencedError
+        where a newer writer took over before all of it was durable.
         """
         if self._is_shut:
             return
@@ -358,9 +386,17 @@ class LogDb(Reads):
                     self._writer.finish()
                 finally:
                     self._db.close()
+        except lsm.UnavailableError as error:
+            raise StorageError(
+                f"closing failed: {error}; {self._writer.undurable()}call close() again to try again",
+                outcome_unknown=error.outcome_unknown,
+            ) from error
         except lsm.Error as error:
             self._is_shut = True
-            raise translate(error) from error
+            found = translate(error)
+            if lost := self._writer.undurable():
+                found.args = (f"{found}; {lost}they may be lost",)
+            raise found from error
         self._is_shut = True
         self._writer.check_all_durable()
 
@@ -389,6 +425,8 @@ class LogDbBuilder:
         self._object_store: lsm.ObjectStore | None = None
         self._runtime: lsm.Runtime | None = None
         self._compaction_executor: Executor | None = None
+        self.sequence_block = BLOCK_MIN
+        """Sequences reserved at a time, at least. For tests: small ones run out."""
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:
         """Bytes of keys and values in a block of a table."""
@@ -441,4 +479,5 @@ class LogDbBuilder:
             object_store=self._object_store,
             runtime=self._runtime,
             compaction_executor=self._compaction_executor,
+            sequence_block=self.sequence_block,
         )

@@ -1,8 +1,8 @@
 """Write walk, after `record`, before `lsm`: sequences are handed out of blocks that are durable already.
 
-A block is a row in the system segment. It is written ahead, while half of the last one is left, so that an append
-hardly ever waits for one; it is durable before any number of it is returned, or a crash could give a number that somebody
-has seen to other content. After a crash the log goes on behind the last block; after a clean close, without a gap.
+A block is a row in the system segment. Opening makes the first one durable; each next one is written while three quarters of
+the last are left, and becomes durable in the background. So an append never waits for a block: where none is durable in time,
+it is refused. After a crash the log goes on behind the last block; after a clean close, without a gap.
 
 Source: opendata common/src/sequence.rs, which writes a block together with its first records, and can lose both.
 """
@@ -12,82 +12,100 @@ from __future__ import annotations
 import lsm
 from opendata_log.keys import SEQ_BLOCK_KEY, SEQUENCE_MAX, SeqBlock
 
-BLOCK_MIN = 4096
-BLOCK_MAX = 1 << 20
-"""At most this many sequences are reserved ahead; a log that is appended to slowly reserves BLOCK_MIN."""
+BLOCK_MIN = 1 << 20
+BLOCK_MAX = 1 << 24
+"""Maximum sequences per block. A log that is appended to slowly reserves BLOCK_MIN."""
 GROWTH = 4
 """A block for so many times what was appended so far."""
 
 
-class Sequences:
-    """The counter. Requires: the log's write lock around every call."""
+class SequencesShortError(lsm.UnavailableError):
+    """No durable sequences are left for a batch. More are on their way."""
 
-    def __init__(self, db: lsm.Db) -> None:
+
+class Sequences:
+    """The counter. Requires: the log's write lock around every call but `open`. No call but `open` makes a request."""
+
+    def __init__(self, db: lsm.Db, block_min: int = BLOCK_MIN) -> None:
         self._db = db
+        self._block_min = block_min
         stored = db.get(SEQ_BLOCK_KEY)
         block = SeqBlock.decode(stored) if stored is not None else SeqBlock(0, 0)
         self.next = block.end
         self._first = block.end
         self._usable = block.end
         """Numbers below are durably reserved."""
+        self._low = 0
+        """With fewer numbers left than this, the next block is written."""
         self._ahead: tuple[int, lsm.WriteHandle] | None = None
         """The end of a block that is written and not known to be durable, and its batch."""
+        self._is_hurried = False
+        self._is_given_back = False
+
+    def open(self) -> None:
+        """Make the first block durable. Cost: one PUT. Raises: lsm.Error."""
+        if self.next < SEQUENCE_MAX:
+            self._reserve(self.next)
+            assert self._ahead is not None
+            self._ahead[1].await_durable()
+            self._look()
 
     def ensure(self, count: int) -> int:
         """The next sequence, with `count` numbers from it on durably reserved.
 
-        Waits only if the block ahead is not durable yet. Raises: lsm.Error; nothing was handed out then.
+        Raises: SequencesShortError, lsm.Error; nothing was handed out then.
         """
         first = self.next
-        if first + count > self._usable:
-            self._advance(count)
-        elif self._usable - first - count < self._block_size() >> 1:
-            self._reserve_ahead(first + count)
+        if self._usable - first - count < self._low:
+            self._stay_ahead(first + count)
+            if first + count > self._usable:
+                raise SequencesShortError(f"no {count} sequences are durably reserved at present")
         return first
 
-    def has_room(self, count: int) -> bool:
-        """`ensure(count)` returns at once."""
-        if self.next + count <= self._usable:
-            return True
-        return self._ahead is not None and self.next + count <= self._ahead[0] and self._is_ahead_durable()
+    def awaited(self, count: int) -> lsm.WriteHandle | None:
+        """What has to become durable before `ensure(count)` succeeds; None: nothing. Raises: lsm.Error."""
+        try:
+            self.ensure(count)
+        except SequencesShortError:
+            assert self._ahead is not None
+            return self._ahead[1]
+        return None
 
     def _block_size(self) -> int:
-        """Grows with what this handle has appended, so fast that a log at full rate soon never waits."""
-        return min(max(BLOCK_MIN, GROWTH * (self.next - self._first)), BLOCK_MAX)
+        """Grows with what this handle has appended."""
+        return min(max(self._block_min, GROWTH * (self.next - self._first)), BLOCK_MAX)
 
-    def _is_ahead_durable(self) -> bool:
-        return self._ahead is not None and self._db.durable_seq >= self._ahead[1].seqnum
+    def _look(self) -> None:
+        """Take over the block ahead, if it is durable by now."""
+        if self._ahead is not None and self._db.durable_seq >= self._ahead[1].seqnum:
+            self._usable, self._ahead = self._ahead[0], None
 
-    def _advance(self, count: int) -> None:
-        if self._ahead is not None:
-            self._await_ahead()
-        if self.next + count > self._usable:
-            self._reserve(max(self.next + count, self.next + self._block_size()))
-            self._await_ahead()
-
-    def _reserve_ahead(self, used: int) -> None:
-        if self._ahead is not None:
-            if self._is_ahead_durable():
-                self._await_ahead()
+    def _stay_ahead(self, used: int) -> None:
+        if self._is_given_back:
+            raise lsm.ClosedError("the log is being closed: open it again")
+        self._look()
+        left = self._usable - used
+        if left >= self._low:
             return
-        self._reserve(used + self._block_size())
+        if self._ahead is None:
+            if used > SEQUENCE_MAX:
+                raise lsm.InternalError(f"sequences are used up: the next one is {self.next}")
+            if self._usable < SEQUENCE_MAX:
+                self._reserve(used)
+        if self._ahead is not None and left < self._low >> 1 and not self._is_hurried:
+            self._is_hurried = True  # Where only those who wait flush, nobody may be waiting.
+            self._db.flush_soon()
 
-    def _reserve(self, end: int) -> None:
-        end = min(end, SEQUENCE_MAX)
-        handle = self._db.put(SEQ_BLOCK_KEY, SeqBlock(self.next, end - self.next).encode())
-        self._ahead = (end, handle)
-
-    def _await_ahead(self) -> None:
-        assert self._ahead is not None
-        end, handle = self._ahead
-        try:
-            handle.await_durable()
-        except lsm.UnavailableError as error:
-            # Whatever became of the block: the batch that needs it was not even tried.
-            raise lsm.UnavailableError(f"no sequences could be reserved: {error}") from error
-        self._usable, self._ahead = end, None
+    def _reserve(self, used: int) -> None:
+        size = self._block_size()
+        end = min(used + size, SEQUENCE_MAX)
+        block = SeqBlock(self.next, end - self.next)
+        handle = self._db.write_at_once(lsm.WriteBatch().put(SEQ_BLOCK_KEY, block.encode()))
+        self._ahead, self._low, self._is_hurried = (end, handle), size - (size >> 2), False
 
     def give_back(self) -> None:
-        """A clean end: the next open goes on exactly here."""
-        if self._usable != self.next or self._ahead is not None:
-            self._db.put(SEQ_BLOCK_KEY, SeqBlock(self.next, 0).encode())
+        """A clean end: the next open goes on exactly here. Nothing is handed out any more. Raises: lsm.Error."""
+        if not self._is_given_back:
+            row = lsm.WriteBatch().put(SEQ_BLOCK_KEY, SeqBlock(self.next, 0).encode())
+            self._db.write_at_once(row, in_outage=True)
+            self._usable, self._ahead, self._is_given_back = self.next, None, True

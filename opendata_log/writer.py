@@ -1,7 +1,8 @@
 """Write walk, after `log_db`: a batch gets its sequences and its segment, and goes to the engine as columns.
 
 docs/protocol.md, rules S1 to S5. One lock orders everything: sequences, segments and the engine's batches are in the same
-order. It is held for some microseconds, except when the block of sequences runs out or a segment begins.
+order. It is held for some microseconds and never during a request: what has to be durable first, or needs space, is waited
+for without it, by those who may wait.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from opendata_log.errors import AppendFencedError
 from opendata_log.keys import (
     SEAL_MARK_KEY,
     SEGMENT_META_PREFIX,
-    SEQUENCE_MAX,
     TIME_MARK_PREFIX,
     SegmentMeta,
     TimeMark,
@@ -39,7 +39,13 @@ class LogWriter:
     """The writing half of an open log."""
 
     def __init__(
-        self, db: lsm.Db, runtime: lsm.Runtime, config: SegmentConfig, wakeups: Wakeups, live: LiveSegments
+        self,
+        db: lsm.Db,
+        runtime: lsm.Runtime,
+        config: SegmentConfig,
+        wakeups: Wakeups,
+        live: LiveSegments,
+        sequence_block: int,
     ) -> None:
         self._db = db
         self._runtime = runtime
@@ -47,7 +53,7 @@ class LogWriter:
         self._lock = runtime.lock()
         self._policy = SealPolicy(config)
         self._may_seal_by_itself = config.seal_interval is not None or config.seal_byte_limit is not None
-        self._sequences = Sequences(db)
+        self._sequences = Sequences(db, sequence_block)
         self._active_bytes = 0
         self._active_since = runtime.monotonic()
         # A clock that was handed in is the only time there is: somebody may be driving it by hand.
@@ -65,8 +71,8 @@ class LogWriter:
         self._latest_ms: int | None = None
         # A time that was right, and when that was by a clock that nobody sets.
         self._right_ms, self._right_at = 0, runtime.monotonic()
-        self._is_finished = False
         self._adopt(self.segments.latest)
+        self._sequences.open()
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
         # Which sequences became durable with which batch of the engine: parallel and ascending. Under a lock of their own:
@@ -99,31 +105,31 @@ class LogWriter:
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
-        """The sequence of the batch's first record. Raises: lsm.Error; nothing was accepted then."""
+        """The sequence of the batch's first record. Makes no request. Raises: SequencesShortError, lsm.Error; nothing was
+        accepted then."""
         with self._lock:
             return self._append(keys, values, size)
 
     def append_if_quick(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence | None:
-        """As `append` where that takes microseconds, else None: somebody holds the lock, the block of sequences is used up,
-        a time mark is due, or the engine has no space. Nothing was appended then."""
+        """As `append`; None where another thread holds the lock. Nothing was appended then."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            # One write that finds space does not wait; a second one could.
-            if self._latest_ms is None or self._now_ms() >= self._due_ms:
-                return None
-            if not (self._sequences.has_room(len(keys)) and self._db.has_space):
-                return None
             return self._append(keys, values, size)
         finally:
             self._lock.release()
 
-    def await_room(self, count: int) -> None:
-        """Wait for what stands between `append_if_quick` and `count` records: the lock, sequences, a time mark. Raises:
-        lsm.Error."""
+    def await_turn(self) -> None:
+        """Wait until no other thread appends."""
         with self._lock:
-            first = self._sequences.ensure(count)
-            self._take_time(first)
+            pass
+
+    def await_sequences(self, count: int, timeout: float | None) -> None:
+        """Wait until `count` sequences are durably reserved. Raises: TimeoutError, lsm.Error."""
+        with self._lock:
+            handle = self._sequences.awaited(count)
+        if handle is not None:
+            handle.await_durable(timeout)
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
         """Requires: the lock."""
@@ -185,7 +191,7 @@ class LogWriter:
         batch = lsm.WriteBatch().put(time_mark_key(first), marking.mark.encode())
         for sequence in marking.dropped:
             batch.delete(time_mark_key(sequence))
-        self._db.write(batch)
+        self._db.write_at_once(batch)
         self._right_ms, self._right_at = now_ms, self._runtime.monotonic()
         self.time_track = marking.track
         self._due_ms = marking.track.due_ms
@@ -216,7 +222,7 @@ class LogWriter:
         self._live.begin(segment.id)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
         batch.append_series(entry_family(segment.id), keys, 0, values)
-        seq = self._db.write(batch).seqnum
+        seq = self._db.write_at_once(batch).seqnum
         self.segments = self.segments.adding(segment)
         self._adopt(segment)
         self._active_bytes = 0
@@ -232,7 +238,7 @@ class LogWriter:
             if latest is None:
                 return 0
             if self._sealed_by_hand != latest.id:
-                self._db.put(SEAL_MARK_KEY, encode_seal_mark(latest.id))
+                self._db.write_at_once(lsm.WriteBatch().put(SEAL_MARK_KEY, encode_seal_mark(latest.id)))
                 self._sealed_by_hand = latest.id
             return latest.id
 
@@ -243,7 +249,7 @@ class LogWriter:
             for segment in self.segments:
                 if segment.id <= segment_id:
                     batch.delete(segment_meta_key(segment.id))
-            self._retired = self._db.write(batch), segment_id + 1
+            self._retired = self._db.write_at_once(batch), segment_id + 1
             self.segments = self.segments.dropping_through(segment_id)
 
     def announce_retired(self) -> bool:
@@ -273,11 +279,19 @@ class LogWriter:
             return self._durable
 
     def finish(self) -> None:
-        """Give unused sequences back before a clean close; once. Raises: lsm.Error."""
+        """Accept nothing more, and give unused sequences back before a clean close. Calling again is right. Raises:
+        lsm.Error."""
         with self._lock:
-            if self._sequences.next < SEQUENCE_MAX and not self._is_finished:
-                self._is_finished = True
-                self._sequences.give_back()
+            self._sequences.give_back()
+
+    def undurable(self) -> str:
+        """The records that are not known to be durable, for the text of an error; empty where all are."""
+        accepted, durable = self.next_sequence, self.durable_sequence
+        return (
+            f"the records with sequences from {durable} to {accepted - 1} are not known to be durable: "
+            if durable < accepted
+            else ""
+        )
 
     def check_all_durable(self) -> None:
         """After the close. Raises: AppendFencedError, where a newer writer came before that."""

@@ -303,10 +303,10 @@ class DbReader(Reads):
     def close(self) -> None:
         """Stop following. Idempotent."""
         with self._ticks:
-            if self._closed is not None:
-                return
-            self._closed = ClosedError("the reader is closed: open it again")
+            if self._closed is None:
+                self._closed = ClosedError("the reader is closed: open it again")
             self._ticks.notify_all()
+        # An earlier call may have been interrupted: each step is right a second time.
         if self._task is not None:
             self._task.join()
         self._stores.close()

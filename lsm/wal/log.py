@@ -81,7 +81,7 @@ class WriteAheadLog:
         self._is_closing = False
         self._fatal: Error | None = None
         self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self._failures = 0
+        self._attempts = self._failed_attempt = 0
         self._outage: Error | None = None
         self.durable_seq = durable_seq
         self.unwritten_bytes = 0
@@ -171,7 +171,7 @@ class WriteAheadLog:
         Raises: TimeoutError, FencedError, UnavailableError, ClosedError. Requires: not holding the write lock.
         """
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
-        turn = Turn(self._failures)
+        turn = Turn(self._attempts)
         with self._lock:
             self._awaited.append(seq)
         try:
@@ -202,7 +202,7 @@ class WriteAheadLog:
             while self.durable_seq < seq:
                 if self._fatal is not None:
                     raise self._fatal
-                if self._failures != turn.failures and self._outage is not None:
+                if self._failed_attempt > turn.attempts and self._outage is not None:
                     raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
                 if deadline is not None:
                     self._leave_upload()
@@ -286,6 +286,8 @@ class WriteAheadLog:
             self._number(upload)
             self._under_way.append(upload)
         self._uploading += 1
+        self._attempts += 1
+        upload.attempt = self._attempts
         self._last_start = self._runtime.monotonic()
         return upload
 
@@ -337,9 +339,9 @@ class WriteAheadLog:
         self._uploading -= 1
         self._sealed.appendleft(upload)
         self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
-        self._failures += 1
+        self._failed_attempt = max(self._failed_attempt, upload.attempt)
         self._lock.notify_all()
-        self._work.notify()
+        self._wake()  # Whoever waits next may come late or never: a background thread finds out when the outage is over.
 
     def _put(self, upload: WalObject) -> None:
         while True:
@@ -417,7 +419,7 @@ class WriteAheadLog:
                 self._work.wait(wait)
                 self._busy_tasks += 1
                 continue
-            turn = Turn(self._failures, upload)
+            turn = Turn(self._attempts, upload)
             self._lock.release()
             try:
                 self._upload(turn)

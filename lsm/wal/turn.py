@@ -15,7 +15,7 @@ GATHER_SHARE: Final = 0.5
 class WalObject:
     """A sealed buffer. Its number is given when its upload starts, and kept through every retry."""
 
-    __slots__ = ("first_seq", "frames", "is_done", "last_seq", "number", "parts", "size")
+    __slots__ = ("attempt", "first_seq", "frames", "is_done", "last_seq", "number", "parts", "size")
 
     def __init__(self, frames: list[bytes], first_seq: int, last_seq: int) -> None:
         self.frames = frames
@@ -25,15 +25,18 @@ class WalObject:
         self.number = 0
         self.parts: list[bytes] = []
         self.is_done = False
+        self.attempt = 0
+        """Which of the log's attempts to upload something this object's last one was."""
 
 
 class Turn:
     """What one thread does at the log. `is_moving`: an interrupt now would leave objects that nobody knows of; one that
     breaks off a wait or a request does no harm."""
 
-    __slots__ = ("failures", "is_moving", "upload")
+    __slots__ = ("attempts", "is_moving", "upload")
 
-    def __init__(self, failures: int, upload: WalObject | None = None) -> None:
-        self.failures = failures
+    def __init__(self, attempts: int, upload: WalObject | None = None) -> None:
+        self.attempts = attempts
+        """Attempts before this turn: where one of those fails, another is made."""
         self.upload = upload
         self.is_moving = False

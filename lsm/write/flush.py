@@ -92,7 +92,7 @@ class Flusher:
         self._building: deque[tuple[Memtable, FlushJob, Future[Built]]] = deque()
         self._only_from_memory: Memtable | None = None
         self._is_draining = False
-        self._is_closing = False
+        self._is_closing = self._is_stepping = False
         self._failures = 0
         self._error: Error | None = None
         self._task: Task | None = None
@@ -115,13 +115,14 @@ class Flusher:
         Raises: what stops the flush; UnavailableError where level 0 is full and nobody relieves it within `op_timeout`.
         """
         with self._lock:
-            failures = self._failures
+            # What is under way may have begun in an outage that is over by now: where it fails, it is tried once more.
+            failures = self._failures + bool(self._building or self._is_stepping)
             stalled_since: float | None = None
             while self.flushed_seq < seq:
                 writer = self._writer
                 if writer is not None and writer.poison is not None:
                     raise writer.poison
-                if self._failures != failures and self._error is not None:
+                if self._failures > failures and self._error is not None:
                     raise self._error
                 if self._building or not self._is_level0_full():
                     stalled_since = None
@@ -145,8 +146,10 @@ class Flusher:
                         is_woken = self._lock.wait(POLL_SECONDS if self._is_stalled() else None)
                     if self._is_closing:
                         return
+                    self._is_stepping = is_woken
                 if is_woken:
                     self._step()
+                    self._is_stepping = False
                 else:
                     self._look_for_relief()
         except BaseException as error:

@@ -116,8 +116,9 @@ class Writer:
                 self._step()
             return seq
 
-    def write(self, batch: WriteBatch) -> int:
-        """One batch; its sequence number. Raises: as `append_series`."""
+    def write(self, batch: WriteBatch, *, in_outage: bool = False) -> int:
+        """One batch; its sequence number. `in_outage`: accepted although the log cannot be written at present.
+        Raises: as `append_series`."""
         keys, kinds, values = batch.columns()
         sizes = [total_length(part.names) + total_length(part.values) for part in batch.series]
         with self._lock:
@@ -128,7 +129,8 @@ class Writer:
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
             for part, size in zip(batch.series, sizes, strict=True):
                 check_bytes(len(part.names), size)
-            self._wal.raise_outage()
+            if not in_outage:
+                self._wal.raise_outage()
             self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
             seq = self.last_seq + 1
             try:

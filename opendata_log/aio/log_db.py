@@ -22,7 +22,7 @@ from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, l
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""
 ATTEMPTS = 16
-"""Waits for sequences that others may take first."""
+"""Waits for a lock that others may take first."""
 APPEND_COST = 16
 """What a batch costs beside its records."""
 
@@ -45,7 +45,7 @@ class LogDb(Reads):
         super().__init__(log, threads)
         self._log = log
         self._flush = Shared(threads, log.flush, "flush")
-        self._room = Shared(threads, lambda: log.await_room(BATCH_MAX), "room")
+        self._turn = Shared(threads, log.await_turn, "turn")
         self._watermark: Watermark | None = None
         self._closing: Future[None] | None = None
         self._lock = threads.lock()
@@ -65,8 +65,8 @@ class LogDb(Reads):
     # -- appending ----------------------------------------------------------------------------------------------------
 
     async def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
-        """As the blocking `try_append`. A batch of up to 1,024 records is appended on the loop when that needs no request;
-        any other in a thread. Cancelled, the batch was appended or not, whole."""
+        """As the blocking `try_append`. A batch of up to 1,024 records is appended on the loop; any other in a thread that
+        never waits for the store. Cancelled, the batch was appended or not, whole."""
         batch = listed(records)
         if len(batch) <= BATCH_MAX:
             await give_way(len(batch) + APPEND_COST)
@@ -75,15 +75,12 @@ class LogDb(Reads):
             while output is None and attempts < ATTEMPTS:
                 # One thread waits for all: a thread for each append would take the interpreter from the loop.
                 attempts += 1
-                try:
-                    await self._room.join()
-                except (Error, lsm.Error):
-                    break  # Appending says it better.
+                await self._turn.join()
                 await give_way(APPEND_COST)
                 output = self._log.append_if_quick(batch)
             if output is not None:
                 return output
-        return await self._threads.call(self._log.try_append, batch)
+        return await self._threads.call(self._log.try_append, batch, lane="append")
 
     async def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
         """As the blocking `append_timeout`."""
@@ -165,10 +162,10 @@ class LogDb(Reads):
         )
 
     async def close(self) -> None:
-        """As the blocking `close`. Idempotent. Cancelled, it goes on in its thread to the end; awaiting it again waits for
-        that end."""
+        """As the blocking `close`: where it raised a StorageError that is retryable, calling it again tries again. Idempotent.
+        Cancelled, it goes on in its thread to the end; awaiting it again waits for that end."""
         with self._lock:
-            if self._closing is None:
+            if self._closing is None or _may_try_again(self._closing):
                 self._closing = self._threads.submit(self._close, lane="close")
             closing = self._closing
         await outcome(closing)
@@ -176,8 +173,14 @@ class LogDb(Reads):
     def _close(self) -> None:
         try:
             self._log.close()
-        finally:
+        except Error as error:
+            if not error.retryable:
+                self._threads.stop()
+            raise
+        except BaseException:
             self._threads.stop()
+            raise
+        self._threads.stop()
 
     async def __aenter__(self) -> LogDb:
         return self
@@ -187,6 +190,14 @@ class LogDb(Reads):
 
     def __repr__(self) -> str:
         return f"<aio {self._log!r}>"
+
+
+def _may_try_again(closing: Future[None]) -> bool:
+    """Whether a close has failed, and another one can succeed."""
+    if not closing.done() or closing.cancelled():
+        return False
+    error = closing.exception()
+    return isinstance(error, Error) and error.retryable
 
 
 class LogDbBuilder:

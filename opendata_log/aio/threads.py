@@ -17,7 +17,7 @@ from opendata_log.errors import ClosedError
 
 T = TypeVar("T")
 
-LANES = {"work": 16, "flush": 2, "room": 1, "space": 16, "care": 4, "close": 1}
+LANES = {"work": 16, "append": 2, "flush": 2, "turn": 1, "space": 16, "care": 4, "close": 1}
 """Threads at most, by what they do: calls that may take long do not keep reads and appends from running."""
 
 

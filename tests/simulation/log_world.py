@@ -147,6 +147,7 @@ class LogWorld(World):
         self.openings.begin(name, "writer", self.bucket.url)
         builder = LogDbBuilder(self.swarm.log_config()).with_runtime(runtime)
         builder = builder.with_object_store(self.bucket.client(runtime.process, is_near=self.swarm.is_near))
+        builder.sequence_block = self.swarm.sequence_block
         log, error = self.attempt(handle, "open", builder.build)
         if log is not None:
             self.ledger.opened(handle)

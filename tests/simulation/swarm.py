@@ -45,6 +45,8 @@ class Swarm:
     pause_seconds: float
     clock_jumps: bool
     remote: bool
+    sequence_block: int
+    """Sequences reserved at a time."""
     segment_bytes: int | None
     segment_seconds: float | None
     l0_only: bool
@@ -128,6 +130,8 @@ def swarm(seed: int) -> Swarm:
             "crash_probability": maybe(chance.choice((0.002, 0.01))),
         },
         engine=_engine(chance, compaction_probability=0.5 if compactors else 0.9),
+        # The last choice: those above stay what they were for a seed.
+        sequence_block=chance.choice((4, 16, 1 << 20)),
     )
     if chosen.faults["latency"] < 0.1 and chance.random() < 0.6:
         chosen.engine["op_timeout"] = chance.choice(SHORT_OP_TIMEOUTS)

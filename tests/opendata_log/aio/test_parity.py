@@ -24,7 +24,7 @@ from opendata_log import (
 )
 from tests.opendata_log.support import tiny
 
-FOR_THE_OTHER_FACE = {"append_if_quick", "await_room", "is_slowed", "attach", "check", "next_block"}
+FOR_THE_OTHER_FACE = {"append_if_quick", "await_turn", "is_slowed", "attach", "check", "next_block"}
 """What the blocking classes offer to the other face."""
 OWN = {"wrap"}
 

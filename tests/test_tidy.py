@@ -20,7 +20,7 @@ import opendata_log
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
-FILE_LINES_MAX = 500
+FILE_LINES_MAX = 550
 FILE_LINES_HARD_MAX = 600
 FUNCTION_LINES_MAX = 60
 LONG_FILES: set[str] = set()

@@ -11,19 +11,65 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from zlib import crc32
 
-from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault
+from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
+from lsm.object_store.faults import Request, translate
 from lsm.testing.scheduler import Process, Scheduler
-from lsm.testing.stores import Fault
+from lsm.testing.stores import FALSE_ANSWERS, GATEWAY_PAGE, Fault
 
 T = TypeVar("T")
 
 
 WRITE_FAULTS = (Fault.REPLY_LOST, Fault.DELIVERED_TWICE, Fault.LATE, Fault.LATE_COPY, Fault.CONFLICT)
 READ_FAULTS = (Fault.NOT_SENT, Fault.BUSY, Fault.HANG)
-ALL_FAULTS = (*READ_FAULTS, *WRITE_FAULTS)
+ROUGH_FAULTS = (Fault.REFUSED, Fault.MOVED)
+"""Wrong settings, and gateways with answers of their own: not every call can wait until they are over."""
+PASSING_FAULTS = (*READ_FAULTS, *WRITE_FAULTS)
+"""What a call waits out, if it is over before the call's deadline."""
+ALL_FAULTS = (*READ_FAULTS, *ROUGH_FAULTS, *WRITE_FAULTS)
+FALSE_IN_A_ROW_MAX = 2
+"""False answers that one thread gets about one object before it gets a true one: a gateway that only ever answers by itself
+cannot be told from a store that lost its objects."""
+_REQUESTS: dict[str, Request] = {
+    "put": "write",
+    "get": "read",
+    "get_range": "read",
+    "head": "look at",
+    "list": "list",
+    "delete": "delete",
+}
+
+
+class ServiceError(Exception):
+    """An answer with an error status, as botocore raises it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.response = {
+            "Error": {"Code": code, "Message": message},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+
+
+_ANSWERS = {
+    Fault.BUSY: (503, "SlowDown"),
+    Fault.CONFLICT: (409, "ConditionalRequestConflict"),
+    Fault.REFUSED: (403, "AccessDenied"),
+    Fault.MOVED: (301, "PermanentRedirect"),
+    Fault.MISSING: (404, "NoSuchKey"),
+}
+
+
+def _as_client_raises(fault: Fault) -> Exception:
+    """What the library below an adapter would raise."""
+    said = f"simulated: {fault.value}"
+    if fault in _ANSWERS:
+        return ServiceError(*_ANSWERS[fault], said)
+    if fault in (Fault.HANG, Fault.LATE):
+        return TimeoutError(said)
+    return ConnectionResetError(said)
 
 
 @dataclass(kw_only=True)
@@ -32,11 +78,13 @@ class Faults:
 
     probability: float = 0.0
     """Of a request to be hit by one of `kinds`."""
-    kinds: tuple[Fault, ...] = ALL_FAULTS
+    kinds: tuple[Fault, ...] = PASSING_FAULTS
     late_seconds: float = 30.0
     """A late write lands within this time after its request was given up."""
     latency: float = 0.01
     """Mean seconds of a request."""
+    pair_probability: float = 0.0
+    """Of a fault to be followed by another one, at the next request of the same process."""
     slow_probability: float = 0.0
     slow_seconds: float = 2.0
     """A slow request takes up to this long."""
@@ -69,6 +117,8 @@ class SimulatedBucket:
         self.on_delete: Callable[[str], None] | None = None
         self.on_crash: Callable[[Process], None] | None = None
         self.outages: dict[str, float] = {}
+        self.in_pairs: set[str] = set()
+        self.false_answers: dict[tuple[str, str, str], int] = {}
         self._changes: list[tuple[float, str, ObjectInfo | None]] = []
 
     def client(self, process: Process, *, is_near: bool = False) -> BucketClient:
@@ -151,7 +201,8 @@ class BucketClient(ObjectStore):
         return self._request("list", prefix, lambda: self.bucket.listing(prefix, since), timeout)
 
     def delete(self, name: str, *, timeout: float) -> None:
-        self._request("delete", name, lambda: self.bucket.remove(name), timeout, is_write=True)
+        with suppress(ObjectMissing):
+            self._request("delete", name, lambda: self.bucket.remove(name), timeout, is_write=True)
 
     # -- a request's way ----------------------------------------------------------------------------------------------
 
@@ -163,13 +214,13 @@ class BucketClient(ObjectStore):
         faults, chance = bucket.faults, scheduler.random
         if faults.crash_probability and chance.random() < faults.crash_probability:
             return self._crash(effect, is_write)
-        fault = self._draw(call, is_write)
+        fault = self._draw(call, name, is_write)
         seconds = min(chance.expovariate(1.0) * faults.latency, timeout * 0.9)
         if faults.slow_probability and chance.random() < faults.slow_probability:
             bucket.injected["slow"] += 1
             seconds = min(chance.random() * faults.slow_seconds, timeout * 0.9)
         if fault is not None:
-            return self._faulty(fault, f"{call} {name}", effect, seconds, timeout)
+            return self._faulty(fault, call, name, effect, seconds, timeout)
         if chance.random() < 0.5:
             answer = effect()
             scheduler.wait(seconds)
@@ -177,7 +228,7 @@ class BucketClient(ObjectStore):
         scheduler.wait(seconds)
         return effect()
 
-    def _draw(self, call: str, is_write: bool) -> Fault | None:
+    def _draw(self, call: str, name: str, is_write: bool) -> Fault | None:
         scheduler, bucket = self._scheduler, self.bucket
         faults, chance = bucket.faults, scheduler.random
         if faults.burst_probability:
@@ -187,18 +238,39 @@ class BucketClient(ObjectStore):
             if chance.random() < faults.burst_probability:
                 until = scheduler.monotonic() + chance.random() * faults.burst_seconds
                 bucket.outages[self._process.name] = until
-        if not faults.probability or chance.random() >= faults.probability:
+        process = self._process.name
+        if process in bucket.in_pairs:
+            bucket.in_pairs.discard(process)
+            bucket.injected["pair"] += 1
+        elif not faults.probability or chance.random() >= faults.probability:
             return None
+        elif faults.pair_probability and chance.random() < faults.pair_probability:
+            bucket.in_pairs.add(process)
         fault = chance.choice(faults.kinds)
         if fault in WRITE_FAULTS and not is_write:
             fault = chance.choice(READ_FAULTS)
         if fault is Fault.CONFLICT and call != "put":
             fault = Fault.BUSY
+        if fault in FALSE_ANSWERS and not self._may_lie(name):
+            fault = Fault.BUSY
         bucket.injected[fault.value] += 1
         return fault
 
-    def _faulty(self, fault: Fault, what: str, effect: Callable[[], T], seconds: float, timeout: float) -> T:
+    def _may_lie(self, name: str) -> bool:
+        """Whether a false answer can be told from the truth: there is something on the way, and others were true."""
+        told = self.bucket.false_answers
+        key = (self._process.name, self._scheduler.current.name, name)
+        if self.is_near or told.get(key, 0) >= FALSE_IN_A_ROW_MAX:
+            told.pop(key, None)
+            return False
+        told[key] = told.get(key, 0) + 1
+        return True
+
+    def _faulty(self, fault: Fault, call: str, name: str, effect: Callable[[], T], seconds: float, timeout: float) -> T:
         scheduler = self._scheduler
+        if fault is Fault.GARBAGE and call in ("get", "get_range"):
+            scheduler.wait(seconds)
+            return cast("T", GATEWAY_PAGE)
         if fault is Fault.LATE_COPY:
             self._later(effect)
             answer = effect()
@@ -217,7 +289,11 @@ class BucketClient(ObjectStore):
             self._later(effect)
         else:
             scheduler.wait(timeout if fault is Fault.HANG else seconds)
-        raise StoreFault(f"{what}: simulated: {fault.value}", transient=True)
+        # Through the adapters' own table, and with whatever error the caller is handling around it.
+        try:
+            raise _as_client_raises(fault)
+        except Exception as error:
+            raise translate(error, _REQUESTS[call], name, self.url) from error
 
     def _later(self, effect: Callable[[], Any]) -> None:
         bucket = self.bucket

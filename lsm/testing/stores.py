@@ -14,9 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from lsm.object_store.contract import ObjectInfo, ObjectStore, StoreFault, StoreSpec
+from lsm.object_store.contract import ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
+from lsm.object_store.faults import RequestRefused
 
 T = TypeVar("T")
 
@@ -78,7 +79,15 @@ class Fault(Enum):
     DELIVERED_TWICE = "delivered twice"
     """The client re-sent the request by itself, and the caller sees the answer to the second copy."""
     REFUSED = "refused"
-    """A permanent fault; the request did nothing."""
+    """403, a permanent fault; the request did nothing."""
+    MOVED = "moved"
+    """301, a permanent fault; the request did nothing."""
+    MISSING = "missing"
+    """404 of a gateway on the way; the store never saw the request. A read is told that there is no such object; what an
+    answer like this settles nothing for, a transient fault."""
+    GARBAGE = "garbage"
+    """A gateway's page, with status 200; the store never saw the request. A read gets the page for the object; anything else,
+    a transient fault."""
     HANG = "hang"
     """Simulations only: no answer until the request's time is over; nothing happened."""
     LATE = "late"
@@ -88,6 +97,10 @@ class Fault(Enum):
 
 
 NOT_APPLIED = (Fault.NOT_SENT, Fault.BUSY, Fault.CONFLICT)
+REFUSALS = (Fault.REFUSED, Fault.MOVED)
+FALSE_ANSWERS = (Fault.MISSING, Fault.GARBAGE)
+"""What no client can tell from an answer of the store."""
+GATEWAY_PAGE = b"<html><body>The service is being moved.</body></html>"
 
 
 class FaultyStore(WrappedStore):
@@ -122,9 +135,13 @@ class FaultyStore(WrappedStore):
 
     def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
         fault = self._next_fault() if call in self._only else Fault.NONE
-        if fault is Fault.REFUSED:
-            raise StoreFault(f"{call} {name}: injected: {fault.value}", transient=False)
-        if fault in NOT_APPLIED:
+        if fault in REFUSALS:
+            raise RequestRefused(f"{call} {name}: injected: {fault.value}")
+        if fault is Fault.MISSING and call in ("get", "get_range", "head"):
+            raise ObjectMissing(f"{call} {name}: injected: {fault.value}")
+        if fault is Fault.GARBAGE and call in ("get", "get_range"):
+            return cast("T", GATEWAY_PAGE)
+        if fault in NOT_APPLIED or fault in FALSE_ANSWERS:
             raise StoreFault(f"{call} {name}: injected: {fault.value}", transient=True)
         if fault is Fault.DELIVERED_TWICE:
             request()

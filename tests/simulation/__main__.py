@@ -25,6 +25,7 @@ from tests.simulation.world import Outcome, World, run_world
 
 SEEDS_FOR_ALL_KINDS = 300
 ALL_KINDS = {fault.value for fault in ALL_FAULTS} | {
+    "pair",
     "slow",
     "outage",
     "crash before",

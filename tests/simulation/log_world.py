@@ -80,7 +80,7 @@ class LogWorld(World):
         """The answer, or the error, which must be one that the caller can expect."""
         began = self.scheduler.monotonic()
         try:
-            return call(), None
+            return self.called(call), None
         except opendata_log.FencedError as error:
             self.ledger.fenced(handle)
             self.notes["fenced"] += 1

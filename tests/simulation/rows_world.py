@@ -74,7 +74,7 @@ class RowsWorld(World):
 
     def attempt(self, who: str, what: str, call: Callable[[], T]) -> tuple[T | None, Exception | None]:
         try:
-            return call(), None
+            return self.called(call), None
         except lsm.FencedError as error:
             if not self.openings.has_rival(who, ("writer",)):
                 self.report("false fence", f"{who}: {what}: nobody else opened it: {error}")

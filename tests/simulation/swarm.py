@@ -54,6 +54,8 @@ class Swarm:
     compactor_interval: float
     retention: float | None
     """Needs `segment_seconds`."""
+    handles_errors: bool = False
+    """Calls are made where the caller is handling an error of its own."""
     faults: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -135,6 +137,8 @@ def swarm(seed: int) -> Swarm:
     )
     if chosen.faults["latency"] < 0.1 and chance.random() < 0.6:
         chosen.engine["op_timeout"] = chance.choice(SHORT_OP_TIMEOUTS)
+    chosen.faults["pair_probability"] = maybe(0.5)
+    chosen.handles_errors = maybe(True, False)
     return chosen
 
 

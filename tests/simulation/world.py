@@ -8,11 +8,11 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lsm
 import opendata_log
-from lsm.testing.bucket import SimulatedBucket
+from lsm.testing.bucket import ServiceError, SimulatedBucket
 from lsm.testing.scheduler import Process, Scheduler, SimulationStuck, Task
 from lsm.testing.simulated import SimulatedRuntime
 from tests.simulation.objects import ObjectWatch
@@ -33,6 +33,16 @@ EXPECTED = (
     TimeoutError,
 )
 """What a store that fails, a newer owner and a close may bring. Everything else is a finding."""
+HANDLED: tuple[tuple[type[Exception], tuple[Any, ...]], ...] = (
+    (FileNotFoundError, (2, "No such file or directory")),
+    (FileExistsError, (17, "File exists")),
+    (PermissionError, (13, "Permission denied")),
+    (ServiceError, (404, "NoSuchKey", "the caller's own")),
+    (ServiceError, (404, "NoSuchBucket", "the caller's own")),
+    (ServiceError, (412, "PreconditionFailed", "the caller's own")),
+    (ServiceError, (403, "AccessDenied", "the caller's own")),
+)
+"""Errors a caller may be handling."""
 
 
 @dataclass
@@ -125,14 +135,25 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.scheduler.wait(seconds)
 
-    # -- calls of processes beside writers and readers ----------------------------------------------------------------
+    # -- calls of the product -----------------------------------------------------------------------------------------
+
+    def called(self, call: Callable[[], T]) -> T:
+        """Its result. In some seeds from inside an `except` block: an error that the caller is handling says nothing about
+        what the store answers."""
+        if not self.swarm.handles_errors:
+            return call()
+        kind, arguments = self.chance.choice(HANDLED)
+        try:
+            raise kind(*arguments)
+        except Exception:
+            return call()
 
     def beside(
         self, who: str, what: str, call: Callable[[], T], *, also: tuple[type[Exception], ...] = ()
     ) -> tuple[T | None, Exception | None]:
         """The answer, or the error, which must be one that faults may bring, or one of `also`."""
         try:
-            return call(), None
+            return self.called(call), None
         except (*EXPECTED, *also) as error:
             self.notes[type(error).__name__] += 1
             if who.startswith("final") and not isinstance(error, also):
@@ -191,6 +212,7 @@ class World:
         faults.listing_lag = 0.0
         for bucket in self.buckets:
             bucket.outages.clear()
+            bucket.in_pairs.clear()
         scheduler.leap_probability = 0.0
         for process in self.alive:
             process.paused_until = 0.0

@@ -179,11 +179,14 @@ class DbReader(Reads):
 
     def _failed(self, error: Error) -> None:
         """An outage passes, and reads go on with what was seen. Damage does not: nothing newer would ever be seen."""
+        is_end = not isinstance(error, UnavailableError) and self._damage is None
+        if is_end:
+            self._damage = error
         self.last_failure = error
         self._health.failed("refresh", error)
-        if not isinstance(error, UnavailableError) and self._damage is None:
-            self._damage = error
-            events.tell(events.CORRUPTION, url=self._stores.main.url, reason=events.reason(error))
+        if is_end:
+            event = events.CORRUPTION if isinstance(error, CorruptionError) else events.FAILED
+            events.tell(event, url=self._stores.main.url, reason=events.reason(error))
             self._tell(None)
 
     def _tell(self, names: SeriesNews) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from opendata_log import (
     Config,
@@ -52,7 +53,9 @@ def wait_until(is_true: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("victim", ["lsm-wal", "lsm-flush", "lsm-build", "lsm-compact", "lsm-merge", "lsm-gc"])
-def test_the_death_of_any_background_thread_reaches_the_next_caller_and_whoever_waits(victim: str) -> None:
+def test_the_death_of_any_background_thread_reaches_the_next_caller_and_whoever_waits(
+    victim: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = DeadlyStore(MemoryStore())
     config = Config(
         storage="memory://",
@@ -84,6 +87,7 @@ def test_the_death_of_any_background_thread_reaches_the_next_caller_and_whoever_
         return False
 
     wait_until(is_told)
+    wait_until(lambda: [record for record in caplog.records if record.msg == lsm.events.FAILED.text])
     for call in (log.flush, lambda: values(log, b"k"), log.seal_segment, lambda: log.append_timeout([(b"k", b"x")], 1)):
         with pytest.raises(InternalError, match=victim):
             call()
@@ -92,6 +96,8 @@ def test_the_death_of_any_background_thread_reaches_the_next_caller_and_whoever_
     log.close()
     follower.join(20)
     assert not follower.is_alive()
+    (line,) = [record.getMessage() for record in caplog.records if record.msg == lsm.events.FAILED.text]
+    assert "Death at " in line
 
     store.victim = ""
     with LogDbBuilder(config).with_object_store(store).build() as again:

@@ -22,12 +22,12 @@ from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.plan import Sources
 from lsm.object_store.memory import MemoryStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.placement import process_runtime
 from lsm.rows.chunk import PUT, RowChunk, SeriesChunk
 from lsm.rules import Rules
 from lsm.settings import Settings
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.rolling import RollingTables
+from lsm.workers.pool import process_runtime
 
 _DATABASE: Final = bytes(16)
 _FAMILY: Final = b"f"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from lsm import events
 from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.running import JobStatus, status_of
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import CorruptionError, Error
+from lsm.errors import CorruptionError, Error, out_of_memory
 from lsm.executors import Executors, compaction_workplace, scheduler_of, worker_address
 from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
@@ -37,12 +38,19 @@ class Engine:
         self.health = BackgroundHealth(self.runtime, self.stores.main.url)
         self._executors = Executors(self.runtime)
         self.snapshots = OpenSnapshots(self.runtime)
+        self._started: list[Callable[[], None]] = []
+        """How to stop what runs already, in the order in which it is stopped."""
         try:
             self._open(parts)
         except BaseException as error:
             if isinstance(error, CorruptionError):
                 events.tell(events.CORRUPTION, url=self.stores.main.url, reason=events.reason(error))
+            # A thread that cannot be started is an opening that failed, and those started before it end.
+            for stop in self._started:
+                stop()
             self._shut_down()
+            if isinstance(error, MemoryError):
+                raise out_of_memory(f"{url} was not opened", error) from error
             raise
 
     def _open(self, parts: Components) -> None:
@@ -73,6 +81,8 @@ class Engine:
         self._assemble_writes(recovered)
         self._measure_level0(manifest)
         self._assemble_background(parts)
+        self._started.append(self.wal.close)
+        self._started.insert(0, self.flusher.close)
         self.flusher.start(self.writer, recovered.fences)
         if self.compactor is not None:
             self.compactor.start()
@@ -124,7 +134,7 @@ class Engine:
             rules=self.rules,
             epoch=self.epoch,
             threads=self._executors.threads("lsm-build", settings.l0_flush_parallelism),
-            workers=self._executors.processes(settings.flush_placement, address, slots),
+            workers=self._executors.processes(settings.flush_placement, address, slots, job="flushes"),
             addresses=(address, wal_address) if address is not None and wal_address is not None else None,
             parallelism=settings.l0_flush_parallelism,
             slots=slots,

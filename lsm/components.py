@@ -16,7 +16,6 @@ from lsm.object_store.names import table_name
 from lsm.object_store.open import open_store, takes_options
 from lsm.object_store.reliable import ReliableStore
 from lsm.object_store.routed import RoutedStore
-from lsm.placement import StoreAddress, can_pickle
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings
@@ -24,6 +23,7 @@ from lsm.sst.builder import TableFormat
 from lsm.sst.cache import Caches
 from lsm.sst.disk_cache import DiskCache
 from lsm.sst.table import TableReader
+from lsm.workers.pool import StoreAddress, can_pickle
 
 
 @dataclass(kw_only=True)

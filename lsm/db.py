@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm import events
 from lsm.assembly import Engine
 from lsm.checkpoints import create_checkpoint
-from lsm.checks import age_seconds, timeout_seconds
 from lsm.compaction.plan import compact_range
 from lsm.components import Components
 from lsm.errors import (
@@ -36,12 +35,11 @@ from lsm.metrics import PartitionStatus, Status
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
-from lsm.rows.chunk import partition_rows
 from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
-from lsm.write.batch import Prefixes, WriteBatch, WriteHandle
+from lsm.write.batch import WriteBatch, WriteHandle
 
 
 class FlushType(enum.Enum):
@@ -59,13 +57,16 @@ class Db(Reads):
         self._engine = Engine(url, settings, parts)
         self._tables = self._engine.tables
         self._layout = self._engine.rules.layout
-        self._prefixes = Prefixes(self._known_prefixes, self._engine.runtime.lock())
         self._close_lock = self._engine.runtime.lock()
         self._is_shut = False
         self._ticks = self._engine.runtime.condition()
         self._gc_task: Task | None = None
         if settings.gc_interval is not None:
-            self._gc_task = self._engine.runtime.spawn("lsm-gc", self._collect_regularly)
+            try:
+                self._gc_task = self._engine.runtime.spawn("lsm-gc", self._collect_regularly)
+            except BaseException:
+                self._engine.shut_down()
+                raise
         tell_in_child(self)
 
     @classmethod
@@ -155,7 +156,7 @@ class Db(Reads):
     def wait_space(self, timeout: float | None = None) -> None:
         """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
         self._check_open()
-        self._engine.writer.wait_space(timeout_seconds(timeout))
+        self._engine.writer.wait_space(timeout)
 
     @property
     def is_slowed(self) -> bool:
@@ -165,7 +166,7 @@ class Db(Reads):
     def slow_down(self, size: int, timeout: float | None = None) -> None:
         """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
         come and with how full level 0 and memory are. At most a second, and `timeout`."""
-        self._engine.writer.slow_down(size, timeout_seconds(timeout))
+        self._engine.writer.slow_down(size, timeout)
 
     def _check_keys(self, batch: WriteBatch) -> None:
         rules = self._engine.rules
@@ -179,21 +180,10 @@ class Db(Reads):
         for part in batch.series:
             part.check(rules.layout)
         if rules.extractor is not None:
-            listed = (directory for part in batch.series if (directory := part.directory(rules.layout)) is not None)
-            for key in [*keys, *(part.family for part in batch.series), *listed]:
-                self._prefixes.check(rules.prefix_of(key), key, rules.extractor.name)
-
-    def _known_prefixes(self) -> Iterator[bytes]:
-        """Of every partition there is, in tables and in memory. Cost: sorts what memory holds."""
-        view, rules = self._engine.views.current, self._engine.rules
-        for partition in view.manifest.partitions:
-            yield partition.prefix
-        for table in view.memtables:
-            for family in list(table.series):
-                yield rules.prefix_of(family + b"\x00")
-            for chunk in table.all_rows():
-                for prefix, _, _ in partition_rows(chunk.keys, rules.prefix_of):
-                    yield prefix
+            for key in [*keys, *(part.family for part in batch.series)]:
+                prefix = rules.prefix_of(key)
+                if not prefix or not key.startswith(prefix):
+                    raise InvalidError(f"prefix extractor {rules.extractor.name!r} gives {prefix!r} for key {key!r}")
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +250,7 @@ class Db(Reads):
         """
         if self.durable_seq <= seq and self._closed is not None:
             raise self._closed
-        return self._engine.wal.wait_beyond(seq, timeout_seconds(timeout))
+        return self._engine.wal.wait_beyond(seq, timeout)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -353,14 +343,13 @@ class Db(Reads):
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
         self._check_open()
-        compactor, seconds = self._engine.compactor, timeout_seconds(timeout)
-        return True if compactor is None else compactor.wait_idle(seconds)
+        compactor = self._engine.compactor
+        return True if compactor is None else compactor.wait_idle(timeout)
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
         self._check_open()
-        age = None if min_age is None else age_seconds(min_age, "min_age")
-        return self._engine.collect(dry_run=dry_run, min_age=age)
+        return self._engine.collect(dry_run=dry_run, min_age=min_age)
 
     def _collect_regularly(self) -> None:
         interval = self._engine.settings.gc_interval
@@ -375,7 +364,7 @@ class Db(Reads):
                 self._engine.health.succeeded("collection")
             except FencedError as error:
                 self.fail(error)
-            except Error as error:  # The next round tries again; until then nothing is deleted.
+            except (Error, MemoryError) as error:  # The next round tries again; until then nothing is deleted.
                 self._engine.health.failed("collection", error)
             except BaseException as error:
                 self.fail(internal(f"the collector's thread failed: {error!r}", error))
@@ -385,7 +374,7 @@ class Db(Reads):
     def url(self) -> str:
         return self._engine.stores.main.url
 
-    def job_failed(self, job: str, error: Error) -> None:
+    def job_failed(self, job: str, error: BaseException) -> None:
         """Report that background work failed and will be tried again: for those who build on this database, as `fail`. It is
         told in a log line and in `status().background`."""
         self._engine.health.failed(job, error)

@@ -96,6 +96,13 @@ class InternalError(Error):
     """An invariant of the engine does not hold. This is a bug; the handle refuses further work."""
 
 
+def out_of_memory(what: str, error: MemoryError) -> UnavailableError:
+    """What a MemoryError makes of a step that had no effect yet."""
+    failure = UnavailableError(f"{what}: not enough memory; free some, then call again")
+    failure.__cause__ = error
+    return failure
+
+
 def internal(message: str, cause: BaseException) -> InternalError:
     """Why a handle can do no more."""
     failure = InternalError(message)

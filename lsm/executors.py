@@ -10,10 +10,11 @@ from lsm.compaction.running import Workplace
 from lsm.compaction.triggers import FirstOf, TombstoneTrigger
 from lsm.components import Components, Stores
 from lsm.errors import InvalidError
-from lsm.placement import StoreAddress, WorkerProcesses, can_pickle, shares_process
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.settings import Settings
+from lsm.workers.elsewhere import Elsewhere
+from lsm.workers.pool import StoreAddress, WorkerProcesses, can_pickle, shares_process
 
 COMPACTION_NICENESS = 10
 """Compaction can wait; the writer and those who build level-0 tables cannot."""
@@ -30,8 +31,8 @@ class Executors:
         return self._own(self._runtime.executor(name, count))
 
     def processes(
-        self, placement: str, address: StoreAddress | None, count: int, *, niceness: int = 0
-    ) -> Executor | None:
+        self, placement: str, address: StoreAddress | None, count: int, *, job: str, niceness: int = 0
+    ) -> Elsewhere | None:
         """Worker processes, where they are wanted and can reach the store. Raises: InvalidError: wanted, and cannot."""
         if placement == "process" and address is None:
             raise InvalidError(
@@ -40,7 +41,9 @@ class Executors:
             )
         if placement == "thread" or address is None:
             return None
-        return self._own(WorkerProcesses(count, niceness=niceness))
+        # Each attempt at a request is a sign of life, so a worker that is silent for as long as an operation may take is dead.
+        workers = self._own(WorkerProcesses(count, niceness=niceness, silence_max=address.op_timeout))
+        return Elsewhere(workers, self._runtime, job=job, url=address.spec.url)
 
     def _own(self, executor: Executor) -> Executor:
         self._started.append(executor)
@@ -67,21 +70,23 @@ def compaction_workplace(
     address = worker_address(stores, rules)
     slots = max(2, settings.compaction_workers)
     given = parts.compaction_executor
-    workers: Executor | None = None
+    workers: Elsewhere | None = None
     threads: Executor
     if given is not None and shares_process(given):
         threads = given
     else:
         threads = executors.threads("lsm-merge", slots)
         if given is None:
-            workers = executors.processes(settings.compaction_placement, address, slots, niceness=COMPACTION_NICENESS)
+            workers = executors.processes(
+                settings.compaction_placement, address, slots, job="compaction", niceness=COMPACTION_NICENESS
+            )
         elif address is None:
             raise InvalidError(
                 f"compaction_executor: no other process can open {stores.main.url}, or the extractor, layout or options "
                 "cannot be pickled; hand in an executor of threads, or none"
             )
         else:
-            workers = given
+            workers = Elsewhere(given, runtime, job="compaction", url=stores.main.url)
     return Workplace(
         runtime,
         stores.main,

@@ -13,19 +13,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from concurrent.futures import Executor, Future
+from typing import Any, Protocol, TypeVar
 
-from lsm.errors import InvalidError
+from lsm.errors import UnavailableError
+from lsm.threads import ThreadPool, call_here, start_thread
 
 T = TypeVar("T")
 
-WAIT_MAX: Final = min(1e9, threading.TIMEOUT_MAX)
-"""Seconds, some thirty years where the system allows it: locks take no longer waits."""
-TIME_MS_MAX: Final = 1 << 62
-"""No clock gives a time beyond it, before or after the epoch: sums of times still fit into what is stored."""
-
-NODE_CHARACTERS: Final = 255
 IO_THREADS = 16
 """Requests of one handle under way at a time, beside those of its own threads."""
 
@@ -62,13 +57,8 @@ class Runtime:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def now_ms(self) -> int:
-        """Wall-clock milliseconds since the epoch. Raises: InvalidError where a clock that was handed in gives no time."""
-        if self._clock is None:
-            return time.time_ns() // 1_000_000
-        found = self._clock.now_ms()
-        if type(found) is not int or not -TIME_MS_MAX <= found <= TIME_MS_MAX:
-            raise InvalidError(f"a clock's now_ms() must give milliseconds as an int of 62 bits, got {found!r}")
-        return found
+        """Wall-clock milliseconds since the epoch."""
+        return self._clock.now_ms() if self._clock is not None else time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
         """Seconds that never go backwards."""
@@ -99,10 +89,11 @@ class Runtime:
         return threading.Condition(lock if lock is not None else threading.Lock())
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
-        """Run `target` in a daemon thread. The target must not raise: it reports failures to its owner itself."""
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-        return thread
+        """Run `target` in a daemon thread. The target must not raise: it reports failures to its owner itself.
+
+        Raises: UnavailableError: the system gives this process no further thread.
+        """
+        return start_thread(name, target)
 
     def is_forked_child(self) -> bool:
         """True in a child process that inherited this runtime: its threads and connections do not exist here."""
@@ -113,7 +104,7 @@ class Runtime:
         rows = list(zip(*columns, strict=True))
         if len(rows) <= 1 or width <= 1:
             return [function(*row) for row in rows]
-        futures = [self._io_pool().submit(function, *row) for row in rows]
+        futures = [self.submit(function, *row) for row in rows]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -122,17 +113,22 @@ class Runtime:
             raise
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Call `function` beside the caller, who may ask for its result, cancel it, or forget it. For requests."""
-        return self._io_pool().submit(function, *arguments)
+        """Call `function` beside the caller, who may ask for its result, cancel it, or forget it. For requests.
+
+        Where no thread can be started, it is called at once, by the caller.
+        """
+        try:
+            return self._io_pool().submit(function, *arguments)
+        except UnavailableError:
+            return call_here(function, *arguments)
 
     def process_name(self) -> str:
-        """This process, for people: machine and process id. It is stored, so it is text whatever the machine is called."""
-        machine = platform.node()[:NODE_CHARACTERS].encode("utf-8", "replace").decode()
-        return f"{machine}:{self.pid}"
+        """This process, for people: machine and process id."""
+        return f"{platform.node()}:{self.pid}"
 
     def executor(self, name: str, threads: int) -> Executor:
-        """Threads for jobs that take long."""
-        return ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+        """Threads for jobs that take long. They go on when the main thread ends."""
+        return ThreadPool(name, threads)
 
     def _io_pool(self) -> Executor:
         with self._pool_lock:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from lsm import events
-from lsm.checks import timeout_seconds, wait_seconds
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
@@ -84,7 +83,7 @@ class DbCompactor:
             os.fspath(storage),
             settings if settings is not None else Settings(),
             parts,
-            poll_interval=wait_seconds(poll_interval, "poll_interval", least=0.001),
+            poll_interval=poll_interval,
             before_proposals=before_proposals,
         )
 
@@ -142,7 +141,7 @@ class DbCompactor:
         Raises: FencedError: another compactor took over. CorruptionError, InternalError: what ended the compaction.
         """
         self._start()
-        is_done = self._compactor.wait_idle(timeout_seconds(timeout))
+        is_done = self._compactor.wait_idle(timeout)
         self._check()
         return is_done
 
@@ -157,8 +156,8 @@ class DbCompactor:
 
     def _start(self) -> None:
         if not self._is_started:
-            self._is_started = True
             self._compactor.start()
+            self._is_started = True
 
     def _check(self) -> None:
         if self._failed is not None:

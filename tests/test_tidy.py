@@ -30,18 +30,21 @@ BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|mis
 CLOCKS_CHANCE_THREADS = {"threading", "_thread", "time", "random", "uuid", "secrets", "asyncio", "multiprocessing"}
 SEAMS = {
     "lsm/runtime.py",
-    "lsm/placement.py",
+    "lsm/threads.py",
+    "lsm/workers/channel.py",
+    "lsm/workers/pool.py",
+    "lsm/workers/process.py",
     "lsm/object_store/memory.py",
     "lsm/object_store/local.py",
     "lsm/object_store/fsspec_store.py",
     "lsm/testing/stores.py",
     "lsm/testing/scheduler.py",
 }
-"""The runtime itself, the owner of worker processes, the stores, whose backends have threads of their own, and what stands in
-for them in tests."""
+"""The runtime itself and its threads, the owner of worker processes and what runs in them, the stores, whose backends have
+threads of their own, and what stands in for them in tests."""
 ASYNC_FACE = "opendata_log/aio/"
 """The only modules that know of event loops."""
-ONLY_BUILT_BY_SEAMS = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
+ONLY_BUILT_BY_SEAMS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool"}
 IMPURE = CLOCKS_CHANCE_THREADS | {"subprocess", "socket", "fsspec", "s3fs", "tempfile", "shutil"}
 
 

@@ -11,15 +11,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from lsm import events
 from lsm.compaction.layout import places
 from lsm.compaction.notes import finished_tables
-from lsm.compaction.plan import (
-    CompactionScheduler,
-    CompactionSpec,
-    Sources,
-    check_form,
-    check_spec,
-    is_move,
-    with_compaction,
-)
+from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
 from lsm.compaction.records import (
     SourcesClaimedError,
     check_compactor,
@@ -260,7 +252,7 @@ class Compactor:
                 self._look_after(job)
             self._take_up_claims()
             self._start_new()
-        except (UnavailableError, OSError) as error:
+        except (UnavailableError, OSError, MemoryError) as error:
             self._pause(error)
         if self.failures == failures and not self._running:
             self._health.succeeded("compaction")
@@ -331,20 +323,17 @@ class Compactor:
 
     def _give_up(self, job: RunningJob, error: BaseException) -> None:
         """A claimed job is taken up again at its last finished table; another is proposed anew."""
-        ran_elsewhere = any(part.is_elsewhere for part in job.parts)
-        if isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
+        if job.failed_elsewhere(error):
+            # Whatever it is. It is done again in this process, where it fails once more if it has a reason of its own.
+            self._workplace.give_up_workers(error)
+        elif isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
             newest = self._manifests.refresh()
             check_compactor(newest, self._epoch)  # Who took over may have merged and collected its tables.
             # So may this process, in a commit whose reply was lost, and a collector elsewhere.
             if not isinstance(error, TableMissingError) or newest.names(error.object_name):
                 raise error
-        if not isinstance(error, Error | OSError | CancelledError):
-            # Executors report what befell a worker in exceptions of their own.
-            if not (isinstance(error, BrokenExecutor) or ran_elsewhere):
-                raise error
-            self._workplace.give_up_workers()
-            url, said = self._store.url, events.reason(error)
-            events.tell(events.WORKERS_GIVEN_UP, url=url, job="compaction", reason=said)
+        elif not isinstance(error, Error | OSError | MemoryError | CancelledError | BrokenExecutor):
+            raise error
         self._pause(error)
 
     # -- jobs that others, or this process, left ----------------------------------------------------------------------
@@ -382,10 +371,9 @@ class Compactor:
             for spec in plan(self._manifests.current, busy):
                 if self._is_closing:
                     return
+                if spec.numbers & busy and not spec.is_drain:
+                    continue
                 try:
-                    check_form(spec)
-                    if spec.numbers & busy and not spec.is_drain:
-                        continue
                     self._start(spec)
                 except SourcesClaimedError:
                     self.wake()  # By this process, in a commit whose reply was lost: the record is known by now.

@@ -16,7 +16,6 @@ from lsm.compaction.rounds import Head, Round, Stored, rounds
 from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
-from lsm.placement import StoreAddress, process_runtime
 from lsm.rows.chunk import RowChunk
 from lsm.rows.merge import has_one_version_a_key, interleaved, prune_rows
 from lsm.rules import Rules
@@ -27,6 +26,7 @@ from lsm.sst.cache import Caches
 from lsm.sst.index import Index
 from lsm.sst.rolling import RollingTables
 from lsm.sst.table import TableReader
+from lsm.workers.pool import StoreAddress, process_runtime
 
 META_BYTES: Final = 64 << 20
 

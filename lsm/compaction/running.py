@@ -15,10 +15,12 @@ from lsm.manifest.job_record import JobRecord
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import note_name, table_name
 from lsm.object_store.reliable import ReliableStore
-from lsm.placement import StoreAddress
 from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
+from lsm.threads import call_here
+from lsm.workers.elsewhere import Elsewhere
+from lsm.workers.pool import StoreAddress
 
 WORKER_BYTES_MIN = 8 << 20
 """Smaller jobs run in a thread: starting a worker would take longer."""
@@ -127,6 +129,17 @@ class RunningJob:
                     return error
         return None
 
+    def failed_elsewhere(self, error: BaseException) -> bool:
+        """Whether a part that ran in another process ended with this error."""
+        return any(
+            part.is_elsewhere
+            and part.is_done
+            and part.future is not None
+            and not part.future.cancelled()
+            and part.future.exception() is error
+            for part in self.parts
+        )
+
     def outputs(self) -> list[TableInfo]:
         """What this claim's parts made. Requires: all are done."""
         return list(chain.from_iterable(part.future.result() for part in self.parts if part.future is not None))
@@ -177,7 +190,7 @@ def is_relief(spec: CompactionSpec, sources: Sources) -> bool:
 class Workplace:
     """Executors, and how many parts may run at a time: `slots`, all but one of which deep jobs may take.
 
-    Requires of `workers`: functions and arguments reach it pickled, or it shares this process. None: only threads.
+    `workers`: None for threads alone.
     """
 
     def __init__(
@@ -186,7 +199,7 @@ class Workplace:
         store: ReliableStore,
         *,
         threads: Executor,
-        workers: Executor | None,
+        workers: Elsewhere | None,
         address: StoreAddress | None,
         slots: int,
         stall_seconds: float | None,
@@ -202,11 +215,12 @@ class Workplace:
     @property
     def is_parallel(self) -> bool:
         """Parts of one job can run side by side."""
-        return self._workers is not None and self._address is not None
+        return self._workers is not None and self._address is not None and self._workers.is_open
 
-    def give_up_workers(self) -> None:
-        """A worker that dies once may always die: go on in this process."""
-        self._address = None
+    def give_up_workers(self, error: BaseException) -> None:
+        """A job failed elsewhere: go on in this process, for a while."""
+        if self._workers is not None:
+            self._workers.failed(error)
 
     def waiting(self, running: Sequence[RunningJob]) -> list[tuple[RunningJob, Part]]:
         """Parts that have a slot now, those that relieve level 0 first."""
@@ -239,11 +253,25 @@ class Workplace:
             assert self._address is not None
             future = self._workers.submit(compact_in_worker, self._address, part.job)
         else:
-            future = self._threads.submit(
-                compact, self._store, self._runtime, part.job, is_cancelled=lambda: job.is_cancelled
-            )
+            future = self._start_here(job, part)
         part.future = future
         future.add_done_callback(on_done)
+
+    def _start_here(self, job: RunningJob, part: Part) -> Future[list[TableInfo]]:
+        """In a thread of this process: in the caller's where no other takes it, for want of threads or because their owner,
+        or the end of the main thread, has shut them down."""
+        is_refused = False
+        try:
+            return self._threads.submit(
+                compact,
+                self._store,
+                self._runtime,
+                part.job,
+                is_cancelled=lambda: job.is_cancelled or is_refused,  # Some executors keep a call they refuse.
+            )
+        except (UnavailableError, RuntimeError):
+            is_refused = True
+        return call_here(compact, self._store, self._runtime, part.job, lambda: job.is_cancelled)
 
     def check(self, job: RunningJob) -> None:
         """Look after parts that run elsewhere. Raises: UnavailableError where one has made nothing for too long."""

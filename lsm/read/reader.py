@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm import events
-from lsm.checks import wait_seconds
 from lsm.components import Components, Stores, table_reader
 from lsm.errors import (
     ClosedError,
@@ -25,6 +24,7 @@ from lsm.errors import (
     InvalidError,
     TableMissingError,
     UnavailableError,
+    out_of_memory,
 )
 from lsm.forks import tell_in_child
 from lsm.health import BackgroundHealth
@@ -82,7 +82,11 @@ class DbReader(Reads):
         self._refreshed_at = self._polled_at = self._looked_at = self._runtime.monotonic()
         tell_in_child(self)
         if refresh_interval is not None:
-            self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
+            try:
+                self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
+            except BaseException:
+                self.close()
+                raise
 
     def _open(self, settings: Settings, parts: Components, checkpoint: str | None) -> None:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
@@ -130,8 +134,6 @@ class DbReader(Reads):
         except TypeError as error:
             raise InvalidError(f"DbReader.open: {error}") from None
         settings = settings if settings is not None else Settings()
-        if refresh_interval is not None:
-            refresh_interval = wait_seconds(refresh_interval, "refresh_interval", least=1e-9)
         return cls(os.fspath(storage), settings, parts, refresh_interval, checkpoint)
 
     # -- following ----------------------------------------------------------------------------------------------------
@@ -175,6 +177,10 @@ class DbReader(Reads):
         except Error as error:
             self._failed(error)
             raise
+        except MemoryError as error:
+            failure = out_of_memory("the reader did not look for news", error)
+            self._failed(failure)
+            raise failure from error
         finally:
             if news is not None:
                 self._tell(news.names)

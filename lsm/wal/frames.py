@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
+from lsm.errors import out_of_memory
 
 FRAME: Final = struct.Struct("<BBHIIQQ")
 WAL_VERSION: Final = 1
@@ -144,7 +146,7 @@ class FrameBuffer:
         if counts and (
             family != self._family or first != self._number + len(self._names) or seq != self._seq + len(counts)
         ):
-            self._encode()
+            self.encode_pending()
         if not counts:
             self._family, self._seq, self._number = family, seq, first
         counts.append(len(names))
@@ -153,7 +155,8 @@ class FrameBuffer:
         self._pending_bytes += size
         self.last_seq = seq
         if self._pending_bytes >= self.SLICE_BYTES or len(self._names) >= self.SLICE_ROWS:
-            self._encode()
+            with suppress(MemoryError):  # The batch is in the buffer; it is encoded when there is memory again.
+                self._encode()
 
     def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
         self._encode()
@@ -161,6 +164,13 @@ class FrameBuffer:
         self._frames.append(frame)
         self._encoded_bytes += len(frame)
         self.last_seq = seq
+
+    def encode_pending(self) -> None:
+        """Raises: UnavailableError: memory ran out, and nothing changed."""
+        try:
+            self._encode()
+        except MemoryError as error:
+            raise out_of_memory("batches could not be encoded for the log", error) from error
 
     def _encode(self) -> None:
         if not self._counts:
@@ -174,8 +184,8 @@ class FrameBuffer:
         self._values = []
 
     def take(self) -> list[bytes]:
-        """The frames so far; the buffer is empty afterwards."""
-        self._encode()
+        """The frames so far; the buffer is empty afterwards. Raises: as `encode_pending`."""
+        self.encode_pending()
         frames, self._frames = self._frames, []
         self._encoded_bytes = 0
         return frames

@@ -13,17 +13,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
-from lsm.errors import ClosedError, Error, FencedError, InternalError, InvalidError, UnavailableError, halfway, internal
+from lsm.errors import (
+    ClosedError,
+    Error,
+    FencedError,
+    InternalError,
+    InvalidError,
+    UnavailableError,
+    halfway,
+    internal,
+    out_of_memory,
+)
 from lsm.health import BackgroundHealth
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime, Task
 from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
-from lsm.wal.turn import GATHER_SECONDS_MAX, GATHER_SHARE, JOIN_SECONDS, Turn, WalObject
+from lsm.wal.turn import GATHER_SECONDS_MAX, GATHER_SHARE, JOIN_SECONDS, RETRY_SECONDS, Turn, WalObject
 
 PIPELINE_MAX: Final = 8
 """No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
@@ -78,6 +89,7 @@ class WriteAheadLog:
         self._tasks: list[Task] = []
         self._busy_tasks = 0
         self._is_late = False
+        self._lacks_thread = False
         self._is_closing = False
         self._fatal: Error | None = None
         self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
@@ -102,6 +114,10 @@ class WriteAheadLog:
         if self._buffer.size + size > limit:
             self.seal()
 
+    def encode_pending(self) -> None:
+        """So that a batch of several parts cannot fail for want of memory between two. Raises: UnavailableError."""
+        self._buffer.encode_pending()
+
     def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
         self._begin(seq)
         self._buffer.add_rows(seq, keys, kinds, values)
@@ -115,7 +131,10 @@ class WriteAheadLog:
     def end_batch(self) -> None:
         """All rows of a batch are added. A batch never spans two objects, so only here may the buffer be sealed."""
         if self._buffer.size >= self._object_bytes:
-            self.seal()
+            with suppress(UnavailableError):  # The batch is accepted; the buffer is sealed when there is memory again.
+                self.seal()
+        elif self._lacks_thread:
+            self._wake()
 
     def _begin(self, seq: int) -> None:
         if self._buffer.is_empty:
@@ -124,7 +143,7 @@ class WriteAheadLog:
             self._wake()
 
     def seal(self) -> None:
-        """Close the buffer into an object of its own, to be uploaded."""
+        """Close the buffer into an object of its own, to be uploaded. Raises: UnavailableError: out of memory, as before."""
         if not self._buffer.is_empty:
             sealed = WalObject(self._buffer.take(), self._first_seq, self._buffer.last_seq)
             self.unwritten_bytes += sealed.size
@@ -135,7 +154,13 @@ class WriteAheadLog:
     def _wake(self) -> None:
         if len(self._tasks) < self._uploads_max and self._busy_tasks == len(self._tasks) and not self._is_closing:
             self._busy_tasks += 1
-            self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
+            try:
+                self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
+                self._lacks_thread = False
+            except UnavailableError:
+                # The batch stays in the buffer. The next one tries again, and who waits for durability uploads without.
+                self._busy_tasks -= 1
+                self._lacks_thread = not self._tasks
         self._work.notify()
 
     @property
@@ -280,7 +305,14 @@ class WriteAheadLog:
                 return None
             if is_awaited and now < self._gather_until and self._waiters() < self._last_group:
                 return None
-            self.seal()
+            try:
+                self.seal()
+            except UnavailableError as error:
+                self._outage = error
+                self._attempts += 1
+                self._failed_attempt = self._attempts
+                self._lock.notify_all()
+                return None
         upload = self._sealed.popleft()
         if not upload.number:
             self._number(upload)
@@ -301,7 +333,10 @@ class WriteAheadLog:
         upload = turn.upload
         assert upload is not None
         try:
-            self._put(upload)
+            try:
+                self._put(upload)
+            except MemoryError as error:
+                raise out_of_memory("the log was not written", error) from error
         except BaseException as error:
             with self._lock:
                 self._put_back(upload)
@@ -415,6 +450,8 @@ class WriteAheadLog:
             if upload is None:
                 if self._is_closing:
                     return
+                if wait is None and self._outage is not None and not self._uploading and not self._buffer.is_empty:
+                    wait = RETRY_SECONDS  # Memory ran out: nothing else would bring this thread back to the buffer.
                 self._busy_tasks -= 1
                 self._work.wait(wait)
                 self._busy_tasks += 1
@@ -424,7 +461,7 @@ class WriteAheadLog:
             try:
                 self._upload(turn)
             except Error:
-                self._runtime.sleep(0.1)  # It is kept in _outage or _fatal, for the next caller.
+                self._runtime.sleep(RETRY_SECONDS)  # It is kept in _outage or _fatal, for the next caller.
             finally:
                 self._lock.acquire()
 

@@ -7,6 +7,9 @@ from typing import Final
 JOIN_SECONDS: Final = 0.002
 """A waiter starts another object beside one under way only this long after that was started: most join the next one."""
 
+RETRY_SECONDS: Final = 0.1
+"""From one attempt that failed in the background to the next."""
+
 GATHER_SECONDS_MAX: Final = 0.001
 GATHER_SHARE: Final = 0.5
 """How long a first waiter waits for the other members of the last group: at most this share of an upload."""

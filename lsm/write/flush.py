@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from typing import Any
 
 import msgspec
 
-from lsm import events
-from lsm.errors import CorruptionError, Error, FencedError, InternalError, UnavailableError
+from lsm.errors import Error, FencedError, InternalError, UnavailableError
 from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.placement import StoreAddress, process_runtime
 from lsm.rows.memtable import Memtable
 from lsm.rules import Rules
 from lsm.runtime import Runtime, Task
 from lsm.table_numbers import TableNumbers
+from lsm.threads import call_here
 from lsm.view import LiveViews
 from lsm.wal.log import WriteAheadLog
+from lsm.workers.elsewhere import Elsewhere
+from lsm.workers.pool import StoreAddress, process_runtime
 from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
 from lsm.write.writer import Writer
 
@@ -39,6 +40,15 @@ POLL_SECONDS = 0.5
 def flush_in_worker(store: StoreAddress, wal_store: StoreAddress, job: FlushJob) -> Built:
     """What a worker process is sent."""
     return flush_from_log(store.open(), wal_store.open(), process_runtime(), job)
+
+
+class Build(msgspec.Struct):
+    """A memtable whose tables are being built."""
+
+    table: Memtable
+    job: FlushJob
+    future: Future[Built]
+    is_elsewhere: bool
 
 
 class Flusher:
@@ -57,7 +67,7 @@ class Flusher:
         rules: Rules,
         epoch: int,
         threads: Executor,
-        workers: Executor | None,
+        workers: Elsewhere | None,
         addresses: tuple[StoreAddress, StoreAddress] | None,
         parallelism: int,
         slots: int,
@@ -89,8 +99,7 @@ class Flusher:
         self._numbers = numbers
         self._on_commit = on_commit
         self._new_fences: tuple[int, ...] = ()
-        self._building: deque[tuple[Memtable, FlushJob, Future[Built]]] = deque()
-        self._only_from_memory: Memtable | None = None
+        self._building: deque[Build] = deque()
         self._is_draining = False
         self._is_closing = self._is_stepping = False
         self._failures = 0
@@ -191,50 +200,55 @@ class Flusher:
             self._on_commit(manifest)
 
     def _is_built(self) -> bool:
-        return bool(self._building) and self._building[0][2].done()
+        return bool(self._building) and self._building[0].future.done()
 
     def _step(self) -> None:
         try:
             if self._can_dispatch():
                 self._dispatch(self._frozen()[len(self._building)])
             if self._is_built():
-                table, job, future = self._building[0]
-                self._commit(table, self._result(table, future), job.table_numbers[0])
+                build = self._building[0]
+                error = build.future.exception()
+                if error is not None and build.is_elsewhere:
+                    self._build_here(build, error)
+                    return
+                self._commit(build.table, build.future.result(), build.job.table_numbers[0])
                 with self._lock:
                     self._building.popleft()
-                    self._error = self._only_from_memory = None
+                    self._error = None
                     self._lock.notify_all()  # With nothing being built, level 0 may be full for whoever waits.
-                self._numbers.release(job.table_numbers[0])
+                self._numbers.release(build.job.table_numbers[0])
                 self._health.succeeded("flush")
-        except (UnavailableError, BrokenExecutor, CancelledError, OSError) as error:
+        except (UnavailableError, CancelledError, OSError, MemoryError) as error:
             self._health.failed("flush", error)
-            if isinstance(error, BrokenExecutor) and self._addresses is not None:
-                said = events.reason(error)
-                events.tell(events.WORKERS_GIVEN_UP, url=self._store.url, job="flush", reason=said)
             self._pause(error)
 
-    def _result(self, table: Memtable, future: Future[Built]) -> Built:
-        try:
-            return future.result()
-        except CorruptionError as error:
-            if table is self._only_from_memory:
-                raise
-            # A worker reads the log, which a collector elsewhere took if an earlier commit, whose reply was lost, counted.
-            self._only_from_memory = table
-            raise UnavailableError(f"a worker could not read the log back: {error}") from error
+    def _build_here(self, build: Build, error: BaseException) -> None:
+        """A worker failed, in whatever way: build the same memtable in this process, where it fails again only for a reason of
+        its own. Under new numbers, because the worker may still write under the old ones.
+
+        Of a worker that cannot read the log the log may be right: a collector elsewhere took the objects if an earlier commit,
+        whose reply was lost, counted.
+        """
+        assert self._workers is not None
+        self._workers.failed(error)
+        job = self._plan(build.table)
+        future = self._submit_here(build.table, job)
+        with self._lock:
+            self._building[0] = Build(build.table, job, future, is_elsewhere=False)
+        self._numbers.release(build.job.table_numbers[0])
+        future.add_done_callback(self._built)
 
     def _pause(self, error: BaseException) -> None:
         """What was built and not committed is built again, under new numbers; the old tables become garbage."""
-        for _, job, future in self._building:
-            future.cancel()
-            self._numbers.release(job.table_numbers[0])
+        for build in self._building:
+            build.future.cancel()
+            self._numbers.release(build.job.table_numbers[0])
         with self._lock:
             self._building.clear()
             self._failures += 1
-            self._error = error if isinstance(error, Error) else UnavailableError(f"a flush failed: {error}")
+            self._error = error if isinstance(error, Error) else UnavailableError(f"a flush failed: {error!r}")
             self._lock.notify_all()
-            if isinstance(error, BrokenExecutor):
-                self._addresses = None  # A worker that dies once may always die: build from memory from now on.
             if not self._is_closing:
                 self._lock.wait(RETRY_SECONDS)
 
@@ -242,24 +256,33 @@ class Flusher:
         if self._wal_enabled:
             self._wal.wait_durable(table.last_seq)
         job = self._plan(table)
-        is_large = self._workers is not None and self._addresses is not None and table.size >= WORKER_BYTES_MIN
-        if is_large and table is not self._only_from_memory and job.wal_last and len(self._building) < self._slots:
-            future = self._submit_to_worker(job)
-        else:
-            future = self._threads.submit(flush_memtable, self._store, self._runtime, table, job)
+        is_large = self._has_workers and table.size >= WORKER_BYTES_MIN
+        is_elsewhere = is_large and bool(job.wal_last) and len(self._building) < self._slots
+        future = self._submit_to_worker(job) if is_elsewhere else self._submit_here(table, job)
         with self._lock:
-            self._building.append((table, job, future))
+            self._building.append(Build(table, job, future, is_elsewhere))
         future.add_done_callback(self._built)
+
+    @property
+    def _has_workers(self) -> bool:
+        return self._workers is not None and self._addresses is not None and self._workers.is_open
 
     def _submit_to_worker(self, job: FlushJob) -> Future[Built]:
         assert self._workers is not None
         assert self._addresses is not None
         return self._workers.submit(flush_in_worker, *self._addresses, job)
 
+    def _submit_here(self, table: Memtable, job: FlushJob) -> Future[Built]:
+        try:
+            return self._threads.submit(flush_memtable, self._store, self._runtime, table, job)
+        except UnavailableError:  # No thread can be had: this one does it.
+            return call_here(flush_memtable, self._store, self._runtime, table, job)
+
     def warm_up(self) -> None:
-        """A large memtable is on its way: have a worker running by then."""
-        if self._workers is not None and self._addresses is not None:
-            self._workers.submit(int)
+        """A large memtable is on its way: have a worker running by then. Never raises."""
+        workers = self._workers
+        if workers is not None and self._has_workers:
+            workers.submit(int).add_done_callback(lambda done: _warmed_up(workers, done))
 
     def drain(self) -> None:
         """Nobody appends any more: the writer's own core may build tables, too."""
@@ -325,6 +348,12 @@ class Flusher:
             self._lock.notify_all()
         if self._task is not None:
             self._task.join()
+
+
+def _warmed_up(workers: Elsewhere, done: Future[int]) -> None:
+    """By now it is known whether workers can be started at all."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        workers.failed(error)
 
 
 def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[int, ...]) -> Manifest | None:

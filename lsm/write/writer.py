@@ -7,6 +7,7 @@ are in the memtable, so no read sees part of a batch. Everything here holds the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lsm.errors import Error, InvalidError, UnavailableError, halfway
@@ -109,6 +110,8 @@ class Writer:
                 self.last_seq = seq
                 if self._wal_enabled:
                     self._wal.end_batch()
+            except UnavailableError:
+                raise  # By the log, which comes first: it took nothing.
             except BaseException as error:
                 self._poison_with(error)
                 raise
@@ -132,6 +135,7 @@ class Writer:
             if not in_outage:
                 self._wal.raise_outage()
             self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
+            self._wal.encode_pending()
             seq = self.last_seq + 1
             try:
                 self._apply(seq, keys, kinds, values, batch, sizes)
@@ -188,7 +192,8 @@ class Writer:
 
     def _step(self) -> None:
         if self._active.size >= self._memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
-            self._freeze()
+            with suppress(UnavailableError):  # The batch is accepted. The next one tries again.
+                self._freeze()
         else:
             self._next_step = self._memtable_bytes
             self._on_growth()
@@ -204,6 +209,8 @@ class Writer:
                 self._active.keep_arrivals()
             self._views.push(self._active)
             self._on_freeze()
+        except UnavailableError:
+            raise  # By the log, which is not cut: nothing changed.
         except BaseException as error:
             self._poison_with(error)
             raise

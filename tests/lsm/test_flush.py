@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from concurrent.futures import Future
-from types import SimpleNamespace
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any
 
 import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
+from lsm.workers.elsewhere import Elsewhere
+from lsm.write import flush
+from lsm.write.level0 import flush_from_log
 from tests.lsm.support import open_plain, read_rows, tiny
 
 
@@ -51,29 +54,117 @@ def test_a_flush_that_waits_is_told_that_level_0_became_full(monkeypatch: pytest
         assert "level 0 is full" in str(outcomes[0])
 
 
-def test_a_table_is_built_from_memory_where_a_worker_finds_its_log_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsm.write.flush.WORKER_BYTES_MIN", 0)
-    asked = []
+TROUBLE = [
+    lsm.CorruptionError("is missing", object_name="wal/2.wal"),
+    lsm.InvalidError("no such option"),
+    lsm.UnavailableError("the worker has no credentials"),
+    BrokenExecutor("the worker died"),
+    ModuleNotFoundError("No module named 'layouts'"),
+    MemoryError(),
+    SystemExit(3),
+]
 
-    def finds_nothing(job: object) -> Future[object]:
-        asked.append(job)
-        done: Future[object] = Future()
-        done.set_exception(lsm.CorruptionError("is missing", object_name="wal/2.wal"))
+
+class Troubled(Executor):
+    """Every call ends in the same way."""
+
+    def __init__(self, error: BaseException, *, refuses: bool = False) -> None:
+        self.error = error
+        self.refuses = refuses
+        self.calls: list[Any] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(fn)
+        if self.refuses:
+            raise self.error
+        done: Future[Any] = Future()
+        done.set_exception(self.error)
         return done
 
-    with open_plain(MemoryStore()) as db:
-        flusher = db._engine.flusher
-        monkeypatch.setattr(flusher, "_workers", SimpleNamespace(submit=lambda _: None))
-        monkeypatch.setattr(flusher, "_addresses", ())
-        monkeypatch.setattr(flusher, "_submit_to_worker", finds_nothing)
-        db.put(b"a", b"1")
 
+@pytest.mark.parametrize(
+    ("trouble", "refuses"),
+    [(error, refuses) for error in TROUBLE for refuses in (False, True) if isinstance(error, Exception) or not refuses],
+    ids=repr,
+)
+def test_trouble_with_a_worker_fails_no_flush(
+    monkeypatch: pytest.MonkeyPatch, trouble: BaseException, refuses: bool
+) -> None:
+    monkeypatch.setattr("lsm.write.flush.WORKER_BYTES_MIN", 0)
+    store = MemoryStore()
+    with open_plain(store) as db:
+        flusher = db._engine.flusher
+        executor = Troubled(trouble, refuses=refuses)
+        workers = Elsewhere(executor, db._engine.runtime, job="flushes", url="memory://")
+        monkeypatch.setattr(flusher, "_workers", workers)
+        monkeypatch.setattr(flusher, "_addresses", (None, None))
+        for at in range(4):
+            db.put(b"%d" % at, b"1")
+            db.flush(lsm.FlushType.MEMTABLE)
+
+        # Asked once, or twice where the store may have been the reason; not with every memtable.
+        assert len(executor.calls) == (2 if isinstance(trouble, lsm.UnavailableError) else 1)
+        assert db.status().frozen_memtables == 0
+        assert db.status().background == {}
+        assert read_rows(db) == [(b"%d" % at, b"1") for at in range(4)]
+        monkeypatch.undo()
+    with open_plain(store) as db:
+        assert read_rows(db) == [(b"%d" % at, b"1") for at in range(4)]
+
+
+def test_a_table_that_a_lost_worker_writes_late_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsm.write.flush.WORKER_BYTES_MIN", 0)
+    store = MemoryStore()
+
+    class Late(Executor):
+        """Its worker is given up, and writes its table all the same, before anything else is written."""
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            done: Future[Any] = Future()
+            try:
+                flush_from_log(flusher._store, flusher._store, db._engine.runtime, args[-1])
+            except lsm.Error as error:
+                written.append(error)
+            else:
+                written.append(None)
+            done.set_exception(BrokenExecutor("it made no progress"))
+            return done
+
+    written: list[object] = []
+    with open_plain(store) as db:
+        flusher = db._engine.flusher
+        monkeypatch.setattr(flusher, "_workers", Elsewhere(Late(), db._engine.runtime, job="flushes", url="memory://"))
+        monkeypatch.setattr(flusher, "_addresses", (None, None))
+        db.put(b"a", b"1")
+        db.flush(lsm.FlushType.MEMTABLE)
+
+        assert written == [None]
+        assert read_rows(db) == [(b"a", b"1")]
+        assert len(db.collect_garbage(min_age=0)) == 1
+        assert read_rows(db) == [(b"a", b"1")]
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_what_is_refused_to_a_flush_is_refused_once_and_then_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Memory and descriptors come back; the handle must be there then."""
+    refusals = [error]
+    build = flush.flush_memtable
+
+    def refusing(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return build(*arguments)
+
+    monkeypatch.setattr(flush, "flush_memtable", refusing)
+    monkeypatch.setattr(flush, "RETRY_SECONDS", 0.01)
+    with open_plain(MemoryStore()) as db:
+        db.put(b"a", b"1")
         with contextlib.suppress(lsm.UnavailableError):  # Where it waits by then.
             db.flush(lsm.FlushType.MEMTABLE)
         db.flush(lsm.FlushType.MEMTABLE)
 
-        assert len(asked) == 1
-        assert db.status().frozen_memtables == 0
-        assert flusher._only_from_memory is None  # Its memory is free again.
+        assert not refusals
         assert read_rows(db) == [(b"a", b"1")]
-        monkeypatch.undo()

@@ -17,7 +17,7 @@ import pytest
 import lsm
 from lsm.compaction import running
 from lsm.object_store import MemoryStore
-from lsm.placement import WorkerProcesses
+from lsm.workers.pool import WorkerProcesses
 from tests.lsm.support import Lists, TwoBytes, append, engine_threads, open_db, read_rows, tiny
 
 WHOLE: dict[str, Any] = {"l0_sst_size_bytes": 1 << 20, "level_base_bytes": 1 << 30}
@@ -204,6 +204,6 @@ def test_a_dask_cluster_compacts_a_log(tmp_path: Path) -> None:
 
 def _jobs_done() -> int:
     """How many stores this worker has opened: only jobs open one."""
-    from lsm import placement
+    from lsm.workers import pool
 
-    return len(placement._opened)
+    return len(pool._opened)

@@ -1,0 +1,128 @@
+"""The engine's own pool of threads.
+
+Source: concurrent.futures.ThreadPoolExecutor, from which it differs in two things. That one takes nothing more once the main
+thread has ended, though the program's other threads go on; and a call stays in its queue when no thread could be started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread, current_thread
+from typing import Any, ParamSpec, TypeVar
+
+from lsm.errors import UnavailableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Thread:
+    """Start a daemon thread. Raises: UnavailableError: the system gives this process no further thread."""
+    thread = Thread(target=target, args=arguments, name=name, daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        raise UnavailableError(
+            f"thread {name} could not be started ({error or 'out of memory'}): raise the limit on threads "
+            "(`ulimit -u`, pids.max of the cgroup) or end others, then call again"
+        ) from error
+    return thread
+
+
+class ThreadPool(Executor):
+    """Runs calls in up to `count` daemon threads, each started when it is first needed."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._count = count
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._idle: deque[None] = deque()
+        """One entry for each thread that waits for a call. Its two ends are atomic, so a signal handler may submit, too."""
+        self._threads: list[Thread] = []
+        self._lock = RLock()
+        self._is_shut = False
+        # The threads know the queue and not the pool, so they end with a pool that is forgotten.
+        weakref.finalize(self, self._calls.put, None).atexit = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Raises: UnavailableError: there is no thread, and none could be started. The call is not made then."""
+        future: Future[T] = Future()
+        if not self._is_shut:
+            self._calls.put((future, fn, args, kwargs))
+        # Asked again: behind the end mark of a shutdown nobody would ever make the call.
+        if self._is_shut and future.cancel():
+            raise RuntimeError(f"{self._name}: no calls are taken after the shutdown")
+        try:
+            self._idle.pop()
+        except IndexError:
+            try:
+                self._add_thread()
+            except UnavailableError:
+                if not self._threads and future.cancel():
+                    raise
+        return future
+
+    def _add_thread(self) -> None:
+        with self._lock:
+            at = len(self._threads)
+            if at < self._count:
+                self._threads.append(start_thread(f"{self._name}_{at}", _serve, self._calls, self._idle))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._is_shut = True
+        if cancel_futures:
+            with contextlib.suppress(Empty):
+                while True:
+                    call = self._calls.get_nowait()
+                    if call is not None:
+                        call[0].cancel()
+        self._calls.put(None)
+        if wait:
+            for thread in list(self._threads):
+                if thread is not current_thread():
+                    thread.join()
+
+
+def _serve(calls: SimpleQueue[_Call | None], idle: deque[None]) -> None:
+    """Make calls until there is an end mark, which is left for the other threads."""
+    while True:
+        try:
+            call = calls.get_nowait()
+        except Empty:
+            idle.append(None)
+            call = calls.get()
+        if call is None:
+            calls.put(None)
+            return
+        _make(*call)
+        del call  # Its arguments may be large, and the next call may be long in coming.
+
+
+def _make(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        future.set_exception(error)
+        del (
+            future,
+            args,
+            kwargs,
+        )  # The error's traceback holds this frame: it must not hold the error, nor the arguments.
+    else:
+        future.set_result(result)
+
+
+def call_here(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Call it in this thread, as if an executor had."""
+    future: Future[T] = Future()
+    _make(future, function, arguments, {})
+    return future

@@ -10,6 +10,7 @@
 from lsm import events
 from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
+from lsm.checks import age_seconds, shown, timeout_seconds, wait_seconds
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
 from lsm.compaction.running import JobStatus
@@ -117,6 +118,7 @@ __all__ = [
     "WriteBatch",
     "WriteHandle",
     "add_compactor_options",
+    "age_seconds",
     "events",
     "compactor_storage_options",
     "fsck",
@@ -126,6 +128,9 @@ __all__ = [
     "read_settings_file",
     "run_compactor",
     "series_prefix",
+    "shown",
     "size_tier",
+    "timeout_seconds",
+    "wait_seconds",
     "tell_in_child",
 ]

@@ -20,6 +20,7 @@ from lsm.checkpoints import (
     load_version,
     refresh_checkpoint,
 )
+from lsm.checks import age_seconds, integer
 from lsm.components import Components, Stores
 from lsm.errors import InvalidError, UnavailableError
 from lsm.garbage import Garbage
@@ -122,7 +123,7 @@ class Admin:
     def read_manifest(self, manifest_id: int | None = None) -> Manifest:
         """A version of the manifest, None: the newest. Raises: InvalidError where it is gone."""
         current = self._load().current
-        if manifest_id is None or manifest_id == current.number:
+        if manifest_id is None or integer(manifest_id, "manifest_id", low=1) == current.number:
             return current
         try:
             return load_version(self._stores.main.with_cause("admin"), manifest_id, current.database)
@@ -165,7 +166,8 @@ class Admin:
                 self._collector = self._collector if trust_clock else collector
             else:
                 collector = self._collector
-        found = collector.run_once(dry_run=dry_run, min_age=min_age)
+        age = None if min_age is None else age_seconds(min_age, "min_age")
+        found = collector.run_once(dry_run=dry_run, min_age=age)
         if not dry_run:
             clone.detach(manifests, self._stores, self._runtime)
         return found

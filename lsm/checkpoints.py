@@ -7,9 +7,11 @@ does not stay among the manifest's own objects, where M4 needs the old ones to g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 import msgspec
 
+from lsm.checks import age_seconds, shown, text
 from lsm.errors import CorruptionError, InvalidError
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.codec import decode_manifest
@@ -21,8 +23,9 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.wal.gaps import exists, first_gap
 
-LIFETIME_MAX = 1e9
-"""Seconds, some thirty years."""
+LIFETIME_MIN, LIFETIME_MAX = 1e-9, 1e9
+"""Seconds; the longest is some thirty years."""
+NAME_BYTES_MAX = 4096
 
 
 def create_checkpoint(
@@ -30,7 +33,7 @@ def create_checkpoint(
     runtime: Runtime,
     *,
     wal_end: Callable[[Manifest], int] = lambda _: 0,
-    lifetime: float | None = None,
+    lifetime: float | timedelta | None = None,
     name: str | None = None,
     source: str | None = None,
     checkpoint_id: str | None = None,
@@ -44,6 +47,7 @@ def create_checkpoint(
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
     now = runtime.now_ms()
     lifetime_ms = _lifetime_ms(lifetime)
+    called = "" if name is None else text(name, "a checkpoint's name", bytes_max=NAME_BYTES_MAX)
     wanted = source and as_checkpoint_id(source)
     base, wal_last = manifests.current, 0
 
@@ -61,7 +65,7 @@ def create_checkpoint(
             now,
             lifetime_ms,
             None if lifetime_ms is None else now + lifetime_ms,
-            name or "",
+            called,
         )
         return msgspec.structs.replace(manifest, checkpoints=(*manifest.checkpoints, made))
 
@@ -73,7 +77,7 @@ def create_checkpoint(
 
 
 def refresh_checkpoint(
-    manifests: ManifestStore, runtime: Runtime, checkpoint_id: str, lifetime: float | None = None
+    manifests: ManifestStore, runtime: Runtime, checkpoint_id: str, lifetime: float | timedelta | None = None
 ) -> Checkpoint:
     """Let a checkpoint's lifetime begin again, with a new one if given. Raises: InvalidError where it is gone."""
     wanted = as_checkpoint_id(checkpoint_id)
@@ -138,12 +142,13 @@ def as_checkpoint_id(text: object) -> str:
     return digits
 
 
-def _lifetime_ms(lifetime: float | None) -> int | None:
+def _lifetime_ms(lifetime: float | timedelta | None) -> int | None:
     if lifetime is None:
         return None
-    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not 0 < lifetime <= LIFETIME_MAX:
-        raise InvalidError(f"a lifetime is a number of seconds above 0, up to {LIFETIME_MAX:g}, got {lifetime!r}")
-    return max(1, int(lifetime * 1000))
+    seconds = age_seconds(lifetime, "a lifetime", least=LIFETIME_MIN)
+    if seconds > LIFETIME_MAX:
+        raise InvalidError(f"a lifetime is at most {LIFETIME_MAX:g} seconds, got {shown(lifetime)}: None never expires")
+    return max(1, int(seconds * 1000))
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

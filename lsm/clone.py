@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from lsm.checkpoints import create_checkpoint, delete_checkpoint, load_checkpoint, load_version
+from lsm.checks import text
 from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
 from lsm.components import Stores
 from lsm.errors import CorruptionError, InvalidError
@@ -47,7 +48,8 @@ def create_clone(
     """
     if clone.main.url == stores.main.url:
         raise InvalidError(f"a clone needs a place of its own: {clone.main.url} is the database's")
-    name = f"clone:{clone.main.url}"
+    name = text(f"clone:{clone.main.url}", "the name of a clone's checkpoint")
+    text(stores.main.url, "the URL of a clone's parent")
     made = next((each for each in manifests.current.checkpoints if each.name == name), None)
     existing = ManifestStore.load(clone.main.with_cause("clone"), runtime)
     if existing is not None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lsm import events
 from lsm.assembly import Engine
 from lsm.checkpoints import create_checkpoint
+from lsm.checks import age_seconds, timeout_seconds
 from lsm.compaction.plan import compact_range
 from lsm.components import Components
 from lsm.errors import (
@@ -35,11 +36,12 @@ from lsm.metrics import PartitionStatus, Status
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
+from lsm.rows.chunk import partition_rows
 from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
-from lsm.write.batch import WriteBatch, WriteHandle
+from lsm.write.batch import Prefixes, WriteBatch, WriteHandle
 
 
 class FlushType(enum.Enum):
@@ -57,6 +59,7 @@ class Db(Reads):
         self._engine = Engine(url, settings, parts)
         self._tables = self._engine.tables
         self._layout = self._engine.rules.layout
+        self._prefixes = Prefixes(self._known_prefixes, self._engine.runtime.lock())
         self._close_lock = self._engine.runtime.lock()
         self._is_shut = False
         self._ticks = self._engine.runtime.condition()
@@ -156,7 +159,7 @@ class Db(Reads):
     def wait_space(self, timeout: float | None = None) -> None:
         """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
         self._check_open()
-        self._engine.writer.wait_space(timeout)
+        self._engine.writer.wait_space(timeout_seconds(timeout))
 
     @property
     def is_slowed(self) -> bool:
@@ -166,7 +169,7 @@ class Db(Reads):
     def slow_down(self, size: int, timeout: float | None = None) -> None:
         """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
         come and with how full level 0 and memory are. At most a second, and `timeout`."""
-        self._engine.writer.slow_down(size, timeout)
+        self._engine.writer.slow_down(size, timeout_seconds(timeout))
 
     def _check_keys(self, batch: WriteBatch) -> None:
         rules = self._engine.rules
@@ -180,10 +183,21 @@ class Db(Reads):
         for part in batch.series:
             part.check(rules.layout)
         if rules.extractor is not None:
-            for key in [*keys, *(part.family for part in batch.series)]:
-                prefix = rules.prefix_of(key)
-                if not prefix or not key.startswith(prefix):
-                    raise InvalidError(f"prefix extractor {rules.extractor.name!r} gives {prefix!r} for key {key!r}")
+            listed = (directory for part in batch.series if (directory := part.directory(rules.layout)) is not None)
+            for key in [*keys, *(part.family for part in batch.series), *listed]:
+                self._prefixes.check(rules.prefix_of(key), key, rules.extractor.name)
+
+    def _known_prefixes(self) -> Iterator[bytes]:
+        """Of every partition there is, in tables and in memory. Cost: sorts what memory holds."""
+        view, rules = self._engine.views.current, self._engine.rules
+        for partition in view.manifest.partitions:
+            yield partition.prefix
+        for table in view.memtables:
+            for family in list(table.series):
+                yield rules.prefix_of(family + b"\x00")
+            for chunk in table.all_rows():
+                for prefix, _, _ in partition_rows(chunk.keys, rules.prefix_of):
+                    yield prefix
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +264,7 @@ class Db(Reads):
         """
         if self.durable_seq <= seq and self._closed is not None:
             raise self._closed
-        return self._engine.wal.wait_beyond(seq, timeout)
+        return self._engine.wal.wait_beyond(seq, timeout_seconds(timeout))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -343,13 +357,14 @@ class Db(Reads):
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
         self._check_open()
-        compactor = self._engine.compactor
-        return True if compactor is None else compactor.wait_idle(timeout)
+        compactor, seconds = self._engine.compactor, timeout_seconds(timeout)
+        return True if compactor is None else compactor.wait_idle(seconds)
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
         self._check_open()
-        return self._engine.collect(dry_run=dry_run, min_age=min_age)
+        age = None if min_age is None else age_seconds(min_age, "min_age")
+        return self._engine.collect(dry_run=dry_run, min_age=age)
 
     def _collect_regularly(self) -> None:
         interval = self._engine.settings.gc_interval

@@ -14,13 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from lsm.errors import UnavailableError
+from lsm.errors import InvalidError, UnavailableError
 from lsm.threads import ThreadPool, call_here, start_thread
 
 T = TypeVar("T")
 
+WAIT_MAX: Final = min(1e9, threading.TIMEOUT_MAX)
+"""Seconds, some thirty years where the system allows it: locks take no longer waits."""
+TIME_MS_MAX: Final = 1 << 62
+"""No clock gives a time beyond it, before or after the epoch: sums of times still fit into what is stored."""
+
+NODE_CHARACTERS: Final = 255
 IO_THREADS = 16
 """Requests of one handle under way at a time, beside those of its own threads."""
 
@@ -57,8 +63,13 @@ class Runtime:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def now_ms(self) -> int:
-        """Wall-clock milliseconds since the epoch."""
-        return self._clock.now_ms() if self._clock is not None else time.time_ns() // 1_000_000
+        """Wall-clock milliseconds since the epoch. Raises: InvalidError where a clock that was handed in gives no time."""
+        if self._clock is None:
+            return time.time_ns() // 1_000_000
+        found = self._clock.now_ms()
+        if type(found) is not int or not -TIME_MS_MAX <= found <= TIME_MS_MAX:
+            raise InvalidError(f"a clock's now_ms() must give milliseconds as an int of 62 bits, got {found!r}")
+        return found
 
     def monotonic(self) -> float:
         """Seconds that never go backwards."""
@@ -123,8 +134,9 @@ class Runtime:
             return call_here(function, *arguments)
 
     def process_name(self) -> str:
-        """This process, for people: machine and process id."""
-        return f"{platform.node()}:{self.pid}"
+        """This process, for people: machine and process id. It is stored, so it is text whatever the machine is called."""
+        machine = platform.node()[:NODE_CHARACTERS].encode("utf-8", "replace").decode()
+        return f"{machine}:{self.pid}"
 
     def executor(self, name: str, threads: int) -> Executor:
         """Threads for jobs that take long. They go on when the main thread ends."""

@@ -5,20 +5,23 @@ Durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lsm.checks import SIZE_MAX, age_seconds, integer, shown, wait_seconds
 from lsm.errors import InvalidError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+BLOCK_BYTES_MAX = 16 * MIB
+THREADS_MAX = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,10 +109,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name, low in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise InvalidError(f"settings: {name} must be at least {low}, got {value!r}")
+        for name, (low, high) in _LIMITS.items():
+            integer(getattr(self, name), f"settings: {name}", low=low, high=high)
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise InvalidError(f"settings: {name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
@@ -134,6 +135,8 @@ class Settings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from plain names and values; an unknown name is refused."""
+        if not isinstance(values, Mapping):
+            raise InvalidError(f"settings must be made from a mapping, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
@@ -158,40 +161,45 @@ class Settings:
                 raise InvalidError(f"settings: environment variable {variable} names no setting")
             try:
                 changes[name] = msgspec.json.decode(text)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
                 changes[name] = text
         return replace(base if base is not None else cls(), **changes)
 
 
-_AT_LEAST: dict[str, float] = {
+_LIMITS: dict[str, tuple[int, int]] = {
+    "wal_object_bytes": (1, SIZE_MAX),
+    "wal_uploads_max": (1, THREADS_MAX),
+    "max_wal_objects_before_l0_flush": (1, SIZE_MAX),
+    "l0_sst_size_bytes": (1, SIZE_MAX),
+    "max_unflushed_bytes": (1, SIZE_MAX),
+    "block_cache_bytes": (0, SIZE_MAX),
+    "meta_cache_bytes": (0, SIZE_MAX),
+    "disk_cache_bytes": (1 * MIB, SIZE_MAX),
+    "sst_block_size": (64, BLOCK_BYTES_MAX),
+    "max_sst_size": (256, SIZE_MAX),
+    "compression_level": (-100, 22),
+    "filter_bits_per_key": (1, 64),
+    "min_filter_keys": (0, SIZE_MAX),
+    "sequence_range_bytes": (0, SIZE_MAX),
+    "l0_max_ssts": (1, SIZE_MAX),
+    "l0_flush_parallelism": (1, THREADS_MAX),
+    "compaction_workers": (1, THREADS_MAX),
+    "compaction_part_bytes": (1, SIZE_MAX),
+    "l0_compaction_min": (1, SIZE_MAX),
+    "l0_compaction_max": (1, SIZE_MAX),
+    "level_size_ratio": (2, 1 << 20),
+    "level_base_bytes": (1, SIZE_MAX),
+}
+"""Of the integers: the least and the greatest."""
+_WAITS: dict[str, float] = {
     "flush_interval": 0,
-    "wal_object_bytes": 1,
-    "wal_uploads_max": 1,
-    "max_wal_objects_before_l0_flush": 1,
-    "l0_sst_size_bytes": 1,
-    "max_unflushed_bytes": 1,
-    "block_cache_bytes": 0,
-    "meta_cache_bytes": 0,
-    "disk_cache_bytes": 1 * MIB,
-    "sst_block_size": 64,
-    "max_sst_size": 256,
-    "filter_bits_per_key": 1,
-    "min_filter_keys": 0,
-    "sequence_range_bytes": 0,
-    "l0_max_ssts": 1,
-    "l0_flush_parallelism": 1,
-    "compaction_workers": 1,
-    "compaction_part_bytes": 1,
     "compaction_stall_timeout": 0.001,
-    "l0_compaction_min": 1,
-    "l0_compaction_max": 1,
-    "level_size_ratio": 2,
-    "level_base_bytes": 1,
     "op_timeout": 0.001,
     "request_timeout": 0.001,
     "gc_interval": 0.001,
-    "gc_min_age": 0,
 }
+"""The least seconds of the durations that are waited for. Infinity is as good as for ever."""
+_AGES = ("gc_min_age",)
 _ONE_OF: dict[str, tuple[str | None, ...]] = {
     "compression": ("zstd", None),
     "compaction_placement": ("auto", "process", "thread"),
@@ -202,40 +210,53 @@ _ONE_OF: dict[str, tuple[str | None, ...]] = {
 def _check_types(settings: Settings) -> None:
     hints = typing.get_type_hints(Settings)
     for field in fields(settings):
-        value = getattr(settings, field.name)
-        allowed = typing.get_args(hints[field.name]) or (hints[field.name],)
-        if float in allowed and isinstance(value, timedelta):
-            object.__setattr__(settings, field.name, value.total_seconds())
+        name, value = field.name, getattr(settings, field.name)
+        allowed = typing.get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) in allowed:
             continue
-        if float in allowed and type(value) is int:
-            object.__setattr__(settings, field.name, float(value))
-            continue
-        if type(value) not in allowed:
+        if name in _WAITS:
+            object.__setattr__(settings, name, wait_seconds(value, f"settings: {name}", least=_WAITS[name]))
+        elif name in _AGES:
+            object.__setattr__(settings, name, age_seconds(value, f"settings: {name}"))
+        elif type(value) not in allowed:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-            raise InvalidError(f"settings: {field.name} must be {wanted}, got {value!r}")
+            raise InvalidError(f"settings: {name} must be {wanted}, got {shown(value)}")
 
 
 def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a TOML, JSON or YAML file, chosen by the file's suffix."""
-    file = Path(path)
+    """The mapping in a TOML, JSON or YAML file, chosen by the file's suffix. UTF-8, with a byte order mark or without."""
     try:
-        text = file.read_text("utf-8")
-    except OSError as error:
-        raise InvalidError(f"settings file {str(file)!r} cannot be read: {error}") from error
+        file = Path(path)
+        text = file.read_text("utf-8-sig")
+    except (OSError, TypeError, ValueError) as error:
+        raise InvalidError(f"settings file {str(path)!r} cannot be read: {error}") from error
     try:
         match file.suffix.lower():
             case ".toml":
                 found: Any = tomllib.loads(text)
             case ".json":
-                found = msgspec.json.decode(text)
+                found = json.loads(text, object_pairs_hook=_named_once)
             case ".yaml" | ".yml":
                 found = msgspec.yaml.decode(text)
             case suffix:
                 raise InvalidError(f"settings file {str(file)!r}: suffix {suffix!r} is none of .toml, .json, .yaml")
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
+    except InvalidError:
+        raise
+    except (ValueError, msgspec.DecodeError) as error:
         raise InvalidError(f"settings file {str(file)!r} does not parse: {error}") from error
+    except RecursionError as error:
+        raise InvalidError(f"settings file {str(file)!r} does not parse: it is nested too deeply") from error
     except ImportError as error:
         raise InvalidError(f"settings file {str(file)!r}: reading YAML needs the package PyYAML") from error
     if not isinstance(found, dict):
         raise InvalidError(f"settings file {str(file)!r} must hold a mapping, got {type(found).__name__}")
+    return found
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. A name that is given twice is a mistake, and which of the two was meant is not known."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is given twice")
     return found

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from lsm import events
+from lsm.checks import timeout_seconds, wait_seconds
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
@@ -83,7 +84,7 @@ class DbCompactor:
             os.fspath(storage),
             settings if settings is not None else Settings(),
             parts,
-            poll_interval=poll_interval,
+            poll_interval=wait_seconds(poll_interval, "poll_interval", least=0.001),
             before_proposals=before_proposals,
         )
 
@@ -141,7 +142,7 @@ class DbCompactor:
         Raises: FencedError: another compactor took over. CorruptionError, InternalError: what ended the compaction.
         """
         self._start()
-        is_done = self._compactor.wait_idle(timeout)
+        is_done = self._compactor.wait_idle(timeout_seconds(timeout))
         self._check()
         return is_done
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from itertools import repeat
 
+import lsm
 from opendata_log.config import ScanOptions
 from opendata_log.errors import InvalidInputError
 from opendata_log.record import LogEntry, Sequence
@@ -74,9 +75,9 @@ def _count(last: object) -> int:
             raise TypeError
         count = operator.index(last)  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidInputError(f"last must be a number of entries, got {last!r}") from None
+        raise InvalidInputError(f"last must be a number of entries, got {lsm.shown(last)}") from None
     if count < 0:
-        raise InvalidInputError(f"last must not be negative, got {count}")
+        raise InvalidInputError(f"last must not be negative, got {lsm.shown(count)}")
     return count
 
 

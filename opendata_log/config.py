@@ -17,12 +17,13 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import lsm
 from lsm import Caches, InvalidError, Settings, read_settings_file
 from opendata_log.errors import InvalidInputError
 
-DURATION_MAX = timedelta.max.total_seconds()
-TIMEOUT_MAX = 1e9
-"""Some thirty years; locks take no longer waits."""
+LEAST_SECONDS = 1e-9
+"""Of what must not be zero."""
+INTEGER_MAX = (1 << 62) - 1
 MIB = 1 << 20
 MEMORY_SETTINGS = frozenset({"block_cache_bytes", "meta_cache_bytes"})
 CACHE_SETTINGS = ("block_cache_bytes", "meta_cache_bytes", "disk_cache_dir", "disk_cache_bytes")
@@ -120,7 +121,7 @@ class RetentionConfig:
 
     def __post_init__(self) -> None:
         _duration(self, "retention", optional=True)
-        _duration(self, "check_interval")
+        _interval(self, "check_interval")
 
     @property
     def retention_ms(self) -> int | None:
@@ -234,7 +235,7 @@ class ReaderConfig:
 
     def __post_init__(self) -> None:
         _storage(self)
-        _duration(self, "refresh_interval")
+        _interval(self, "refresh_interval")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str):
             raise _refusal(self, "checkpoint", "the id of a checkpoint", repr(self.checkpoint))
         _caches(self)
@@ -306,18 +307,18 @@ def _refusal(owner: Any, name: str, allowed: str, got: object) -> InvalidInputEr
     return InvalidInputError(f"{type(owner).__name__}: {name} must be {allowed}, got {got}")
 
 
-def _integer(owner: Any, name: str, *, low: int, high: int | None = None, optional: bool = False) -> None:
+def _integer(owner: Any, name: str, *, low: int, high: int = INTEGER_MAX, optional: bool = False) -> None:
     value = getattr(owner, name)
     if value is None and optional:
         return
-    limits = f"at least {low}" if high is None else f"from {low} to {high}"
+    limits = f"at least {low}" if high == INTEGER_MAX else f"from {low} to {high}"
     allowed = f"an integer, {limits}" + (", or None" if optional else "")
     try:
         number = operator.index(value)
     except TypeError:
-        raise _refusal(owner, name, allowed, repr(value)) from None
-    if isinstance(value, bool) or number < low or (high is not None and number > high):
-        raise _refusal(owner, name, allowed, repr(value))
+        raise _refusal(owner, name, allowed, lsm.shown(value)) from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise _refusal(owner, name, allowed, lsm.shown(value))
     _set(owner, name, number)
 
 
@@ -327,7 +328,7 @@ def _caches(owner: Any) -> None:
         if owner.caches is not None and getattr(owner, name) is not None:
             raise InvalidInputError(f"{type(owner).__name__}: give caches or {name}, not both: caches have their sizes")
     if owner.caches is not None and not isinstance(owner.caches, Caches):
-        raise _refusal(owner, "caches", "a Caches or None", repr(owner.caches))
+        raise _refusal(owner, "caches", "a Caches or None", lsm.shown(owner.caches))
     if owner.disk_cache_dir is not None:
         _set(owner, "disk_cache_dir", _url(owner, "disk_cache_dir", "a path or None"))
     _integer(owner, "disk_cache_bytes", low=MIB, optional=True)
@@ -336,30 +337,32 @@ def _caches(owner: Any) -> None:
 def _flag(owner: Any, name: str) -> None:
     value = getattr(owner, name)
     if type(value) is not bool:
-        raise _refusal(owner, name, "True or False", repr(value))
+        raise _refusal(owner, name, "True or False", lsm.shown(value))
 
 
 def _duration(owner: Any, name: str, *, optional: bool = False) -> None:
     value = getattr(owner, name)
     if value is None and optional:
         return
-    allowed = "seconds above zero or a timedelta" + (", or None" if optional else "")
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise _refusal(owner, name, allowed, repr(value))
-    if not 0 < seconds <= DURATION_MAX:
-        raise _refusal(owner, name, allowed, repr(value))
-    _set(owner, name, float(seconds))
+    try:
+        _set(owner, name, lsm.age_seconds(value, name, least=LEAST_SECONDS))
+    except InvalidError:
+        allowed = "seconds above zero or a timedelta" + (", or None" if optional else "")
+        raise _refusal(owner, name, allowed, lsm.shown(value)) from None
+
+
+def _interval(owner: Any, name: str) -> None:
+    """How long a thread waits: longer waits than locks take are as good as the longest."""
+    _duration(owner, name)
+    _set(owner, name, lsm.wait_seconds(getattr(owner, name), name))
 
 
 def timeout_seconds(value: float | timedelta | None, name: str = "timeout") -> float | None:
     """How long to wait, None for as long as it takes. Raises: InvalidInputError."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
-        raise InvalidInputError(f"{name} must be None or at least 0 seconds, got {value!r}")
-    return min(seconds, TIMEOUT_MAX)
+    try:
+        return lsm.timeout_seconds(value, name)
+    except InvalidError:
+        raise InvalidInputError(f"{name} must be None or at least 0 seconds, got {lsm.shown(value)}") from None
 
 
 def _milliseconds(seconds: float | None) -> int | None:
@@ -370,7 +373,7 @@ def _url(owner: Any, name: str, allowed: str = "an fsspec URL or a path") -> str
     value = getattr(owner, name)
     text = str(value) if isinstance(value, PurePath) else value
     if not isinstance(text, str) or not text:
-        raise _refusal(owner, name, allowed, repr(value))
+        raise _refusal(owner, name, allowed, lsm.shown(value))
     return text
 
 
@@ -386,7 +389,7 @@ def _nested(owner: Any, name: str, kind: type[Any]) -> None:
     if isinstance(value, Mapping):
         _set(owner, name, _from_mapping(kind, value))
     elif not isinstance(value, kind):
-        raise _refusal(owner, name, f"a {kind.__name__} or a mapping", repr(value))
+        raise _refusal(owner, name, f"a {kind.__name__} or a mapping", lsm.shown(value))
 
 
 def _visibility(owner: Any) -> None:
@@ -405,7 +408,7 @@ def _engine(owner: Any) -> None:
         except InvalidError as error:
             raise InvalidInputError(f"{type(owner).__name__}: engine: {error}") from error
     elif value is not None and not isinstance(value, Settings):
-        raise _refusal(owner, "engine", "an lsm.Settings, a mapping or None", repr(value))
+        raise _refusal(owner, "engine", "an lsm.Settings, a mapping or None", lsm.shown(value))
 
 
 def engine_settings(engine: Settings | None, changes: Mapping[str, Any]) -> Settings:

@@ -200,7 +200,7 @@ class LogFollower:
     def fetchmany(self, count: int) -> list[LogEntry]:
         """What is there, up to `count` entries; waits until there is one. Empty at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
+            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         entries: list[LogEntry] = []
         at = self.next_sequence
         try:

@@ -93,8 +93,9 @@ class Retention:
                 try:
                     self.tick()
                     self._db.job_succeeded("retention")
-                except (lsm.UnavailableError, MemoryError) as error:
-                    self._db.job_failed("retention", error)  # Until it succeeds, nothing is retired.
+                except (lsm.UnavailableError, lsm.InvalidError, MemoryError) as error:
+                    # The store fails, or a clock that was handed in gives no time. Until it succeeds, nothing is retired.
+                    self._db.job_failed("retention", error)
         except lsm.Error:
             return  # The handle is closed, fenced or failed: every call says so.
         except BaseException as error:

@@ -151,7 +151,7 @@ class LogIterator:
     def fetchmany(self, count: int) -> list[LogEntry]:
         """Up to `count` entries; an empty list at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
+            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         return self._take(count)
 
     def fetchall(self) -> list[LogEntry]:
@@ -221,7 +221,7 @@ class LogKeyIterator:
     def fetchmany(self, count: int) -> list[LogKey]:
         """Up to `count` keys; an empty list at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
+            raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         return list(islice(self, count))
 
     def fetchall(self) -> list[LogKey]:

@@ -217,9 +217,9 @@ def _bound(value: object, what: str) -> int:
                 raise TypeError
             value = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
-            raise InvalidInputError(f"{what} must be an integer, got {value!r}") from None
+            raise InvalidInputError(f"{what} must be an integer, got {lsm.shown(value)}") from None
     if value < 0:
-        raise InvalidInputError(f"{what} must not be negative, got {value}")
+        raise InvalidInputError(f"{what} must not be negative, got {lsm.shown(value)}")
     return min(value, SEQUENCE_MAX)
 
 

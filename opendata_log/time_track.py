@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
+import lsm
 from opendata_log.errors import InvalidInputError
 from opendata_log.keys import TIME_MS_MAX, TimeMark
 from opendata_log.record import Sequence
@@ -135,19 +136,22 @@ def moment_ms(time: Time, now_ms: int) -> int:
             raise InvalidInputError(
                 f"a time given as a duration is that long ago; got {time!r}, which is in the future"
             )
-        return now_ms + (-time // _MS)
+        return now_ms - time // _MS - bool(time % _MS)  # The negative of the longest timedelta is none.
     try:
         if isinstance(time, bool):
             raise TypeError
         return operator.index(time)
     except TypeError:
         raise InvalidInputError(
-            f"a time must be a datetime, a timedelta (that long ago) or an int (milliseconds since the epoch), got {time!r}"
+            "a time must be a datetime, a timedelta (that long ago) or an int (milliseconds since the epoch), "
+            f"got {lsm.shown(time)}"
         ) from None
 
 
 def check_clock_ms(now_ms: object) -> int:
     """What a clock that somebody handed in gave, if it is a time. Raises: InvalidInputError."""
     if type(now_ms) is not int or not -TIME_MS_MAX <= now_ms <= TIME_MS_MAX - MARK_EVERY_MS:
-        raise InvalidInputError(f"a clock's now_ms() must give milliseconds as an int of 64 bits, got {now_ms!r}")
+        raise InvalidInputError(
+            f"a clock's now_ms() must give milliseconds as an int of 64 bits, got {lsm.shown(now_ms)}"
+        )
     return now_ms

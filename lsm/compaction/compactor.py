@@ -11,7 +11,15 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from lsm import events
 from lsm.compaction.layout import places
 from lsm.compaction.notes import finished_tables
-from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_spec, is_move, with_compaction
+from lsm.compaction.plan import (
+    CompactionScheduler,
+    CompactionSpec,
+    Sources,
+    check_form,
+    check_spec,
+    is_move,
+    with_compaction,
+)
 from lsm.compaction.records import (
     SourcesClaimedError,
     check_compactor,
@@ -371,9 +379,10 @@ class Compactor:
             for spec in plan(self._manifests.current, busy):
                 if self._is_closing:
                     return
-                if spec.numbers & busy and not spec.is_drain:
-                    continue
                 try:
+                    check_form(spec)
+                    if spec.numbers & busy and not spec.is_drain:
+                        continue
                     self._start(spec)
                 except SourcesClaimedError:
                     self.wake()  # By this process, in a commit whose reply was lost: the record is known by now.

@@ -51,7 +51,9 @@ def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
 
 def put_note(store: ReliableStore, database: bytes, table: TableInfo) -> None:
     """Say that a table is finished. Requires: it is stored."""
-    store.put_new(note_name(table.number), encode_note(database, table))
+    parts = encode_note(database, table)
+    decode_note(b"".join(parts), number=table.number, database=database)  # What nobody could read must not be stored.
+    store.put_new(note_name(table.number), parts)
 
 
 def finished_tables(store: ReliableStore, database: bytes, first: int, end: int) -> list[TableInfo]:

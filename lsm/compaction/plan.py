@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from lsm.checks import shown
 from lsm.errors import InvalidError
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
@@ -66,6 +67,23 @@ class Sources(msgspec.Struct, frozen=True):
     @property
     def tables(self) -> list[TableInfo]:
         return [table for group in self.groups for table in group]
+
+
+def check_form(spec: object) -> CompactionSpec:
+    """A proposal of the kind it should be, whoever made it: what it says is stored with the claim. Raises: InvalidError."""
+    if not isinstance(spec, CompactionSpec):
+        raise InvalidError(f"a scheduler proposes CompactionSpec, got {shown(spec)}")
+    numbers = (spec.l0, spec.tables)
+    if (
+        type(spec.prefix) is not bytes
+        or type(spec.target) is not int
+        or type(spec.is_drain) is not bool
+        or not all(type(each) is tuple and list(map(type, each)).count(int) == len(each) for each in numbers)
+    ):
+        raise InvalidError(
+            f"a CompactionSpec is made of bytes, two tuples of table numbers, an int and a bool, got {shown(spec)}"
+        )
+    return spec
 
 
 def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:

@@ -28,7 +28,7 @@ import zstandard
 from crc32c import crc32c
 
 from lsm.coding import ENVELOPE, KIND_MANIFEST, open_envelope, seal_envelope
-from lsm.errors import CorruptionError
+from lsm.errors import CorruptionError, internal
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.names import manifest_name
 
@@ -41,6 +41,7 @@ _FIELDS: Final = Manifest.__struct_fields__
 _SPLIT: Final = _FIELDS.index("partitions")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Manifest)
+_group_decoder = msgspec.msgpack.Decoder(tuple[Partition, ...])
 
 
 class ManifestEncoder:
@@ -53,11 +54,19 @@ class ManifestEncoder:
         """How many partitions were encoded so far, those taken over from the version before not counted."""
 
     def encode(self, manifest: Manifest, *, epoch: int, nonce: bytes) -> list[bytes]:
-        """The object's parts; the first is its header. Cost: the partitions in frames that changed, and a copy."""
-        fields = [_encoder.encode(getattr(manifest, name)) for name in _FIELDS if name != "partitions"]
-        head = b"".join((_array(len(_FIELDS)), *fields[:_SPLIT], _array(len(manifest.partitions))))
-        body = [self._compress(head), *self._partition_frames(manifest.partitions)]
-        body.append(self._compress(b"".join(fields[_SPLIT:])))
+        """The object's parts; the first is its header. What is encoded is decoded again: nobody could open a database whose
+        manifest does not decode. Cost: the partitions in frames that changed, twice, and a copy. Raises: InternalError."""
+        try:
+            fields = [_encoder.encode(getattr(manifest, name)) for name in _FIELDS if name != "partitions"]
+            head = b"".join((_array(len(_FIELDS)), *fields[:_SPLIT]))
+            tail = b"".join(fields[_SPLIT:])
+            _decoder.decode(b"".join((head, _array(0), tail)))
+            frames = list(self._partition_frames(manifest.partitions))
+        except (msgspec.MsgspecError, UnicodeError, OverflowError, TypeError, ValueError) as error:
+            raise internal(
+                f"manifest {manifest.number} would not decode, nothing was written: {error}", error
+            ) from error
+        body = [self._compress(head + _array(len(manifest.partitions))), *frames, self._compress(tail)]
         return seal_envelope(
             manifest_name(manifest.number),
             KIND_MANIFEST,
@@ -77,7 +86,9 @@ class ManifestEncoder:
             found = self._frames.get(key)
             if found is None:
                 self.encoded_partitions += len(group)
-                found = (group, self._compress(b"".join(map(_encoder.encode, group))))
+                encoded = b"".join(map(_encoder.encode, group))
+                _group_decoder.decode(_array(len(group)) + encoded)
+                found = (group, self._compress(encoded))
             kept[key] = found
             yield found[1]
         self._frames = kept

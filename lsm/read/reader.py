@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsm import events
+from lsm.checks import wait_seconds
 from lsm.components import Components, Stores, table_reader
 from lsm.errors import (
     ClosedError,
@@ -134,6 +135,8 @@ class DbReader(Reads):
         except TypeError as error:
             raise InvalidError(f"DbReader.open: {error}") from None
         settings = settings if settings is not None else Settings()
+        if refresh_interval is not None:
+            refresh_interval = wait_seconds(refresh_interval, "refresh_interval", least=1e-9)
         return cls(os.fspath(storage), settings, parts, refresh_interval, checkpoint)
 
     # -- following ----------------------------------------------------------------------------------------------------

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
+from lsm.checks import shown, timeout_seconds
 from lsm.errors import InvalidError
 from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix, total_length
 from lsm.rows.content import BytesLike, as_key, as_value
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
+FAMILY_BYTES_MAX: Final = 65_535
 EMPTY_ROWS_MAX: Final = 1 << 15
 """More rows without a byte each, names included, are not stored: whoever reads them could not tell them from damage."""
 
@@ -43,8 +42,62 @@ class SeriesAppend:
             raise InvalidError(f"append_series needs as many values as names, got {len(self.values)} and {len(names)}")
         if first < 0 or first + len(names) > SEQ_MAX:
             raise InvalidError(f"the numbers from {first} on do not fit into 64 bits")
+        if type(self.family) is not bytes or len(self.family) > FAMILY_BYTES_MAX:
+            raise InvalidError(f"a series family is bytes, at most {FAMILY_BYTES_MAX}, got {shown(self.family)}")
+        for column in (names, self.values):
+            if list(map(type, column)).count(bytes) != len(column):
+                raise InvalidError("append_series takes names and values as lists of bytes")
         if layout is None or layout.family(series_prefix(self.family, names[0]) + bytes(8)) != self.family:
             raise InvalidError(f"{self.family!r} is no series family of this database")
+        listed = self.directory(layout)
+        if listed is not None and layout.family(listed) is not None:
+            raise InvalidError(f"series layout {layout.name!r} lists {shown(self.family)} among its own series")
+
+    def directory(self, layout: SeriesLayout | None) -> bytes | None:
+        """The key under which the first series is listed; None: it is not. Raises: InvalidError where that is no key."""
+        found = layout.directory(self.family) if layout is not None else None
+        if found is not None and (type(found) is not bytes or not found):
+            raise InvalidError(f"a series layout lists the family {shown(self.family)} under {shown(found)}: not bytes")
+        return None if found is None else found + self.names[0]
+
+
+class Prefixes:
+    """The partitions' prefixes that this handle knows of. None may be the beginning of another one: keys of the one would be
+    looked for in the other's tree, and no manifest with both can be committed."""
+
+    def __init__(self, stored: Callable[[], Iterable[bytes]], lock: Any) -> None:
+        """`stored`: gives those of what is there already; asked once, when a prefix comes that is new to this handle."""
+        self._stored: Callable[[], Iterable[bytes]] | None = stored
+        self._lock = lock
+        self._known: list[bytes] = []
+        self._set: set[bytes] = set()
+
+    def check(self, prefix: object, key: bytes, extractor: str) -> None:
+        """Raise InvalidError where an extractor gives what is no prefix of the key, or one that nests. Cost: one look-up."""
+        if type(prefix) is bytes and prefix in self._set and key.startswith(prefix):
+            return
+        if type(prefix) is not bytes or not prefix or not key.startswith(prefix):
+            raise InvalidError(f"prefix extractor {extractor!r} gives {shown(prefix)} for key {shown(key)}")
+        with self._lock:
+            self._add(prefix, key, extractor)
+
+    def _add(self, prefix: bytes, key: bytes, extractor: str) -> None:
+        if self._stored is not None:
+            self._set.update(self._stored())
+            self._known = sorted(self._set)
+            self._stored = None
+        if prefix in self._set:
+            return
+        at = bisect_left(self._known, prefix)
+        around = self._known[max(0, at - 1) : at + 1]
+        for other in around:
+            if prefix.startswith(other) or other.startswith(prefix):
+                raise InvalidError(
+                    f"prefix extractor {extractor!r} gives {shown(prefix)} for key {shown(key)}, and {shown(other)} for "
+                    "others: no prefix may begin with another one"
+                )
+        self._known.insert(at, prefix)
+        self._set.add(prefix)
 
 
 class WriteBatch:
@@ -93,7 +146,7 @@ class WriteHandle:
 
     def await_durable(self, timeout: float | None = None) -> None:
         """Return once the batch is durable. Raises: TimeoutError, FencedError, UnavailableError, ClosedError."""
-        self._wait(self.seqnum, timeout)
+        self._wait(self.seqnum, timeout_seconds(timeout))
 
     def __repr__(self) -> str:
         return f"WriteHandle(seqnum={self.seqnum})"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from lsm import events
+from lsm.checks import text
 from lsm.coding import KIND_WAL_FENCE, seal_envelope
 from lsm.errors import CorruptionError, FencedError, InvalidError
 from lsm.manifest.model import Manifest
@@ -33,6 +34,11 @@ class Identity:
     extractor_name: str
     series_name: str
     wal_url: str
+
+    def __post_init__(self) -> None:
+        text(self.extractor_name, "a prefix extractor's name")
+        text(self.series_name, "a series layout's name")
+        text(self.wal_url, "the URL of the log's store")
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lsm import events
 from lsm.errors import InvalidError
 from lsm.settings import Settings
 from lsm.standalone import DbCompactor
@@ -61,10 +62,11 @@ def run_compactor(open_compactor: Callable[[], DbCompactor], *, once: bool) -> i
     with contextlib.suppress(_Told), _told_by(signal.SIGTERM, signal.SIGINT), open_compactor() as compactor:
         print(f"compacting under epoch {compactor.epoch}", file=sys.stderr, flush=True)
         try:
-            if once:
-                compactor.run_once()
-            else:
-                compactor.run()
+            with events.on_stderr():
+                if once:
+                    compactor.run_once()
+                else:
+                    compactor.run()
         finally:
             print(f"{compactor.committed} compactions committed", file=sys.stderr, flush=True)
     return 0

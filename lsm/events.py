@@ -16,6 +16,8 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from lsm.errors import ClosedError, CorruptionError, UnavailableError
@@ -27,6 +29,7 @@ SECRET: Final = re.compile(
 """User information in a URL, and parameters of signed URLs, which clients put into the texts of their errors."""
 
 
+ROOTS: Final = ("lsm", "opendata_log")
 TEXT_MAX: Final = 1000
 """Characters of one fact in a line. Some clients put whole answers into the texts of their errors."""
 
@@ -155,7 +158,7 @@ EVENTS: Final = tuple(each for each in list(vars().values()) if isinstance(each,
 
 _LOGGERS: Final = {each.logger: logging.getLogger(each.logger) for each in EVENTS}
 
-for _root in ("lsm", "opendata_log"):
+for _root in ROOTS:
     # Without a handler of its own a library's warnings would go to stderr in a program that configured no logging.
     logging.getLogger(_root).addHandler(logging.NullHandler())
 
@@ -168,6 +171,24 @@ def tell(event: Event, **facts: object) -> None:
             logger.log(event.level, event.text, {name: _clean(fact) for name, fact in facts.items()})
     except Exception:
         return
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Meanwhile, lines from INFO on go to stderr: for programs that run for long, where nobody else configures logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(root) for root in ROOTS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def _clean(fact: object) -> object:

@@ -370,6 +370,15 @@ def test_lines_of_one_job_come_after_pauses_that_double(lines: Lines) -> None:
     assert TELL_AFTER <= 1.0
 
 
+def test_a_program_that_runs_for_long_says_on_stderr_what_happens_meanwhile(capsys: pytest.CaptureFixture[str]) -> None:
+    with events.on_stderr():
+        events.tell(events.CLOSED, url="memory://", last=7)
+    events.tell(events.CLOSED, url="memory://", last=8)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("INFO lsm.db: memory://: closed; everything up to batch 7 is durable")
+
+
 # -- owners -------------------------------------------------------------------------------------------------------------
 
 

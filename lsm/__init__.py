@@ -18,7 +18,6 @@ from lsm.compaction.tiered import SizeTieredScheduler, size_tier
 from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.compactor_command import add_options as add_compactor_options
 from lsm.compactor_command import run_compactor
-from lsm.compactor_command import storage_options as compactor_storage_options
 from lsm.components import Components
 from lsm.db import Db, FlushType
 from lsm.errors import (
@@ -53,6 +52,8 @@ from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches, CachesStatus, CacheStatus
 from lsm.sst.disk_cache import DiskCacheStatus
 from lsm.standalone import DbCompactor
+from lsm.terminal import add_place, failed, progress_line, tell_report
+from lsm.terminal import storage_options as compactor_storage_options
 from lsm.write.batch import WriteBatch, WriteHandle
 
 __version__ = "0.1.0"
@@ -118,18 +119,22 @@ __all__ = [
     "WriteBatch",
     "WriteHandle",
     "add_compactor_options",
+    "add_place",
     "age_seconds",
     "events",
     "compactor_storage_options",
+    "failed",
     "fsck",
     "level_above",
     "merge_spec",
     "open_store",
+    "progress_line",
     "read_settings_file",
     "run_compactor",
     "series_prefix",
     "shown",
     "size_tier",
+    "tell_report",
     "timeout_seconds",
     "wait_seconds",
     "tell_in_child",

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from lsm.care_commands import add_commands
 from lsm.compactor_command import add_command
 from lsm.errors import Error
+from lsm.terminal import failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. 2: it could not be done."""
+    """Run one command; its exit status, as terminal.py says."""
     parser = argparse.ArgumentParser(prog="python -m lsm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
@@ -22,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except Error as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
 
 
 if __name__ == "__main__":

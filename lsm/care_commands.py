@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,30 +12,43 @@ import msgspec
 from lsm.admin import Admin
 from lsm.fsck.verify import fsck
 from lsm.runtime import Runtime
+from lsm.terminal import (
+    DONE,
+    add_place,
+    age_argument,
+    complain,
+    progress_line,
+    say,
+    storage_options,
+    tell_report,
+    wait_argument,
+)
 
 
 def add_commands(commands: Any) -> None:
     """Add them to what `ArgumentParser.add_subparsers` gave. Each sets `run`, which returns the exit status."""
     gc = _command(commands, "gc", _gc, "delete what nothing refers to; safe beside a running writer")
     gc.add_argument("--dry-run", action="store_true", help="only say what could go, and why")
-    gc.add_argument("--min-age", type=float, metavar="S", help="leave what was in use within S seconds (default 300)")
-    gc.add_argument("--every", type=float, metavar="S", help="go on for ever, every S seconds")
+    gc.add_argument(
+        "--min-age", type=age_argument, metavar="S", help="leave what was in use within S seconds (default 300)"
+    )
+    gc.add_argument("--every", type=wait_argument, metavar="S", help="go on for ever, every S seconds")
     gc.add_argument("--trust-clock", action="store_true", help="let checkpoints expire by this machine's clock alone")
 
-    check = _command(commands, "fsck", _fsck, "verify every byte and reference; exit status 1 on damage")
+    check = _command(commands, "fsck", _fsck, "verify every byte and reference; exit status 3 on damage")
     check.add_argument("--json", action="store_true", help="the whole report on stdout")
 
     checkpoint = commands.add_parser("checkpoint", help="create, list, refresh or delete checkpoints")
     actions = checkpoint.add_subparsers(required=True, metavar="ACTION")
     create = _command(actions, "create", _create_checkpoint, "pin everything that is durable now")
-    create.add_argument("--lifetime", type=float, metavar="S", help="seconds; without, until it is deleted")
+    create.add_argument("--lifetime", type=age_argument, metavar="S", help="seconds; without, until it is deleted")
     create.add_argument("--name")
     create.add_argument("--source", metavar="ID", help="pin what this checkpoint pins")
     listing = _command(actions, "list", _list_checkpoints, "the checkpoints there are")
     listing.add_argument("--name")
     refresh = _command(actions, "refresh", _refresh_checkpoint, "let its lifetime begin again")
     refresh.add_argument("id")
-    refresh.add_argument("--lifetime", type=float, metavar="S")
+    refresh.add_argument("--lifetime", type=age_argument, metavar="S")
     _command(actions, "delete", _delete_checkpoint, "let go of what it pins").add_argument("id")
 
     _command(commands, "manifests", _list_manifests, "the stored versions of the manifest")
@@ -47,20 +59,18 @@ def add_commands(commands: Any) -> None:
 
 def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-    parser.add_argument("url", metavar="URL", help="where the database is: an fsspec URL or a path")
-    parser.add_argument("--storage-options", type=json.loads, default={}, metavar="JSON", help="for fsspec")
-    parser.add_argument("--wal-url", metavar="URL", help="where its log is, if elsewhere")
+    add_place(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def _admin(options: argparse.Namespace) -> Admin:
-    return Admin(options.url, storage_options=options.storage_options, wal_url=options.wal_url)
+    return Admin(options.url, storage_options=storage_options(options), wal_url=options.wal_url)
 
 
 def _print(found: object) -> int:
-    print(json.dumps(msgspec.to_builtins(found, builtin_types=()), indent=2))
-    return 0
+    say(json.dumps(msgspec.to_builtins(found, builtin_types=()), indent=2))
+    return DONE
 
 
 def _named(record: Any) -> dict[str, Any]:
@@ -74,29 +84,16 @@ def _gc(options: argparse.Namespace) -> int:
             found = admin.run_gc_once(dry_run=options.dry_run, min_age=options.min_age, trust_clock=options.trust_clock)
             _print([_named(each) for each in found])
             what = "can go" if options.dry_run else "deleted"
-            print(f"{len(found)} objects, {sum(each.size for each in found)} bytes {what}", file=sys.stderr)
+            complain(f"{len(found)} objects, {sum(each.size for each in found)} bytes {what}")
             if options.every is None:
                 return 0
             runtime.sleep(options.every)
 
 
 def _fsck(options: argparse.Namespace) -> int:
-    with_bar = sys.stderr.isatty()
-    report = fsck(
-        options.url,
-        storage_options=options.storage_options,
-        wal_url=options.wal_url,
-        progress=_show_progress if with_bar else None,
-    )
-    if with_bar:
-        print(file=sys.stderr)
-    print(report.to_json() if options.json else report.to_text())
-    return 0 if report.is_sound else 1
-
-
-def _show_progress(done: int, total: int) -> None:
-    """A line on a terminal that says how far a verification is."""
-    print(f"\r{done >> 20} of {total >> 20} MiB verified", end="", file=sys.stderr, flush=True)
+    progress = progress_line()
+    found = fsck(options.url, storage_options=storage_options(options), wal_url=options.wal_url, progress=progress)
+    return tell_report(found, as_json=options.json, after_progress=progress is not None)
 
 
 def _create_checkpoint(options: argparse.Namespace) -> int:

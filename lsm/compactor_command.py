@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from lsm import events
 from lsm.errors import InvalidError
 from lsm.settings import Settings
 from lsm.standalone import DbCompactor
+from lsm.terminal import add_place, storage_options
 
 WHAT = "compact beside a writer that does not; SIGTERM ends it cleanly"
 
@@ -36,25 +36,9 @@ def add_command(commands: Any) -> None:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """What every compactor takes, a log's too."""
-    command.add_argument("url", metavar="URL", help="where it is: an fsspec URL or a path")
-    command.add_argument("--storage-options", type=json.loads, default={}, metavar="JSON", help="for fsspec")
-    command.add_argument("--storage-option", action="append", default=[], metavar="K=V", help="one of them; repeatable")
+    add_place(command)
     command.add_argument("--workers", type=int, metavar="N", help="jobs, or parts of one, that run side by side")
     command.add_argument("--once", action="store_true", help="end when nothing is due")
-
-
-def storage_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of `--storage-options`, and of each `--storage-option`, whose value is JSON or else text."""
-    found = dict(options.storage_options)
-    for each in options.storage_option:
-        name, equals, text = each.partition("=")
-        if not equals:
-            raise InvalidError(f"--storage-option needs NAME=VALUE, got {each!r}")
-        try:
-            found[name] = json.loads(text)
-        except json.JSONDecodeError:
-            found[name] = text
-    return found
 
 
 def run_compactor(open_compactor: Callable[[], DbCompactor], *, once: bool) -> int:
@@ -94,7 +78,13 @@ def _run(options: argparse.Namespace) -> int:
         settings = replace(settings, compaction_workers=options.workers)
     components = _rules(options.rules) if options.rules else {}
     return run_compactor(
-        lambda: DbCompactor.open(options.url, settings, storage_options=storage_options(options), **components),
+        lambda: DbCompactor.open(
+            options.url,
+            settings,
+            storage_options=storage_options(options),
+            wal_url=options.wal_url,
+            **components,
+        ),
         once=options.once,
     )
 

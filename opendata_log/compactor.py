@@ -75,7 +75,9 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = Config.from_file(options.config) if options.config else Config()
-    storage = StorageConfig(url=options.url, storage_options=lsm.compactor_storage_options(options))
+    storage = StorageConfig(
+        url=options.url, storage_options=lsm.compactor_storage_options(options), wal_url=options.wal_url
+    )
     config = replace(config, storage=storage)
     if options.workers is not None:
         config = replace(config, engine=replace(writer_settings(config), compaction_workers=options.workers))

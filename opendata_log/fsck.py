@@ -36,7 +36,7 @@ def fsck(
     Cost: reads every byte, in bounded memory. Raises: StorageError where nobody has written a log; damage is in the report.
     """
     components: dict[str, Any] = {
-        "storage_options": storage_options,
+        "storage_options": storage_options or {},
         "wal_url": wal_url,
         "prefix_extractor": LogPartitions(),
         "series_layout": LogSeries(),

@@ -35,11 +35,14 @@ class SummedReader(TableReader):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._sums: dict[int, dict[int, bytes]] = {}
+        self._meta_sums: dict[int, dict[int, bytes]] = {}
 
     @contextmanager
     def summing(self, table: TableInfo) -> Iterator[dict[int, bytes]]:
         """The table's checksums by offset, of what is read of it from now on."""
         sums = self._sums[table.number] = {}
+        self.meta(table)  # It may be cached: then its checksums were taken down when it was read.
+        sums.update(self._meta_sums[table.number])
         try:
             yield sums
         finally:
@@ -49,9 +52,13 @@ class SummedReader(TableReader):
         self, table: TableInfo, data: bytes | memoryview, offset: int, seed: int | None = None
     ) -> tuple[int, bytes | memoryview]:
         found = super()._verified(table, data, offset, seed)
-        sums = self._sums.get(table.number)
-        if sums is not None:
-            sums[offset] = bytes(data[: BLOCK_CHECKSUM.stop])
+        of = (
+            self._meta_sums.setdefault(table.number, {})
+            if offset >= table.filter_offset
+            else self._sums.get(table.number)
+        )
+        if of is not None:
+            of[offset] = bytes(data[: BLOCK_CHECKSUM.stop])
         return found
 
 

@@ -69,7 +69,7 @@ def test_checkpoints_from_a_terminal(database: Path, capsys: pytest.CaptureFixtu
     assert len(json.loads(run(capsys, "manifests", url)[1])) > 3
 
 
-def test_fsck_exits_with_1_on_damage_and_2_where_it_cannot_look(
+def test_fsck_exits_with_3_on_damage_and_1_where_it_cannot_look(
     database: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     status, out, _ = run(capsys, "fsck", str(database))
@@ -80,10 +80,10 @@ def test_fsck_exits_with_1_on_damage_and_2_where_it_cannot_look(
     table.write_bytes(table.read_bytes()[:-1])
 
     status, out, _ = run(capsys, "fsck", str(database))
-    assert status == 1
+    assert status == 3
     assert f"DAMAGE sst/{table.name}" in out
     status, _, err = run(capsys, "fsck", str(tmp_path / "nothing"))
-    assert status == 2
+    assert status == 1
     assert "no database" in err
 
 

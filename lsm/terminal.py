@@ -1,0 +1,144 @@
+"""What the commands of both packages have in common: where a database is, numbers, what they print, how they end.
+
+Exit status: 0 done, or sound; 1 it could not be done; 2 the command line is wrong; 3 `fsck` found damage. A reader of the
+output that leaves, a full disk or an encoding change none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TextIO
+
+from lsm.checks import age_seconds, wait_seconds
+from lsm.errors import Error, InvalidError
+from lsm.fsck.report import FsckReport
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+DAMAGED: Final = 3
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def add_place(command: argparse.ArgumentParser, what: str = "the database") -> None:
+    """The arguments that say where something is."""
+    command.add_argument("url", metavar="URL", help=f"where {what} is: an fsspec URL or a path")
+    command.add_argument("--storage-options", type=options_object, default={}, metavar="JSON", help="for fsspec")
+    command.add_argument("--storage-option", action="append", default=[], metavar="K=V", help="one of them; repeatable")
+    command.add_argument("--wal-url", metavar="URL", help="where its write-ahead log is, if elsewhere")
+
+
+def storage_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of `--storage-options`, and of each `--storage-option`, whose value is JSON or else text."""
+    found = dict(options.storage_options)
+    for each in options.storage_option:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise InvalidError(f"--storage-option needs NAME=VALUE, got {each!r}")
+        try:
+            found[name] = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            found[name] = text
+    return found
+
+
+def options_object(text: str) -> dict[str, Any]:
+    """An argument's type: a JSON object. Raises: ArgumentTypeError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {type(found).__name__}")
+    return found
+
+
+def wait_argument(text: str) -> float:
+    """An argument's type: how long to wait. Raises: ArgumentTypeError."""
+    return _seconds(text, wait_seconds)
+
+
+def age_argument(text: str) -> float:
+    """An argument's type: how old something may get. Raises: ArgumentTypeError."""
+    return _seconds(text, age_seconds)
+
+
+def _seconds(text: str, check: Callable[[object, str], float]) -> float:
+    try:
+        return check(float(text), "the value")
+    except (ValueError, Error) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# -- output -----------------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """A line on stdout. Characters that its encoding lacks are escaped. Where it cannot be written, stderr tells, and what is
+    printed after that goes nowhere."""
+    problem = _write(sys.stdout, text)
+    if problem is not None:
+        complain(f"the output could not be written: {problem}")
+
+
+def complain(text: str) -> None:
+    """A line on stderr, where that can be written."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO | None, text: str) -> BaseException | None:
+    if stream is None:  # The process was started without it.
+        return None
+    try:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError) as error:
+        _abandon(stream)
+        return error
+    return None
+
+
+def _abandon(stream: TextIO) -> None:
+    """What the stream still holds is written when the interpreter ends, which would change the exit status: to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
+def progress_line() -> Callable[[int, int], None] | None:
+    """Shows on a terminal how far a verification is; None where stderr is none."""
+    try:
+        return _show_progress if sys.stderr is not None and sys.stderr.isatty() else None
+    except ValueError:  # It is closed.
+        return None
+
+
+def _show_progress(done: int, total: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"\r{done >> 20} of {total >> 20} MiB verified", end="", file=sys.stderr, flush=True)
+
+
+def tell_report(report: FsckReport, *, as_json: bool, after_progress: bool) -> int:
+    """Print what a verification found; the exit status."""
+    if after_progress:
+        complain("")
+    say(report.to_json() if as_json else report.to_text())
+    return DONE if report.is_sound else DAMAGED
+
+
+def failed(error: BaseException) -> int:
+    """Say why a command could not be carried out; the exit status."""
+    complain(f"{type(error).__name__}: {error}")
+    return FAILED

@@ -207,7 +207,6 @@ class Admin:
                 self._runtime,
                 source=source,
                 wal_end=self._durable_end,
-                probe=not self._settings.assume_single_writer,
             )
         finally:
             stores.close()

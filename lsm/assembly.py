@@ -67,7 +67,6 @@ class Engine:
             ),
             is_compactor=settings.compaction_enabled,
             memtable_bytes=settings.l0_sst_size_bytes,
-            probe=not settings.assume_single_writer,
         )
         manifest = recovered.manifests.current
         self.manifests = recovered.manifests

@@ -25,7 +25,7 @@ from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import TABLES, manifest_name, wal_name
-from lsm.object_store.probe import probe_conditional_create
+from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION
@@ -40,7 +40,6 @@ def create_clone(
     *,
     source: Checkpoint | None,
     wal_end: Callable[[Manifest], int],
-    probe: bool,
 ) -> Checkpoint:
     """The database in `clone`, with what `source` (None: the newest version and the log up to `wal_end`) pins.
 
@@ -66,9 +65,8 @@ def create_clone(
         )
     database = bytes.fromhex(made.id)
     _check_empty(clone, made)
-    if probe:
-        for each in {id(store): store for store in (clone.main, clone.wal)}.values():
-            probe_conditional_create(each)
+    for each in {id(store): store for store in (clone.main, clone.wal)}.values():
+        probe_conditional_create(each)
     pinned = load_checkpoint(stores.main.with_cause("clone"), manifests.current, made)
     parents = _parents(pinned, stores, runtime, made)
     _copy_log(stores.wal, clone.wal, pinned.database, database, made)
@@ -86,7 +84,7 @@ def create_clone(
     )
     first.check()
     try:
-        clone.main.with_cause("clone").put_new(manifest_name(1), encode_manifest(first, epoch=0, nonce=database))
+        put_on_proof(clone.main.with_cause("clone"), manifest_name(1), encode_manifest(first, epoch=0, nonce=database))
     except ObjectExists:
         raise InvalidError(f"{clone.main.url} holds a database already: clone to an empty place") from None
     return made

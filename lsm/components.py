@@ -101,7 +101,13 @@ class Stores:
 
     def _reliable(self, store: ObjectStore, runtime: Runtime) -> ReliableStore:
         settings = self._settings
-        return ReliableStore(store, runtime, op_timeout=settings.op_timeout, request_timeout=settings.request_timeout)
+        return ReliableStore(
+            store,
+            runtime,
+            op_timeout=settings.op_timeout,
+            request_timeout=settings.request_timeout,
+            assume_single_writer=settings.assume_single_writer,
+        )
 
     def address(self, store: ReliableStore) -> StoreAddress | None:
         """How a worker process reaches the store; None where it cannot."""

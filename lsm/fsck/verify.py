@@ -26,6 +26,7 @@ from lsm.object_store.contract import ObjectInfo, ObjectMissing
 from lsm.object_store.names import (
     MANIFESTS,
     PINNED,
+    PROBE,
     PROBES,
     TABLES,
     WAL,
@@ -241,6 +242,8 @@ class _Fsck:
             if number_of(info.name) not in pinned:
                 report.orphans.append(Orphan(info.name, info.size))
         for info in self._stores.main.with_cause("fsck").list(PROBES):
+            if info.name == PROBE:
+                continue
             report.notes.append(
                 f"{info.name} is left of a create that was cut off: it harms nothing and may be deleted"
             )

@@ -19,6 +19,7 @@ from lsm.manifest.codec import ManifestEncoder, decode_manifest
 from lsm.manifest.model import MANIFESTS_KEPT, Manifest, Partition
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import MANIFESTS, manifest_name, number_of
+from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 
@@ -62,9 +63,12 @@ class ManifestStore:
         return self._encoder.encoded_partitions
 
     @classmethod
-    def load(cls, store: ReliableStore, runtime: Runtime) -> ManifestStore | None:
-        """The newest manifest, or None where there is no database. Cost: two LIST, one GET."""
-        current = _newest(store.with_cause("manifest"), None)
+    def load(cls, store: ReliableStore, runtime: Runtime, *, is_claimed_next: bool = False) -> ManifestStore | None:
+        """The newest manifest, or None where there is no database. Cost: two LIST, one GET.
+
+        `is_claimed_next`: the caller commits before it believes anything, and the commit's own look (M4) saves a LIST.
+        """
+        current = _newest(store.with_cause("manifest"), None, is_believed=is_claimed_next)
         return None if current is None else cls(store, runtime, current)
 
     @classmethod
@@ -202,7 +206,7 @@ class ManifestStore:
         parts = self._encoder.encode(proposed, epoch=self._writer_epoch or 0, nonce=nonce)
         self._is_stale = True  # Until the reply is here, the version may or may not exist.
         try:
-            self._store.put_new(manifest_name(proposed.number), parts)
+            put_on_proof(self._store, manifest_name(proposed.number), parts, is_commit=True)
         except ObjectExists:
             return False
         if not self._is_fresh(proposed.number):
@@ -213,7 +217,11 @@ class ManifestStore:
 
     def _is_fresh(self, number: int) -> bool:
         """Whether version `number`, which this process just created, was never there before (rule M4)."""
-        return self._still_there(self._current) and (_greatest(self._store) or 0) < number - 1 + MANIFESTS_KEPT
+        if not self._still_there(self._current):
+            # This process slept, or another one's create replaced the version: the store must be asked which.
+            probe_conditional_create(self._store)
+            return False
+        return (_greatest(self._store) or 0) < number - 1 + MANIFESTS_KEPT
 
     def _still_there(self, known: Version) -> bool:
         """Whether the very object of a version exists. One of the same number that another process, as late as this one,
@@ -257,11 +265,11 @@ def _numbers(partitions: Iterable[Partition]) -> set[int]:
     return {table.number for partition in partitions for table in partition.tables()}
 
 
-def _newest(store: ReliableStore, known: Version | None) -> Version | None:
+def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = False) -> Version | None:
     """The newest version that is stored; None where there is none.
 
     A version that was read counts once a listing made after that shows too few newer ones for it to have been deleted and
-    put there again. Cost: one LIST where `known` is the newest, else one more and a GET.
+    put there again; `is_believed`: at once. Cost: one LIST where `known` is the newest, else one more and a GET.
     """
     found = known
     for _ in range(LISTINGS_MAX):
@@ -276,6 +284,8 @@ def _newest(store: ReliableStore, known: Version | None) -> Version | None:
             continue  # A listing is no snapshot: the newest ones came while it was made.
         with contextlib.suppress(ObjectMissing):  # Deleted between listing and reading: then there is a newer one.
             found = _version(store.get(manifest_name(greatest)), greatest, None)
+            if is_believed:
+                return found
     if known is not None and (greatest or 0) < known.manifest.number:
         raise CorruptionError(
             f"the newest manifest is {greatest}, but {known.manifest.number} was seen before",

@@ -71,6 +71,9 @@ class ObjectStore(ABC):
     is_near: bool = False
     """Requests take less time than handing them to another thread: reading in parallel would not pay."""
 
+    decides_itself: bool = False
+    """Whether a name is taken is decided by this process or its kernel, so a store that refused once refuses for ever."""
+
     object_bytes_max: int = CREATE_BYTES_MAX
     """No larger object can be created."""
 
@@ -106,6 +109,11 @@ class ObjectStore(ABC):
     @abstractmethod
     def delete(self, name: str, *, timeout: float) -> None:
         """Remove the object if it exists. Raises: StoreFault."""
+
+    @property
+    def generation(self) -> int:
+        """Grows when an answer shows that the backend is not what it was: other software, or versioning switched on."""
+        return 0
 
     def finish_creates(self, *, timeout: float) -> None:  # noqa: B027 -- most backends create at one stroke
         """Complete or undo creates that a process died in, on backends that write in place. A writer calls it at its open,

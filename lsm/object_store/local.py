@@ -93,6 +93,7 @@ class LocalStore(ObjectStore):
     """Files under `root`, which is made absolute here and created by the first put. Timeouts do not apply."""
 
     is_near = True
+    decides_itself = True
     object_bytes_max = 1 << 40
 
     def __init__(self, root: str | os.PathLike[str], *, use_tmpfile: bool = True) -> None:

@@ -22,6 +22,7 @@ class MemoryStore(ObjectStore):
     """
 
     is_near = True
+    decides_itself = True
     object_bytes_max = 1 << 40
 
     def __init__(self, url: str = "memory://", *, now_ms: Callable[[], int] | None = None) -> None:

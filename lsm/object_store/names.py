@@ -5,7 +5,7 @@ wal/00000000000000000042.wal               log object 42: data or a fence
 sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
 sst/00000003298534883329.done              a note that a compaction has finished that table
 pinned/00000000000000000007.manifest       copy of a version that a checkpoint needs and the manifest's own prefix lost
-probe/0123456789abcdef0123456789abcdef     whether the store refuses a second create, asked once
+probe/standing                             whether the store refuses the create of a name that is taken, asked again and again
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ WAL = "wal/"
 TABLES = "sst/"
 PINNED = "pinned/"
 PROBES = "probe/"
+PROBE = "probe/standing"
+"""Stays from the creation of the database on. Every create of it must be refused (rule O2)."""
 
 COUNTER_BITS: Final = 40
 """Of a table's number; the epoch of the process that gave it is above them."""

@@ -1,48 +1,98 @@
-"""The check made once, when a database is created: does this store really refuse the second create of a name? (rule O2)
+"""Does this store really refuse the create of a name that is taken? (rule O2)
 
-Several S3 servers accept `If-None-Match` and overwrite all the same. On such a store two writers would each believe
-they own the manifest, so creating the database is refused. A store that decides by looking first cannot be found out
-this way; fsspec_store.py keeps those out by a list.
+Several S3 servers accept `If-None-Match` and overwrite all the same; Ceph does so once a bucket is versioned. On such a store
+two writers would each believe they own the manifest. So one object stays in every database, and a create over it must be
+refused: before a database is created or opened for writing, before every commit, and while the log is written (rule O8).
+
+A refused create of any name proves the same, so a lost race counts as a proof. A store that decides by looking first cannot
+be found out this way; fsspec_store.py keeps those out by a list.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import Final
 
 from lsm.errors import InvalidError, UnavailableError
-from lsm.object_store.contract import ObjectExists
-from lsm.object_store.names import PROBES
+from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.names import PROBE, PROBES
 from lsm.object_store.reliable import ReliableStore
+
+PROOF_SECONDS: Final = 10.0
+"""Maximum age of the proof that the log is written on. An idle writer asks nothing; a busy one asks once in so many seconds."""
+CREATES_MAX: Final = 4
+"""Creates in a row that all go through. One may be the first, and two may be wrong answers of a broken network."""
+LISTINGS_MAX: Final = 4
+MARK: Final = b"every create of this name must be refused "
+TOKEN_BYTES: Final = 16
 
 
 def probe_conditional_create(store: ReliableStore) -> None:
-    """Create one object twice with different bytes, under a name used only here, and remove it.
+    """Create an object over the one that stays.
 
-    Cost: 5 requests (put, put, two gets, delete), counted under the cause "probe".
-    Raises: InvalidError where the second create went through or damaged the first; UnavailableError.
+    Cost: one request, counted under the cause "probe"; where the object is not there yet, two PUT, a GET and a LIST.
+    Raises: InvalidError where creates go through, damage the object, or put it where no listing of the prefix shows it;
+        UnavailableError.
     """
+    if store.proof.is_waived:
+        return
     store = store.with_cause("probe")
-    token = store.runtime.random_bytes(16).hex()
-    name = f"{PROBES}{token}"
-    first, second = (f"{turn} {token}".encode() for turn in ("first", "second"))
-    store.put_new(name, [first])
     try:
-        if not _is_refused(store, name, second):
-            raise InvalidError(
-                f"{store.url} ignores conditional writes: a second create of {name} replaced the first. Two writers "
-                f"could damage a database there; use a store that honours If-None-Match"
-            )
-        if store.get(name) != first:
-            raise InvalidError(f"{store.url} refused the second create of {name} and yet lost the bytes of the first")
-    finally:
-        # What the probe found out matters more than a leftover of 40 bytes.
+        _prove(store)
+    except InvalidError:
+        # A store that is refused is left as it was found. What the probe found out matters more than 60 bytes.
         with contextlib.suppress(UnavailableError):
-            store.delete(name)
+            store.delete(PROBE)
+        raise
 
 
-def _is_refused(store: ReliableStore, name: str, body: bytes) -> bool:
+def _prove(store: ReliableStore) -> None:
+    for turn in range(CREATES_MAX):
+        body = MARK + store.runtime.random_bytes(TOKEN_BYTES)
+        if store.refuses(PROBE, body):
+            if turn:
+                _check_first(store, body)
+            return
+    raise InvalidError(
+        f"{store.url} ignores conditional writes: creates of {PROBE} replace what is there. Two writers could damage a "
+        f"database there. Use a store that honours If-None-Match; on Ceph, a bucket without versioning"
+    )
+
+
+def _check_first(store: ReliableStore, refused: bytes) -> None:
+    """The object is new: it must hold what was created, and be listed."""
     try:
-        store.put_new(name, [body])
-    except ObjectExists:
-        return True
-    return False
+        found = store.get(PROBE)
+    except ObjectMissing:
+        found = b""
+    if len(found) != len(refused) or not found.startswith(MARK) or found == refused:
+        raise InvalidError(f"{store.url} refused the second create of {PROBE} and yet lost the bytes of the first")
+    for turn in range(LISTINGS_MAX):
+        if any(info.name == PROBE for info in store.list(PROBES)):
+            return
+        if turn + 1 < LISTINGS_MAX:
+            store.runtime.sleep(0.5 * 2**turn)
+    raise InvalidError(
+        f"{store.url}: an object created under this prefix is not listed under it. Some servers fold parts of a name; "
+        f"choose a prefix without '//', '.' and '..'"
+    )
+
+
+def put_on_proof(store: ReliableStore, name: str, parts: Sequence[bytes], *, is_commit: bool = False) -> None:
+    """`store.put_new`, relying on a proof: for a commit one that no commit relied on before, for the log a recent one. Where
+    the answer shows that the store is another one now, the create counts only after a new proof.
+
+    Cost: as `put_new`, and one request where the proof is spent or too old.
+    Raises: as `put_new`; InvalidError: see `probe_conditional_create`.
+    """
+    proof = store.proof
+    if not (proof.is_waived or store.store.decides_itself):
+        age = store.runtime.monotonic() - proof.seen_at
+        if age > PROOF_SECONDS or (is_commit and proof.is_spent):
+            probe_conditional_create(store)
+        if is_commit:
+            proof.is_spent = True
+    store.put_new(name, parts)
+    if store.store.generation != proof.generation and proof.generation >= 0:
+        probe_conditional_create(store)

@@ -63,6 +63,26 @@ class _Ledger:
             return {key: Traffic(*row) for key, row in self._rows.items()}
 
 
+class Proof:
+    """When the store was last seen to refuse the create of a taken name. Shared by every view of one store; see probe.py.
+
+    No lock: the worst that a race does is to ask the store once more.
+    """
+
+    __slots__ = ("generation", "is_spent", "is_waived", "seen_at")
+
+    def __init__(self, *, is_waived: bool) -> None:
+        self.is_waived = is_waived
+        """The caller asserts that nobody else writes."""
+        self.seen_at = float("-inf")
+        self.generation = -1
+        self.is_spent = False
+        """A commit relied on it already; the next one wants a newer one."""
+
+    def renew(self, now: float, generation: int) -> None:
+        self.seen_at, self.generation, self.is_spent = now, generation, False
+
+
 class ReliableStore:
     """A view of `store` that labels its requests with one cause. Thread-safe; views share store and counters.
 
@@ -70,12 +90,21 @@ class ReliableStore:
     one. An ObjectMissing passes through, unretried.
     """
 
-    def __init__(self, store: ObjectStore, runtime: Runtime, *, op_timeout: float, request_timeout: float) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        runtime: Runtime,
+        *,
+        op_timeout: float,
+        request_timeout: float,
+        assume_single_writer: bool = False,
+    ) -> None:
         self.store = store
         self.runtime = runtime
         self.op_timeout = op_timeout
         self.request_timeout = request_timeout
         self.cause = ""
+        self.proof = Proof(is_waived=assume_single_writer)
         self._ledger = _Ledger(runtime)
         self.health = StoreHealth(runtime, store.url, request_timeout=request_timeout)
 
@@ -109,10 +138,31 @@ class ReliableStore:
                 if found is not None:
                     if found == b"".join(parts):
                         return
+                    self._renew_proof()
                     raise ObjectExists(f"{name} holds what another writer wrote") from error
             except StoreFault as fault:
                 operation.is_unknown = operation.is_unknown or not isinstance(fault, RequestRefused)
                 operation.wait_after(fault)
+
+    def refuses(self, name: str, body: bytes) -> bool:
+        """Whether a create of `name` is refused because the name is taken. What is there is not looked at.
+
+        Cost: one request. Raises: UnavailableError.
+        """
+        operation = _Operation(self, f"probe {name}")
+
+        def create() -> bool:
+            try:
+                operation.send("put", self.store.put_if_absent, name, [body], bytes_out=len(body))
+            except ObjectExists:
+                self._renew_proof()
+                return True
+            return False
+
+        return self._repeat(operation, create)
+
+    def _renew_proof(self) -> None:
+        self.proof.renew(self.runtime.monotonic(), self.store.generation)
 
     def _read_back(self, operation: _Operation, name: str) -> bytes | None:
         """The bytes under a name said to be taken, or None, after a pause, where that could not be learnt yet."""

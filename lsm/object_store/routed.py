@@ -14,8 +14,13 @@ class RoutedStore(ObjectStore):
         self.own = own
         self.url = own.url
         self.is_near = own.is_near and all(each.is_near for each in elsewhere.values())
+        self.decides_itself = own.decides_itself
         self.object_bytes_max = own.object_bytes_max
         self._elsewhere = elsewhere
+
+    @property
+    def generation(self) -> int:
+        return self.own.generation
 
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
         self.own.put_if_absent(name, parts, timeout=timeout)

@@ -31,6 +31,7 @@ class WrappedStore(ObjectStore):
         self.store = store
         self.url = store.url
         self.is_near = store.is_near
+        self.decides_itself = store.decides_itself
         self.object_bytes_max = store.object_bytes_max
 
     def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
@@ -53,6 +54,10 @@ class WrappedStore(ObjectStore):
 
     def delete(self, name: str, *, timeout: float) -> None:
         self._around("delete", name, lambda: self.store.delete(name, timeout=timeout))
+
+    @property
+    def generation(self) -> int:
+        return self.store.generation
 
     def finish_creates(self, *, timeout: float) -> None:
         self.store.finish_creates(timeout=timeout)

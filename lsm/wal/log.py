@@ -31,6 +31,7 @@ from lsm.errors import (
 from lsm.health import BackgroundHealth
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
+from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime, Task
 from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
@@ -393,7 +394,7 @@ class WriteAheadLog:
                     body=[encode_mark(self.durable_number), *upload.frames],
                 )
             try:
-                self._store.put_new(name, upload.parts)
+                put_on_proof(self._store, name, upload.parts)
                 return
             except ObjectExists:
                 self._check_other(upload.number)
@@ -422,6 +423,7 @@ class WriteAheadLog:
                 "stop using this handle"
             )
         if found.epoch == self._epoch or number > self._serial_until:
+            probe_conditional_create(self._store)
             raise InternalError(f"{name} was written twice under epoch {self._epoch}; please report this")
 
     # -- the background thread ----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Write walk, first station: open a database, or create one; fence older writers; replay the log.
 
-docs/protocol.md, rules O1 to O7. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
+docs/protocol.md, rules O1 to O8. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
 gallops with HEADs; here a fence is a full object with epoch and nonce, and one LIST finds the end.
 """
 
@@ -18,7 +18,7 @@ from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists
 from lsm.object_store.names import TABLES, manifest_name, wal_name
-from lsm.object_store.probe import probe_conditional_create
+from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -62,21 +62,24 @@ def open_database(
     *,
     is_compactor: bool,
     memtable_bytes: int,
-    probe: bool,
 ) -> Recovered:
     """Claim the database and bring its log into memory.
 
-    Cost: to open: 6 LIST, 1 + n GET, 1 GET of 64 bytes, 2 PUT for n log objects before the fence, however many tables there
-    are. To create: the same, 3 LIST and 1 PUT, and the probe's 5 requests per store.
+    Cost: to open: 5 LIST, 1 + n GET, 1 GET of 64 bytes, 2 PUT for n log objects before the fence, however many tables there
+    are, and the probe: one PUT per store. To create: the same, 3 LIST and 1 PUT, and 4 requests of the probe per store.
+    Raises: InvalidError: the store does not honour the condition that the protocol rests on, or the database is another one.
     Raises: FencedError: another process opened it at the same time and won.
     """
     stores = {id(store): store, id(wal_store): wal_store}.values()
     for each in stores:
         each.finish_creates()  # Rule O7.
-    manifests = ManifestStore.load(store, runtime)
+    manifests = ManifestStore.load(store, runtime, is_claimed_next=True)
     if manifests is None:
-        manifests = _create(store, wal_store, runtime, identity, probe=probe)
+        manifests = _create(store, wal_store, runtime, identity)
     check_identity(manifests.current, identity)
+    for each in stores:
+        if each.proof.generation < 0:
+            probe_conditional_create(each)  # Rule O2: before the first commit, and before anybody is fenced out.
     previous = manifests.current.writer_epoch
     epoch = manifests.claim_writer(compactor=is_compactor)
     try:
@@ -94,9 +97,7 @@ def open_database(
     return recovered
 
 
-def _create(
-    store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, identity: Identity, *, probe: bool
-) -> ManifestStore:
+def _create(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, identity: Identity) -> ManifestStore:
     if list_wal(wal_store.with_cause("open")) or store.with_cause("open").list(TABLES):
         # Somebody else may have created the database since this process looked for one.
         created = ManifestStore.load(store, runtime)
@@ -106,9 +107,8 @@ def _create(
             f"{store.url} holds log objects or tables but no manifest: it is damaged, or half deleted",
             object_name=manifest_name(1),
         )
-    if probe:
-        for each in {id(store): store, id(wal_store): wal_store}.values():
-            probe_conditional_create(each)
+    for each in {id(store): store, id(wal_store): wal_store}.values():
+        probe_conditional_create(each)
     manifest = Manifest(
         number=1,
         database=runtime.random_bytes(16),
@@ -151,7 +151,7 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
             body=[encode_mark(number - 1)],
         )
         try:
-            store.put_new(wal_name(number), parts)
+            put_on_proof(store, wal_name(number), parts)
             return number
         except ObjectExists:
             # The old writer got in one more object, or a newer one is opening: its fence says so.

@@ -94,8 +94,14 @@ class Scenario:
         self.durable = len(self.accepted) - 1
 
 
+class RemoteStore(MemoryStore):
+    """Asked by the probe as a server is."""
+
+    decides_itself = False
+
+
 def counted() -> tuple[int, Counter[tuple[str, str]], list[tuple[str, str]]]:
-    store = CrashingStore(MemoryStore())
+    store = CrashingStore(RemoteStore())
     scenario = Scenario()
     scenario.run(store)
     return store.calls, scenario.causes, store.log
@@ -138,7 +144,7 @@ def test_keeps_every_promise_after_a_crash_at(how: CrashAt, part: int) -> None:
     crashed = 0
 
     for at in range(1 + part, CALLS + 1, 4):
-        memory = MemoryStore()
+        memory = RemoteStore()
         store = CrashingStore(memory, at, how)
         scenario = Scenario()
         with contextlib.suppress(lsm.Error, SimulatedCrash):

@@ -15,7 +15,7 @@ import lsm
 from lsm.fsck.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
-from lsm.object_store.names import manifest_name, note_name, number_of, table_name
+from lsm.object_store.names import PROBE, manifest_name, note_name, number_of, table_name
 from lsm.rows.chunk import DELETE, PUT, RowChunk
 from lsm.sst.block import SeriesBlock, encode_series
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
@@ -66,7 +66,8 @@ def test_finds_nothing_in_a_sound_database() -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_tells_every_object_that_is_damaged_cut_or_missing(part: int) -> None:
     silent = []
-    for name in sorted(objects_of(SOUND))[part::4]:
+    # What the probe holds is nobody's: only that it is there counts, and the next writer's open puts it back.
+    for name in sorted(objects_of(SOUND).keys() - {PROBE})[part::4]:
         whole = objects_of(SOUND)[name]
         for change in ("flip first", "flip middle", "flip last", "cut", "extend", "empty", "missing"):
             store = copy_of(SOUND)

@@ -58,6 +58,7 @@ def test_opens_in_twelve_requests(tmp_path: Path) -> None:
 
     with LogDb.open(storage=str(tmp_path), engine=lsm.Settings(compaction_enabled=False, gc_interval=None)) as log:
         requests = {cause: each.requests for cause, each in log.status().requests.items()}
+        requests.pop(("put", "wal"), None)  # The first sequences are reserved beside, by a background thread.
         assert len(log.list_segments()) == SEGMENTS
         assert sum(requests.values()) <= 12, requests
         log.try_append([(b"key", b"value")])

@@ -22,6 +22,7 @@ from lsm.object_store import (
     open_store,
     probe_conditional_create,
 )
+from lsm.object_store.names import PROBE
 from lsm.runtime import Runtime
 from tests.doubles import CountingStore, CrashingStore, FaultyStore, SlowStore
 
@@ -218,12 +219,15 @@ def test_delete_removes_and_forgives(store: ObjectStore) -> None:
     assert store.get("wal/1", timeout=SECONDS) == b"again"
 
 
-def test_the_probe_accepts_the_store_and_leaves_nothing(store: ObjectStore) -> None:
+def test_the_probe_accepts_the_store_and_asks_one_request_from_then_on(store: ObjectStore) -> None:
     reliable = ReliableStore(store, Runtime(), op_timeout=60.0, request_timeout=SECONDS)
 
     probe_conditional_create(reliable)
+    assert names(store, "") == [PROBE]
+    assert sum(reliable.requests().values()) == 4
+    probe_conditional_create(reliable)
 
-    assert names(store, "") == []
+    assert names(store, "") == [PROBE]
     assert sum(reliable.requests().values()) == 5
 
 

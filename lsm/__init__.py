@@ -41,7 +41,7 @@ from lsm.metrics import PartitionStatus, ReaderStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import open_store
 from lsm.read.counting import SeriesCount, TierCount
-from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions
+from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions, Steps
 from lsm.read.reader import DbReader
 from lsm.read.snapshot import Snapshot
 from lsm.read.tables_only import TableReads
@@ -110,6 +110,7 @@ __all__ = [
     "SnapshotExpiredError",
     "SpaceTrigger",
     "Status",
+    "Steps",
     "TableInfo",
     "TableReads",
     "TierCount",

@@ -239,8 +239,7 @@ class Db(Reads):
     def flush_soon(self) -> None:
         """Have a background thread make durable what was written so far. Returns at once."""
         if self._engine.settings.wal_enabled:
-            with self._engine.lock:
-                self._engine.wal.seal()
+            self._engine.writer.seal()
         else:
             self._engine.writer.freeze()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from enum import Enum
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import lsm
 from lsm import Caches, InvalidError, Settings, read_settings_file
@@ -56,6 +56,21 @@ class StorageConfig:
     """A local directory that keeps parts of tables, also for other processes and the next start."""
     disk_cache_bytes: int | None = None
     """Space the directory may take."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            url: str | PurePath,
+            storage_options: Mapping[str, Any] = ...,
+            wal_url: str | PurePath | None = ...,
+            block_cache_bytes: int | None = ...,
+            meta_cache_bytes: int | None = ...,
+            caches: Caches | None = ...,
+            disk_cache_dir: str | PurePath | None = ...,
+            disk_cache_bytes: int | None = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _set(self, "url", _url(self, "url"))
@@ -164,6 +179,20 @@ class Config:
     """Bytes of keys and values in a block before compression. None: the engine's setting."""
     engine: Settings | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            storage: str | PurePath | StorageConfig | Mapping[str, Any] = ...,
+            segmentation: SegmentConfig | Mapping[str, Any] = ...,
+            read_visibility: ReadVisibility | Literal["memory", "remote"] = ...,
+            retention: RetentionConfig | Mapping[str, Any] = ...,
+            compaction: LogCompactionOptions | Mapping[str, Any] = ...,
+            sst_block_size: int | None = ...,
+            engine: Settings | Mapping[str, Any] | None = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         _storage(self)
         _nested(self, "segmentation", SegmentConfig)
@@ -222,15 +251,15 @@ class ReaderConfig:
         def __init__(
             self,
             *,
-            storage: str | StorageConfig = ...,
+            storage: str | PurePath | StorageConfig | Mapping[str, Any] = ...,
             refresh_interval: float | timedelta = ...,
             checkpoint: str | None = ...,
             block_cache_bytes: int | None = ...,
             meta_cache_bytes: int | None = ...,
             caches: Caches | None = ...,
-            disk_cache_dir: str | None = ...,
+            disk_cache_dir: str | PurePath | None = ...,
             disk_cache_bytes: int | None = ...,
-            engine: Settings | None = ...,
+            engine: Settings | Mapping[str, Any] | None = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 import lsm
 from opendata_log.errors import ClosedError, Error, InvalidInputError, SnapshotExpired
 from opendata_log.record import LogEntry, Sequence
-from opendata_log.scan import LogIterator
+from opendata_log.scan import LogIterator, block_of, shared
 from opendata_log.wakeups import Sleeper, Wakeups
 
 EXPIRED_MAX = 3
@@ -143,7 +144,8 @@ class Pursuit(Generic[R]):
 
 
 class LogFollower:
-    """Entries as they come, in sequence order. Not for use by several threads at once; a context manager.
+    """Entries as they come, in sequence order. A context manager. For one thread at a time: where two meet, one of them gets
+    an InvalidInputError, and no entry comes twice.
 
     It ends after `timeout` seconds without a new entry and when the log is closed, and raises what a scan raises. Neither an
     error nor Ctrl-C ends it: iterating again goes on where it stood. A slow consumer misses nothing.
@@ -155,13 +157,22 @@ class LogFollower:
         self._runtime = runtime
         self._signal = Signal(runtime)
         pursuit.listen(self._signal)
-        self._entries = self._chained()
-
-    def _chained(self) -> Iterator[LogEntry]:
-        return chain.from_iterable(iter(self._next_block, None))
+        self._turn = [True]
+        """Its item goes to whoever moves on to another block. By `del`, not a call: no signal comes between that and `try`."""
 
     def _next_block(self) -> Iterator[LogEntry] | None:
         """What is left of the current block, or the next one, once there is one; None at the end."""
+        try:
+            del self._turn[0]
+        except IndexError:
+            raise shared("follower") from None
+        try:
+            return self._awaited_block()
+        finally:
+            self._turn.append(True)
+
+    def _awaited_block(self) -> Iterator[LogEntry] | None:
+        """Requires: the turn."""
         pursuit = self._pursuit
         while not pursuit.is_over:
             block = pursuit.rest()
@@ -187,24 +198,33 @@ class LogFollower:
         return self._pursuit.next_sequence
 
     def __iter__(self) -> Iterator[LogEntry]:
-        self._entries = self._chained()
-        return self._entries
+        return chain.from_iterable(lsm.Steps(partial(block_of, self._next_block)))
 
     def __next__(self) -> LogEntry:
-        try:
-            return next(self._entries)
-        except BaseException:
-            self._entries = self._chained()
-            raise
+        while (block := self._next_block()) is not None:
+            for entry in block:
+                return entry
+        raise StopIteration
 
     def fetchmany(self, count: int) -> list[LogEntry]:
         """What is there, up to `count` entries; waits until there is one. Empty at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
+        try:
+            del self._turn[0]
+        except IndexError:
+            raise shared("follower") from None
+        try:
+            return self._take(count)
+        finally:
+            self._turn.append(True)
+
+    def _take(self, count: int) -> list[LogEntry]:
+        """Requires: the turn."""
         entries: list[LogEntry] = []
         at = self.next_sequence
         try:
-            block = self._next_block() if count else None
+            block = self._awaited_block() if count else None
             while block is not None:
                 entries += islice(block, count - len(entries))
                 block = self._pursuit.rest() if len(entries) < count else None

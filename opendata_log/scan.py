@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from heapq import merge
 from itertools import chain, groupby, islice, repeat
 from typing import Any, Protocol
@@ -71,13 +72,27 @@ def read_blocks(
             yield list(map(LogEntry, repeat(key), sequences, values))
 
 
+def shared(what: str) -> InvalidInputError:
+    """For an iterator that is used by two threads at the same moment."""
+    return InvalidInputError(f"another thread is reading from this {what} at this moment: give each thread its own")
+
+
+def block_of(step: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry]:
+    """A step over blocks, by the rules of iterators."""
+    block = step()
+    if block is None:
+        raise StopIteration
+    return block
+
+
 class LogIterator:
-    """Entries of one key in sequence order, as of the moment of the call. Not for use by several threads at once.
+    """Entries of one key in sequence order, as of the moment of the call. For one thread at a time: where two meet, one of
+    them gets an InvalidInputError, and no entry comes twice.
 
     A context manager; closing it, or reaching the end, lets go of the tables it keeps from being collected.
     """
 
-    __slots__ = ("_block", "_blocks_left", "_error", "_frontier", "_is_drained", "_passed", "_position")
+    __slots__ = ("_block", "_blocks_left", "_error", "_frontier", "_is_drained", "_passed", "_position", "_turn")
 
     def __init__(
         self, blocks: Iterator[list[LogEntry]], *, start: Sequence, frontier: Sequence, limit: int | None = None
@@ -88,6 +103,8 @@ class LogIterator:
         self._position: Any = None
         self._is_drained = False
         self._error: Error | None = None
+        self._turn = [True]
+        """Its item goes to whoever moves on to another block. By `del`, not a call: no signal comes between that and `try`."""
         self._blocks_left = self._one_by_one(blocks, limit)
 
     def _one_by_one(
@@ -132,21 +149,31 @@ class LogIterator:
 
     def __iter__(self) -> Iterator[LogEntry]:
         # From the current block on: `fetchmany` may have left one begun that no earlier chain knows of.
-        return chain.from_iterable(iter(self.next_block, None))
+        return chain.from_iterable(lsm.Steps(partial(block_of, self.next_block)))
 
     def __next__(self) -> LogEntry:
-        block = self.next_block()
-        if block is None:
-            raise StopIteration
-        return next(block)
+        while (block := self.next_block()) is not None:
+            for entry in block:
+                return entry
+        raise StopIteration
 
     def next_block(self) -> Iterator[LogEntry] | None:
         """What is left of the current block, else the next one; None at the end."""
         if self._error is not None:
             raise self._error
-        if self._block and self._position.__length_hint__():
-            return self._position  # type: ignore[no-any-return]
-        return next(self._blocks_left, None)
+        block, position = self._block, self._position  # Before the look whether another thread moves on from here.
+        if not self._turn:
+            raise shared("scan")
+        if block and position.__length_hint__():
+            return position  # type: ignore[no-any-return]
+        try:
+            del self._turn[0]
+        except IndexError:
+            raise shared("scan") from None
+        try:
+            return next(self._blocks_left, None)
+        finally:
+            self._turn.append(True)
 
     def fetchmany(self, count: int) -> list[LogEntry]:
         """Up to `count` entries; an empty list at the end."""
@@ -160,25 +187,49 @@ class LogIterator:
 
     def _take(self, count: int) -> list[LogEntry]:
         """Up to `count` entries, out of whole blocks: nothing happens per entry."""
-        found: list[LogEntry] = []
+        try:
+            del self._turn[0]
+        except IndexError:
+            raise shared("scan") from None
+        try:
+            return self._take_blocks(count)
+        finally:
+            self._turn.append(True)
+
+    def _take_blocks(self, count: int) -> list[LogEntry]:
+        """Requires: the turn."""
+        if self._error is not None:
+            raise self._error
         at = self.next_sequence
+        # A `for` loop may stand in the current block, and go on meanwhile: what is left of it is taken one by one.
+        found: list[LogEntry] = list(islice(self._position, count)) if self._block else []
         while len(found) < count:
             try:
-                position: Any = self.next_block()
+                position: Any = next(self._blocks_left, None)
             except Error:
                 self._passed = at  # Nobody got what was taken before it.
                 raise
             if position is None:
                 break
             block = self._block
-            start = len(block) - position.__length_hint__()
-            end = min(len(block), start + count - len(found))
+            end = min(len(block), count - len(found))
             position.__setstate__(end)  # So that a `for` loop, and `next_sequence`, go on behind what is taken here.
-            found += block if end - start == len(block) else block[start:end]
+            found += block if end == len(block) else block[:end]
         return found
 
     def close(self) -> None:
-        """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
+        """Yield nothing more. `next_sequence` stays where it is. Idempotent. Raises: InvalidInputError while another thread
+        reads from it."""
+        try:
+            del self._turn[0]
+        except IndexError:
+            raise shared("scan") from None
+        try:
+            self._end()
+        finally:
+            self._turn.append(True)
+
+    def _end(self) -> None:
         self._passed = self.next_sequence
         self._is_drained = False
         self._block.clear()  # A `for` loop that stands in this block ends, too.
@@ -193,7 +244,8 @@ class LogIterator:
 
 
 class LogKeyIterator:
-    """Distinct keys in lexicographic order. A context manager."""
+    """Distinct keys in lexicographic order. A context manager. For one thread at a time: where two meet, one of them gets
+    an InvalidInputError, and no key comes twice."""
 
     def __init__(self, names: Callable[[], list[Iterator[Iterable[bytes]]]]) -> None:
         self._error: Error | None = None
@@ -216,7 +268,12 @@ class LogKeyIterator:
     def __next__(self) -> LogKey:
         if self._error is not None:
             raise self._error
-        return next(self._keys)
+        try:
+            return next(self._keys)
+        except Error:
+            raise
+        except ValueError as error:  # The interpreter's word for a generator that another thread is in.
+            raise shared("list of keys") from error
 
     def fetchmany(self, count: int) -> list[LogKey]:
         """Up to `count` keys; an empty list at the end."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,12 +17,34 @@ from lsm.rows.content import BytesLike, as_bytes
 from lsm.sst.table import TableReader
 from lsm.view import Bounds, View
 
+T = TypeVar("T")
+
 
 class KeyValue(NamedTuple):
     """One row."""
 
     key: bytes
     value: bytes
+
+
+_row: Any = partial(tuple.__new__, KeyValue)
+"""A row of a pair. All of it in C: two threads that iterate over one chain of rows take whole steps of it."""
+
+
+class Steps(Generic[T]):
+    """An iterator that calls `step`, which raises StopIteration at the end. A chain of blocks lets go of its source when
+    that raises. Where another thread is inside the source, the interpreter survives that only if it is an object of Python."""
+
+    __slots__ = ("_step",)
+
+    def __init__(self, step: Callable[[], T]) -> None:
+        self._step = step
+
+    def __iter__(self) -> Steps[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self._step()
 
 
 class IterationOrder(enum.Enum):
@@ -48,7 +71,8 @@ DEFAULT_SCAN = ScanOptions()
 
 
 class RowIterator:
-    """Rows of one scan, all from the moment the scan was made. Not for use by several threads at once.
+    """Rows of one scan, all from the moment the scan was made. For one thread at a time: where two meet, one of them gets
+    an InvalidError, and no row comes twice.
 
     An error is sticky: after it, every call raises it again. Closing (or exhausting) it lets go of the tables it pins.
     """
@@ -71,8 +95,10 @@ class RowIterator:
 
     def _flatten(self, chunks: Iterator[RowChunk]) -> Iterator[KeyValue]:
         if self._descending:
-            return chain.from_iterable(map(KeyValue, chunk.keys[::-1], chunk.values[::-1]) for chunk in chunks)
-        return chain.from_iterable(map(KeyValue, chunk.keys, chunk.values) for chunk in chunks)
+            rows = (map(_row, zip(chunk.keys[::-1], chunk.values[::-1], strict=True)) for chunk in chunks)
+        else:
+            rows = (map(_row, zip(chunk.keys, chunk.values, strict=True)) for chunk in chunks)
+        return chain.from_iterable(Steps(rows.__next__))
 
     def __iter__(self) -> RowIterator:
         return self
@@ -86,10 +112,23 @@ class RowIterator:
             self._error = error
             raise
         except StopIteration:
+            self._check_shared()
             self.close()
             raise
+        except ValueError as error:
+            raise self._shared() from error
         self._last = row.key
         return row
+
+    def _shared(self) -> Error:
+        """ValueError is the interpreter's word for a generator that another thread is in; it ends the chain of rows for
+        both of them, so both are told."""
+        self._error = InvalidError("another thread is reading from this scan at this moment: give each thread its own")
+        return self._error
+
+    def _check_shared(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def fetchmany(self, count: int) -> list[KeyValue]:
         """Up to `count` rows; an empty list at the end."""
@@ -102,9 +141,12 @@ class RowIterator:
         except Error as error:
             self._error = error
             raise
+        except ValueError as error:
+            raise self._shared() from error
         if rows:
             self._last = rows[-1].key
         if len(rows) < count:
+            self._check_shared()
             self.close()
         return rows
 

@@ -190,6 +190,15 @@ class Writer:
                 self._freeze()
             return self.last_seq
 
+    def seal(self) -> None:
+        """Close the log's buffer into an object that a background thread uploads."""
+        with self._lock:
+            try:
+                self._wal.seal()
+            except BaseException as error:
+                self._poison_with(error)
+                raise
+
     def _step(self) -> None:
         if self._active.size >= self._memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
             with suppress(UnavailableError):  # The batch is accepted. The next one tries again.

@@ -101,14 +101,14 @@ class LogFollower(Pieces[LogEntry]):
     def next_sequence(self) -> Sequence:
         """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
         if self._kept:
-            return self._kept[0].sequence
+            return self._kept[self._kept_at].sequence
         return self._mark if self._errand.is_under_way else self._pursuit.next_sequence
 
     async def fetchmany(self, count: int) -> list[LogEntry]:
         """What is there, up to `count` entries; waits until there is one. Empty at the end."""
         checked_count(count)
         if self._kept or not count:
-            return await self._take(min(count, len(self._kept)))
+            return self._from_kept(count)
         entries: list[LogEntry] = []
         try:
             piece = await self._more()
@@ -126,6 +126,6 @@ class LogFollower(Pieces[LogEntry]):
     async def close(self) -> None:
         """Yield nothing more; a task that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
         self._mark = self.next_sequence
-        self._kept, self._piece = [], iter(())
+        self._kept, self._kept_at, self._piece = [], 0, iter(())
         self._pursuit.is_over = True
         self._errand.afterwards(lambda: self._pursuit.close(self._alarm))

@@ -29,7 +29,8 @@ class Pieces(Generic[T]):
     def __init__(self) -> None:
         self._piece: Any = iter(())
         self._kept: list[T] = []
-        """Taken by a call that did not come to return it."""
+        """From `_kept_at` on: taken by a call that did not come to return it. Nothing is cut off its head, however long."""
+        self._kept_at = 0
 
     async def _next_piece(self) -> Iterator[T] | None:
         """An iterator over a list that is not empty; None at the end. The last one is used up."""
@@ -49,7 +50,7 @@ class Pieces(Generic[T]):
 
     async def __anext__(self) -> T:
         if self._kept:
-            return self._kept.pop(0)
+            return self._from_kept(1)[0]
         for found in self._piece:
             return found  # type: ignore[no-any-return]
         piece = await self._more()
@@ -57,8 +58,17 @@ class Pieces(Generic[T]):
             raise StopAsyncIteration
         return next(piece)
 
+    def _from_kept(self, count: int | None) -> list[T]:
+        """Up to `count` of what was kept. Cost: those, however many are left."""
+        kept, at = self._kept, self._kept_at
+        if count is not None and at + count < len(kept):
+            self._kept_at = at + count
+            return kept[at : at + count]
+        self._kept, self._kept_at = [], 0
+        return kept[at:] if at else kept
+
     async def _take(self, count: int | None) -> list[T]:
-        taken, self._kept = self._kept, []
+        taken = self._from_kept(count)
         try:
             while count is None or len(taken) < count:
                 piece = await self._more()
@@ -68,8 +78,6 @@ class Pieces(Generic[T]):
         except BaseException:
             self._kept = taken
             raise
-        if count is not None:
-            taken, self._kept = taken[:count], taken[count:]
         return taken
 
     async def fetchmany(self, count: int) -> list[T]:
@@ -140,7 +148,7 @@ class LogIterator(Pieces[LogEntry]):
     def next_sequence(self) -> Sequence:
         """Where to go on: `scan(key, next_sequence)` omits nothing this scan has not yielded; see the blocking iterator's."""
         if self._kept:
-            return self._start if isinstance(self._source, ReverseIterator) else self._kept[0].sequence
+            return self._start if isinstance(self._source, ReverseIterator) else self._kept[self._kept_at].sequence
         if self._is_closed or self._source is None or self._errand.is_under_way:
             return self._mark
         return self._source.next_sequence
@@ -153,7 +161,7 @@ class LogIterator(Pieces[LogEntry]):
         """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
         self._mark = self.next_sequence
         self._is_closed = True
-        self._kept, self._piece = [], iter(())
+        self._kept, self._kept_at, self._piece = [], 0, iter(())
         self._errand.afterwards(lambda: self._source.close() if self._source is not None else None)
 
 
@@ -195,5 +203,5 @@ class LogKeyIterator(Pieces[LogKey]):
     async def close(self) -> None:
         """Yield nothing more. Idempotent."""
         self._is_closed = True
-        self._kept, self._piece = [], iter(())
+        self._kept, self._kept_at, self._piece = [], 0, iter(())
         self._errand.afterwards(lambda: self._source.close() if self._source is not None else None)

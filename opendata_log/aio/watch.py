@@ -23,6 +23,8 @@ class Watermark:
         self._watch = watch
         self._order = count()
         self._waiting: dict[LoopScheduler, list[tuple[Sequence, int, asyncio.Future[Sequence]]]] = {}
+        self._gone: dict[LoopScheduler, int] = {}
+        """Of those who wait, at most how many stopped: when it is half of them, they are taken out."""
         watch.attach(self)
 
     @property
@@ -50,6 +52,7 @@ class Watermark:
             _settle(heappop(waiting)[2], value, failure)
         if not waiting:
             del self._waiting[mine]
+            self._gone.pop(mine, None)
 
     async def beyond(self, sequence: Sequence) -> Sequence:
         """The watermark once it is greater. Raises: what keeps it from advancing."""
@@ -60,11 +63,23 @@ class Watermark:
         try:
             return await future
         except asyncio.CancelledError:
-            waiting = self._waiting.get(mine)
-            if waiting:
-                waiting[:] = [one for one in waiting if not one[2].done()]
-                heapify(waiting)
+            self._forget(mine)
             raise
+
+    def _forget(self, mine: LoopScheduler) -> None:
+        """One that waits stopped. Cost: constant, on average, however many stop at once."""
+        waiting = self._waiting.get(mine)
+        if not waiting:
+            return
+        gone = self._gone.get(mine, 0) + 1
+        if 2 * gone < len(waiting):
+            self._gone[mine] = gone
+            return
+        self._gone.pop(mine, None)
+        waiting[:] = [one for one in waiting if not one[2].done()]
+        heapify(waiting)
+        if not waiting:
+            del self._waiting[mine]
 
 
 def _settle(future: asyncio.Future[Sequence], value: Sequence, failure: Error | None) -> None:

@@ -123,7 +123,10 @@ SCENES: dict[str, tuple[Callable[[Case], None], Callable[[Case, Interrupter], An
         lambda case, trap: case.append(lambda batch: trap.run(lambda: case.log.append_timeout(batch, 5))),
     ),
     "append that freezes": (nearly_full, trapped_append),
-    "append that reserves": (out_of_sequences, trapped_append),
+    "append that reserves": (
+        out_of_sequences,
+        lambda case, trap: case.append(lambda batch: trap.run(lambda: case.log.append_timeout(batch, 5))),
+    ),
     "flush": (some, lambda case, trap: trap.run(case.flush)),
     "flush to tables": (some, lambda case, trap: trap.run(lambda: case.log._db.flush(lsm.FlushType.MEMTABLE))),
     "seal": (some, lambda case, trap: trap.run(case.log.seal_segment)),

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import pickle
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -364,3 +366,29 @@ def test_overrides_replace_fields_and_are_checked() -> None:
         ReaderConfig().with_overrides(retention=None)
     with pytest.raises(InvalidInputError, match="seal_interval"):
         WHOLE.with_overrides(segmentation=SegmentConfig())
+
+
+TYPED_USE = """
+from datetime import timedelta
+from pathlib import Path
+from opendata_log import Config, ReaderConfig, StorageConfig
+Config(storage=Path("/srv/log"))
+Config(storage={"url": "memory://"})
+Config(storage="memory://", engine={"compaction_enabled": False})
+Config(storage="memory://", segmentation={"seal_interval": 3600}, retention={"retention": 7200}, compaction={"l0_only": True})
+Config(storage="memory://", read_visibility="remote")
+StorageConfig(url=Path("/srv/log"), wal_url=Path("/fast/wal"), disk_cache_dir=Path("/tmp/cache"))
+ReaderConfig(storage=Path("/srv/log"), refresh_interval=timedelta(seconds=1), engine={"op_timeout": 5})
+"""
+
+
+@pytest.mark.slow
+def test_what_is_documented_passes_a_strict_type_check(tmp_path: Path) -> None:
+    exec(TYPED_USE, {})
+    program = tmp_path / "use.py"
+    program.write_text(TYPED_USE)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -9,7 +9,7 @@ from lsm import events
 from lsm.clone import detach
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.running import JobStatus, status_of
-from lsm.components import Components, Stores, table_format, table_reader
+from lsm.components import Components, Stores, batch_bytes_max, table_format, table_reader
 from lsm.errors import CorruptionError, Error, out_of_memory
 from lsm.executors import Executors, compaction_workplace, scheduler_of, worker_address
 from lsm.garbage import Garbage
@@ -99,6 +99,7 @@ class Engine:
             flush_interval=settings.flush_interval,
             object_bytes=settings.wal_object_bytes,
             uploads_max=settings.wal_uploads_max,
+            batch_bytes_max=batch_bytes_max(self.stores.main, self.stores.wal),
             health=self.health,
         )
         self.writer = Writer(

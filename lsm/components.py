@@ -19,6 +19,7 @@ from lsm.object_store.routed import RoutedStore
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings
+from lsm.sst.block import PAYLOAD_BYTES_MAX
 from lsm.sst.builder import TableFormat
 from lsm.sst.cache import Caches
 from lsm.sst.disk_cache import DiskCache
@@ -152,6 +153,12 @@ class Stores:
         self.main.close()
         if self.wal is not self.main:
             self.wal.close()
+
+
+def batch_bytes_max(tables: ReliableStore, log: ReliableStore) -> int:
+    """The largest batch. What the log takes, a table must be able to take, wherever each of them is stored."""
+    object_bytes = min(tables.store.object_bytes_max, log.store.object_bytes_max)
+    return min(object_bytes * 2 // 3, PAYLOAD_BYTES_MAX * 3 // 4)
 
 
 def table_format(settings: Settings) -> TableFormat:

@@ -21,6 +21,8 @@ from opendata_log.keys import (
 from opendata_log.record import Segment
 from opendata_log.segment import SegmentTable
 
+TRIES = 10
+
 
 def fsck(
     url: str,
@@ -48,13 +50,24 @@ def fsck(
                 "the log's own rows were not verified: they can be read once the damage above is mended"
             )
             return report
-        with lsm.DbReader.open(url, refresh_interval=None, **components) as db:
-            _check_rows(db, report)
+        _check_newest_rows(url, components, report)
     except lsm.CorruptionError as error:
         report.add_error(error)
     except lsm.Error as error:
         raise translate(error) from error
     return report
+
+
+def _check_newest_rows(url: str, components: dict[str, Any], report: lsm.FsckReport) -> None:
+    """As `_check_rows`, again where a collector beside it took the tables it was reading."""
+    for left in reversed(range(TRIES)):
+        try:
+            with lsm.DbReader.open(url, refresh_interval=None, **components) as db:
+                _check_rows(db, report)
+            break
+        except lsm.SnapshotExpiredError:
+            if not left:
+                raise
 
 
 def _check_rows(db: lsm.DbReader, report: lsm.FsckReport) -> None:

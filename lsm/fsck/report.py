@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import msgspec
 
@@ -60,6 +60,11 @@ class FsckReport(msgspec.Struct, kw_only=True):
     def add_error(self, error: CorruptionError) -> None:
         """One more problem, as a read met it."""
         self.add(error.reason, object_name=error.object_name, offset=error.offset)
+
+    def keep(self, problems: Set[Problem]) -> None:
+        """Drop all problems but these."""
+        self.problems = [each for each in self.problems if each in problems]
+        self.problems_total = len(self.problems)
 
     def to_text(self) -> str:
         """What matters of it, in lines for a terminal."""

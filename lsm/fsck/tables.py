@@ -85,6 +85,7 @@ class TableCheck:
         self._layout = layout
         self._is_needed = is_needed
         self._advance = advance
+        self._is_listing_broken = False
 
     def check_partition(self, partition: Partition) -> None:
         """All tables of a tree, the order of each series' numbers from the deepest table up (rule C5), and its listing."""
@@ -98,7 +99,8 @@ class TableCheck:
             for (_, name), extents in names:
                 self._check_series(partition, family, name, extents, ends.get(family, 0))
                 if listing is not None and next(listing, None) != name:
-                    self._report.add(f"series {name!r} of family {family!r} is not listed")
+                    if not self._is_listing_broken:
+                        self._report.add(f"series {name!r} of family {family!r} is not listed")
                     listing = None
 
     def check_table(self, partition: Partition, table: TableInfo) -> None:
@@ -141,7 +143,8 @@ class TableCheck:
                     for _, block in read_blocks(self._tables, [span], keep=False):
                         if isinstance(block, RowChunk):
                             yield from block.clip(low, high).keys
-            except CorruptionError:  # Reported where the table itself is verified.
+            except CorruptionError:  # Reported where the table itself is verified, or no damage: it was collected.
+                self._is_listing_broken = True
                 return
 
     # -- one table ----------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class WriteAheadLog:
         flush_interval: float | None,
         object_bytes: int,
         uploads_max: int,
+        batch_bytes_max: int,
         health: BackgroundHealth,
     ) -> None:
         self._health = health
@@ -75,6 +76,7 @@ class WriteAheadLog:
         self._interval = flush_interval
         self._object_bytes = object_bytes
         self._uploads_max = min(uploads_max, PIPELINE_MAX)
+        self._batch_bytes_max = batch_bytes_max
         self._buffer = FrameBuffer()
         self._buffered_since = 0.0
         self._first_seq = 0
@@ -109,7 +111,7 @@ class WriteAheadLog:
         """
         if size <= ROOMY_BYTES:
             return
-        limit = self._store.store.object_bytes_max * 2 // 3
+        limit = self._batch_bytes_max
         if size > limit:
             raise InvalidError(f"a batch of {size} bytes is too large for {self._store.url}: at most {limit} fit")
         if self._buffer.size + size > limit:

@@ -37,6 +37,7 @@ SEAMS = {
     "lsm/object_store/memory.py",
     "lsm/object_store/local.py",
     "lsm/object_store/fsspec_store.py",
+    "lsm/object_store/io_loop.py",
     "lsm/testing/stores.py",
     "lsm/testing/scheduler.py",
 }

@@ -22,6 +22,7 @@ import fsspec
 from lsm.errors import InvalidError
 from lsm.object_store.contract import ObjectStore, StoreSpec
 from lsm.object_store.fsspec_store import ATOMIC_FILE_SYSTEMS, FsspecStore, describe, is_a
+from lsm.object_store.io_loop import ready_loop
 from lsm.object_store.local import LocalStore
 from lsm.object_store.memory import MemoryStore
 from lsm.object_store.s3_store import S3Store, s3_options
@@ -108,6 +109,8 @@ def _open_remote(
     arguments = s3_options(options, request_timeout=request_timeout) if is_s3 else dict(options)
     if not is_s3:
         arguments = {**kind._get_kwargs_from_urls(url), **arguments}
+    if any(_is_subclass(kind, *known) for known in ATOMIC_FILE_SYSTEMS):
+        ready_loop()
     fs = _file_system(kind, arguments, shown)
     root = rest.strip("/") if is_s3 else _root(kind, scheme, rest)
     spec = StoreSpec(url, options) if _is_known_elsewhere(scheme, kind) else None

@@ -98,7 +98,7 @@ def test_an_open_log_that_gets_no_further_thread_works_on_and_compacts_all_the_s
         batch = [(b"k%d" % (at % 3), b"%d" % (100 * turn + at) * 20) for at in range(40)]
         log.append_timeout(batch, 10)
         expected += [value for key, value in batch if key == b"k0"]
-        log.flush()
+        log._db.flush(lsm.FlushType.MEMTABLE)
         assert values(log, b"k0") == expected
     assert log.wait_idle(30)
     assert threads.refused

@@ -221,6 +221,8 @@ class BucketClient(ObjectStore):
             seconds = min(chance.random() * faults.slow_seconds, timeout * 0.9)
         if fault is not None:
             return self._faulty(fault, call, name, effect, seconds, timeout)
+        if bucket.false_answers:
+            bucket.false_answers.pop((self._process.name, scheduler.current.name, name), None)
         if chance.random() < 0.5:
             answer = effect()
             scheduler.wait(seconds)
@@ -261,7 +263,6 @@ class BucketClient(ObjectStore):
         told = self.bucket.false_answers
         key = (self._process.name, self._scheduler.current.name, name)
         if self.is_near or told.get(key, 0) >= FALSE_IN_A_ROW_MAX:
-            told.pop(key, None)
             return False
         told[key] = told.get(key, 0) + 1
         return True

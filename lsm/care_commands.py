@@ -17,6 +17,7 @@ from lsm.terminal import (
     add_place,
     age_argument,
     complain,
+    options_object,
     progress_line,
     say,
     storage_options,
@@ -52,8 +53,19 @@ def add_commands(commands: Any) -> None:
     _command(actions, "delete", _delete_checkpoint, "let go of what it pins").add_argument("id")
 
     _command(commands, "manifests", _list_manifests, "the stored versions of the manifest")
-    clone = _command(commands, "clone", _clone, "a database with the same content, without copying tables")
+    clone = _command(
+        commands,
+        "clone",
+        _clone,
+        "a second database with the same content, which reads the tables of this one: no copy",
+    )
     clone.add_argument("destination", metavar="DESTINATION")
+    clone.add_argument(
+        "--destination-storage-options",
+        type=options_object,
+        metavar="JSON",
+        help="of the destination; without, the same",
+    )
     clone.add_argument("--checkpoint", metavar="ID", help="the content of this one; without, of now")
 
 
@@ -65,7 +77,12 @@ def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> ar
 
 
 def _admin(options: argparse.Namespace) -> Admin:
-    return Admin(options.url, storage_options=storage_options(options), wal_url=options.wal_url)
+    return Admin(
+        options.url,
+        storage_options=storage_options(options),
+        wal_url=options.wal_url,
+        parent_storage_options=options.parent_storage_options,
+    )
 
 
 def _print(found: object) -> int:
@@ -92,7 +109,13 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _fsck(options: argparse.Namespace) -> int:
     progress = progress_line()
-    found = fsck(options.url, storage_options=storage_options(options), wal_url=options.wal_url, progress=progress)
+    found = fsck(
+        options.url,
+        storage_options=storage_options(options),
+        wal_url=options.wal_url,
+        parent_storage_options=options.parent_storage_options,
+        progress=progress,
+    )
     return tell_report(found, as_json=options.json, after_progress=progress is not None)
 
 
@@ -124,4 +147,10 @@ def _list_manifests(options: argparse.Namespace) -> int:
 
 def _clone(options: argparse.Namespace) -> int:
     with _admin(options) as admin:
-        return _print(_named(admin.create_clone(options.destination, options.checkpoint)))
+        return _print(
+            _named(
+                admin.create_clone(
+                    options.destination, options.checkpoint, storage_options=options.destination_storage_options
+                )
+            )
+        )

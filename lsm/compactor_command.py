@@ -83,6 +83,7 @@ def _run(options: argparse.Namespace) -> int:
             settings,
             storage_options=storage_options(options),
             wal_url=options.wal_url,
+            parent_storage_options=options.parent_storage_options,
             **components,
         ),
         once=options.once,

@@ -41,6 +41,8 @@ class Components:
     wal_object_store: ObjectStore | None = None
     parent_stores: Mapping[str, ObjectStore] = field(default_factory=dict)
     """Of a clone: stores of its parents by URL, where the URL alone does not open them."""
+    parent_storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of a clone: the storage options of its parents by URL. Those of a parent that is not named are the clone's own."""
     prefix_extractor: PrefixExtractor | None = None
     series_layout: SeriesLayout | None = None
     scheduler: CompactionScheduler | None = None
@@ -127,9 +129,10 @@ class Stores:
         """The store of a database whose tables this one reads."""
         if url not in self._parents:
             parts = self._parts
+            options = parts.parent_storage_options.get(url, parts.storage_options if takes_options(url) else {})
             store = parts.parent_stores.get(url) or open_store(
                 url,
-                parts.storage_options if takes_options(url) else {},
+                options,
                 assume_single_writer=self._settings.assume_single_writer,
                 reads_only=True,
                 request_timeout=self._settings.request_timeout,

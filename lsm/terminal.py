@@ -32,6 +32,13 @@ def add_place(command: argparse.ArgumentParser, what: str = "the database") -> N
     command.add_argument("url", metavar="URL", help=f"where {what} is: an fsspec URL or a path")
     command.add_argument("--storage-options", type=options_object, default={}, metavar="JSON", help="for fsspec")
     command.add_argument("--storage-option", action="append", default=[], metavar="K=V", help="one of them; repeatable")
+    command.add_argument(
+        "--parent-storage-options",
+        type=options_by_url,
+        default={},
+        metavar="JSON",
+        help="of a clone: for fsspec, by the URL of each parent that needs others",
+    )
     command.add_argument("--wal-url", metavar="URL", help="where its write-ahead log is, if elsewhere")
 
 
@@ -57,6 +64,14 @@ def options_object(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"no JSON: {error}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, got {type(found).__name__}")
+    return found
+
+
+def options_by_url(text: str) -> dict[str, dict[str, Any]]:
+    """An argument's type: a JSON object of JSON objects. Raises: ArgumentTypeError."""
+    found = options_object(text)
+    if not all(isinstance(each, dict) for each in found.values()):
+        raise argparse.ArgumentTypeError("must give a JSON object for each URL")
     return found
 
 

@@ -37,6 +37,7 @@ def _fsck(options: argparse.Namespace) -> int:
         options.url,
         storage_options=lsm.compactor_storage_options(options),
         wal_url=options.wal_url,
+        parent_storage_options=options.parent_storage_options,
         progress=progress,
     )
     return lsm.tell_report(found, as_json=options.json, after_progress=progress is not None)

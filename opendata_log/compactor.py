@@ -53,6 +53,7 @@ def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
             settings,
             storage_options=storage.storage_options,
             wal_url=storage.wal_url,
+            parent_storage_options=storage.parent_storage_options,
             prefix_extractor=LogPartitions(),
             series_layout=LogSeries(),
             scheduler=LogScheduler(
@@ -76,7 +77,10 @@ def add_command(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     config = Config.from_file(options.config) if options.config else Config()
     storage = StorageConfig(
-        url=options.url, storage_options=lsm.compactor_storage_options(options), wal_url=options.wal_url
+        url=options.url,
+        storage_options=lsm.compactor_storage_options(options),
+        wal_url=options.wal_url,
+        parent_storage_options=options.parent_storage_options,
     )
     config = replace(config, storage=storage)
     if options.workers is not None:

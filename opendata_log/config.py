@@ -46,6 +46,8 @@ class StorageConfig:
     """Passed to fsspec. Kept out of the repr, as it may hold secrets."""
     wal_url: str | None = None
     """Another store for the write-ahead log, such as a faster one. None: with the rest."""
+    parent_storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False, repr=False)
+    """Of a clone: the storage options of its parents by URL. Those of a parent that is not named are the clone's own."""
     block_cache_bytes: int | None = None
     """Memory for decoded blocks. None: the engine's setting, as with all of the caches' settings."""
     meta_cache_bytes: int | None = None
@@ -65,6 +67,7 @@ class StorageConfig:
             url: str | PurePath,
             storage_options: Mapping[str, Any] = ...,
             wal_url: str | PurePath | None = ...,
+            parent_storage_options: Mapping[str, Mapping[str, Any]] = ...,
             block_cache_bytes: int | None = ...,
             meta_cache_bytes: int | None = ...,
             caches: Caches | None = ...,
@@ -80,6 +83,9 @@ class StorageConfig:
         if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
             raise _refusal(self, "storage_options", "a mapping with names as keys", type(options).__name__)
         _set(self, "storage_options", dict(options))
+        parents = self.parent_storage_options
+        if not isinstance(parents, Mapping) or not all(isinstance(each, Mapping) for each in parents.values()):
+            raise _refusal(self, "parent_storage_options", "a mapping of mappings, by URL", type(parents).__name__)
         _caches(self)
 
     @property

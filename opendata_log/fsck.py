@@ -29,6 +29,7 @@ def fsck(
     *,
     storage_options: Mapping[str, Any] | None = None,
     wal_url: str | None = None,
+    parent_storage_options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> lsm.FsckReport:
     """Verify every byte and every reference of the log at `url`; repairs nothing, and may run beside a writer.
@@ -40,6 +41,7 @@ def fsck(
     components: dict[str, Any] = {
         "storage_options": storage_options or {},
         "wal_url": wal_url,
+        "parent_storage_options": parent_storage_options or {},
         "prefix_extractor": LogPartitions(),
         "series_layout": LogSeries(),
     }

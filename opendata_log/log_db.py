@@ -80,6 +80,7 @@ class LogDb(Reads):
                 settings,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
+                parent_storage_options=storage.parent_storage_options,
                 file_system=file_system,
                 caches=storage.caches,
                 object_store=object_store,
@@ -327,7 +328,9 @@ class LogDb(Reads):
         storage_options: Mapping[str, Any] | None = None,
     ) -> lsm.Checkpoint:
         """Make a log at `destination` with everything appended so far, or what `checkpoint` pins, without copying tables:
-        it reads this log's in place until its own compactions have replaced them, and is written on its own.
+        it reads this log's in place until its own compactions have replaced them, and is written on its own. Until then it is
+        no copy: without this log it cannot be read. Where its `storage_options` do not open this log, it is opened with
+        `StorageConfig(parent_storage_options={url: ...})`.
 
         The checkpoint returned keeps here what the clone needs, until the clone's collector gives it back.
         Raises: InvalidInputError where something is at `destination`, StorageError.
@@ -340,6 +343,7 @@ class LogDb(Reads):
                 storage.url,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
+                parent_storage_options=storage.parent_storage_options,
                 file_system=self._file_system,
             ) as admin:
                 made = admin.create_clone(destination, source, storage_options=storage_options)

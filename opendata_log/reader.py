@@ -61,6 +61,7 @@ class LogDbReader(Reads):
                 runtime=self._runtime,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
+                parent_storage_options=storage.parent_storage_options,
                 caches=storage.caches,
                 object_store=object_store,
                 prefix_extractor=LogPartitions(),

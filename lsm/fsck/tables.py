@@ -23,7 +23,7 @@ from lsm.sst.bloom import digest
 from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo, content_digest
 from lsm.sst.index import Index
 from lsm.sst.read_ahead import Span, read_blocks
-from lsm.sst.table import TableReader
+from lsm.sst.table import TableReader, table_missing
 
 Extent = tuple[bytes, bytes, int, int, int]
 """Family, name, source (0 is the oldest), first and last number: a series' rows of one block."""
@@ -175,7 +175,7 @@ class TableCheck:
         try:
             data = self._store.get_range(table.name, table.index_end, table.size + 1)
         except ObjectMissing as error:
-            raise TableMissingError("the table is missing", object_name=table.name) from error
+            raise table_missing(error, table, 0) from error
         problem = _footer_problem(data, table, owner)
         if problem:
             raise CorruptionError(problem, object_name=table.name, offset=table.index_end)

@@ -37,6 +37,14 @@ class ObjectMissing(Exception):
     """The object does not exist."""
 
 
+class MissingInParent(ObjectMissing):
+    """An object of another database, which a clone reads in place, does not exist at `url`."""
+
+    def __init__(self, name: str, url: str) -> None:
+        super().__init__(name)
+        self.url = url
+
+
 class StoreFault(Exception):
     """The backend failed. `transient` faults are worth a retry; a write that faulted may have been applied."""
 

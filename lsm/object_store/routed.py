@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from lsm.object_store.contract import ObjectInfo, ObjectStore
+from lsm.object_store.contract import MissingInParent, ObjectInfo, ObjectMissing, ObjectStore
 
 
 class RoutedStore(ObjectStore):
@@ -26,13 +27,26 @@ class RoutedStore(ObjectStore):
         self.own.put_if_absent(name, parts, timeout=timeout)
 
     def get(self, name: str, *, timeout: float) -> bytes:
-        return self._elsewhere.get(name, self.own).get(name, timeout=timeout)
+        with self._place_of(name) as store:
+            return store.get(name, timeout=timeout)
 
     def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
-        return self._elsewhere.get(name, self.own).get_range(name, start, end, timeout=timeout)
+        with self._place_of(name) as store:
+            return store.get_range(name, start, end, timeout=timeout)
 
     def head(self, name: str, *, timeout: float) -> ObjectInfo:
-        return self._elsewhere.get(name, self.own).head(name, timeout=timeout)
+        with self._place_of(name) as store:
+            return store.head(name, timeout=timeout)
+
+    @contextmanager
+    def _place_of(self, name: str) -> Iterator[ObjectStore]:
+        parent = self._elsewhere.get(name)
+        try:
+            yield self.own if parent is None else parent
+        except ObjectMissing as error:
+            if parent is None:
+                raise
+            raise MissingInParent(name, parent.url) from error
 
     def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
         return self.own.list(prefix, timeout=timeout)

@@ -8,7 +8,7 @@ from typing import Final
 
 from lsm import events
 from lsm.errors import CorruptionError, TableMissingError
-from lsm.object_store.contract import ObjectMissing
+from lsm.object_store.contract import MissingInParent, ObjectMissing
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
 from lsm.runtime import Runtime
@@ -280,7 +280,15 @@ class TableReader:
         try:
             return self._store.get_range(table.name, start, end)
         except ObjectMissing as error:
-            raise TableMissingError("the table is missing", object_name=table.name, offset=start) from error
+            raise table_missing(error, table, start) from error
+
+
+def table_missing(error: ObjectMissing, table: TableInfo, offset: int) -> TableMissingError:
+    """A table that is not there. Where it belongs to another database that a clone reads in place, that one is named."""
+    why = "the table is missing"
+    if isinstance(error, MissingInParent):
+        why += f" at {error.url}, which this clone reads in place: that database is gone, has moved, or lost it"
+    return TableMissingError(why, object_name=table.name, offset=offset)
 
 
 def _part_name(table: TableInfo) -> str:

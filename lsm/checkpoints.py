@@ -162,6 +162,10 @@ def load_version(store: ReliableStore, number: int, database: bytes | None) -> M
     any database.
     Raises: ObjectMissing, CorruptionError.
     """
+    return store.insist(lambda: _load_version(store, number, database), is_known=True)
+
+
+def _load_version(store: ReliableStore, number: int, database: bytes | None) -> Manifest:
     try:
         own = store.get(manifest_name(number))
     except ObjectMissing:

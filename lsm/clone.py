@@ -16,7 +16,7 @@ import msgspec
 
 from lsm.checkpoints import create_checkpoint, delete_checkpoint, load_checkpoint, load_version
 from lsm.checks import text
-from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
+from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, Envelope, open_envelope, seal_envelope
 from lsm.components import Stores
 from lsm.errors import CorruptionError, InvalidError
 from lsm.manifest.checkpoint import Checkpoint, Parent
@@ -119,11 +119,15 @@ def _copy_log(source: ReliableStore, target: ReliableStore, parent: bytes, datab
     kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
     for number in range(made.wal_first, made.wal_last + 1):
         name = wal_name(number)
-        try:
+
+        def read(name: str = name, number: int = number) -> tuple[bytes, Envelope]:
             data = source.get(name)
+            return data, open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=parent)
+
+        try:
+            data, found = source.insist(read, is_known=True)
         except ObjectMissing:
             raise CorruptionError("is missing, and a checkpoint needs it", object_name=name) from None
-        found = open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=parent)
         parts = seal_envelope(
             name,
             found.kind,

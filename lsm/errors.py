@@ -43,16 +43,18 @@ class CompactorFencedError(FencedError):
 
 
 class UnavailableError(Error):
-    """The object store failed or did not answer before the deadline.
+    """The object store failed, refused the request, or did not answer before the deadline.
 
-    `outcome_unknown` is true when a write was sent and may still have been applied.
+    `outcome_unknown` is true when a write was sent and may still have been applied. An instance is not `retryable` where
+    the store refused for good: missing permissions, a missing bucket, a certificate that is not accepted.
     """
 
     retryable = True
 
-    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+    def __init__(self, message: str, *, outcome_unknown: bool = False, retryable: bool = True) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+        self.retryable = retryable
 
 
 class SnapshotExpiredError(UnavailableError):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from lsm import events
 from lsm.checkpoints import ExpiryWatch, load_version
-from lsm.errors import CorruptionError
+from lsm.errors import CorruptionError, UnavailableError
 from lsm.garbage import (
     Garbage,
     dead_copies,
@@ -155,13 +156,18 @@ class GarbageCollector:
             if number in pinned:
                 assert number is not None
                 try:
-                    data = self._store.get(manifest_name(number))
-                except ObjectMissing:  # Another collector copied and deleted it.
-                    continue
-                copy = reseal_manifest(data, number=number, name=pinned_name(number))
+                    copy = self._store.insist(partial(self._copy_of, number), is_known=True)
+                except ObjectMissing:
+                    if any(number_of(info.name) == number for info in self._store.list(MANIFESTS)):
+                        raise UnavailableError(f"{garbage.name} is listed, and cannot be read: it is kept") from None
+                    continue  # Another collector copied and deleted it.
                 # Another copy is the right one: what is in the version's place now came late, when the version had gone.
                 with suppress(ObjectExists):
                     self._store.put_new(pinned_name(number), copy)
+
+    def _copy_of(self, number: int) -> list[bytes]:
+        data = self._store.get(manifest_name(number))
+        return reseal_manifest(data, number=number, name=pinned_name(number))
 
     def _delete(self, found: list[Garbage], log: list[ObjectInfo]) -> None:
         in_log = {info.name for info in log}

@@ -1,7 +1,7 @@
 """Every error the log raises, and what the caller does next.
 
     Error
-    |-- StorageError               the store failed or did not answer in time: try again later
+    |-- StorageError               the store failed, refused, or did not answer in time: try again where `retryable`
     |   |-- FencedError            a newer writer owns the log: stop, only a fresh open can write again
     |   `-- SnapshotExpired        garbage collection overtook a slow reader: start the read again
     |-- EncodingError              bytes could not be encoded or decoded
@@ -19,8 +19,9 @@
             |-- AppendFencedError  a newer writer owns the log (also a FencedError)
             `-- AppendCorruptionError (also a CorruptionError)
 
-`retryable` is a property of the class; an AppendStorageError that carries its batch was certainly not applied and is
-retryable as an instance. Causes are chained by whoever raises: `raise translate(error) from error`.
+`retryable` is a property of the class, with two exceptions. A StorageError is not where the store refused for good:
+missing permissions, a missing bucket. An AppendStorageError that carries its batch was certainly not applied and is retryable
+as an instance, but where the store refused. Causes are chained by whoever raises: `raise translate(error) from error`.
 
 Source: opendata log/src/error.rs at 5f5c2882; there, converting an append error loses its kind, here `except` finds it.
 """
@@ -41,16 +42,21 @@ class Error(Exception):
 
 
 class StorageError(Error):
-    """The object store failed or did not answer before the deadline. Try again later.
+    """The object store failed, refused, or did not answer before the deadline. Try again later where it is `retryable`.
 
     `outcome_unknown` is true when a write was sent and may still have been applied.
     """
 
     retryable = True
 
-    def __init__(self, message: str = "", *, outcome_unknown: bool = False, **details: Any) -> None:
+    def __init__(
+        self, message: str = "", *, outcome_unknown: bool = False, retryable: bool | None = None, **details: Any
+    ) -> None:
+        """`retryable` None: as the class says."""
         super().__init__(message, **details)
         self.outcome_unknown = outcome_unknown
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class FencedError(StorageError):
@@ -126,9 +132,8 @@ class AppendStorageError(AppendError, StorageError):
     retryable = False
 
     def __init__(self, message: str = "", records: list[Any] | None = None, **details: Any) -> None:
+        details.setdefault("retryable", True if records is not None else None)
         super().__init__(message, records, **details)
-        if records is not None:
-            self.retryable = True
 
 
 class AppendFencedError(AppendStorageError, FencedError):
@@ -153,7 +158,7 @@ def translate(error: lsm.Error) -> Error:
         case lsm.SnapshotExpiredError():
             return SnapshotExpired(message)
         case lsm.UnavailableError():
-            return StorageError(message, outcome_unknown=error.outcome_unknown)
+            return StorageError(message, outcome_unknown=error.outcome_unknown, retryable=error.retryable)
         case lsm.InvalidError():
             return InvalidInputError(message)
         case _:
@@ -182,7 +187,9 @@ def translate_append(error: lsm.Error, records: list[Any] | None) -> AppendError
             return ShutdownError(message)
         case lsm.UnavailableError():
             unknown = error.outcome_unknown
-            return AppendStorageError(message, None if unknown else records, outcome_unknown=unknown)
+            kept = None if unknown else records
+            may_retry = kept is not None and error.retryable
+            return AppendStorageError(message, kept, outcome_unknown=unknown, retryable=may_retry)
         case lsm.InvalidError():
             return AppendInvalidInputError(message)
         case _:

@@ -61,8 +61,14 @@ def finished_tables(store: ReliableStore, database: bytes, first: int, end: int)
     found: list[TableInfo] = []
     for number in range(first, end):
         try:
-            data = store.get(note_name(number))
+            found.append(read_note(store, number, database))
         except ObjectMissing:
             break
-        found.append(decode_note(data, number=number, database=database))
     return found
+
+
+def read_note(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> TableInfo:
+    """Raises: ObjectMissing, CorruptionError."""
+    return store.insist(
+        lambda: decode_note(store.get(note_name(number)), number=number, database=database), is_known=is_known
+    )

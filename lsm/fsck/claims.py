@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lsm.compaction.notes import decode_note
+from lsm.compaction.notes import read_note
 from lsm.errors import CorruptionError
 from lsm.fsck.report import FsckReport
 from lsm.fsck.tables import TableCheck
@@ -53,7 +53,7 @@ def _noted(
         if not any(part.first <= number < part.end for part in job.parts):
             continue
         try:
-            yield decode_note(store.get(note_name(number)), number=number, database=manifest.database)
+            yield read_note(store, number, manifest.database, is_known=True)
         except ObjectMissing:
             if is_claimed(number):
                 report.add("is gone, and the claim it belongs to is not", object_name=note_name(number))

@@ -172,13 +172,17 @@ class TableCheck:
 
     def _check_footer(self, table: TableInfo) -> None:
         owner = self._owners.get(table.number, self._manifest.database)
-        try:
+
+        def check() -> None:
             data = self._store.get_range(table.name, table.index_end, table.size + 1)
+            problem = _footer_problem(data, table, owner)
+            if problem:
+                raise CorruptionError(problem, object_name=table.name, offset=table.index_end)
+
+        try:
+            self._store.insist(check, is_known=True)
         except ObjectMissing as error:
             raise table_missing(error, table, 0) from error
-        problem = _footer_problem(data, table, owner)
-        if problem:
-            raise CorruptionError(problem, object_name=table.name, offset=table.index_end)
 
     def _blocks(self, partition: Partition, table: TableInfo, age: int) -> Iterator[Extent]:
         filters, index = self._tables.meta(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -167,8 +168,7 @@ class _Fsck:
             name = manifest_name(number)
             report.manifests += 1
             try:
-                data = self._stores.main.with_cause("fsck").get(name)
-                manifest = decode_manifest(data, number=number, database=newest.database)
+                size, manifest = self._stores.main.insist(partial(self._read_version, number, newest), is_known=True)
                 manifest.check()
             except ObjectMissing:
                 if number > newest.number - MANIFESTS_KEPT and not self._is_overtaken(number):
@@ -180,7 +180,7 @@ class _Fsck:
             except InternalError as error:
                 report.add(str(error), object_name=name)
                 continue
-            report.bytes += len(data)
+            report.bytes += size
             found.append(manifest)
         for older, newer in pairwise(found):
             if older.number + 1 < newer.number:
@@ -190,6 +190,10 @@ class _Fsck:
                 )
             elif problem := _step_problem(older, newer):
                 report.add(problem, object_name=manifest_name(newer.number))
+
+    def _read_version(self, number: int, newest: Manifest) -> tuple[int, Manifest]:
+        data = self._stores.main.with_cause("fsck").get(manifest_name(number))
+        return len(data), decode_manifest(data, number=number, database=newest.database)
 
     def _is_overtaken(self, number: int) -> bool:
         """Whether a version may have been collected since this verification began."""

@@ -31,7 +31,7 @@ def check_log(
         report.log_objects += 1
         report.bytes += info.size
         try:
-            entries = read_wal_object(store, number, manifest.database)
+            entries = read_wal_object(store, number, manifest.database, is_known=True)
         except CorruptionError as error:
             report.add_error(error)
             entries = None

@@ -82,7 +82,7 @@ class ManifestStore:
         if found is not None:
             return found
         # A listing that lags behind.
-        return cls(store, runtime, _version(store.with_cause("manifest").get(manifest_name(1)), 1, None))
+        return cls(store, runtime, _read_version(store.with_cause("manifest"), 1))
 
     def claim_writer(self, *, compactor: bool) -> int:
         """Take the writer epoch (and the compactor's, if this process compacts), fencing out every older writer."""
@@ -257,8 +257,14 @@ def _fenced(own: int, found: int) -> str:
     return f"a newer writer (epoch {found}) took over from this one (epoch {own}): stop using this handle"
 
 
-def _version(data: bytes, number: int, database: bytes | None) -> Version:
-    return Version(decode_manifest(data, number=number, database=database), data[: ENVELOPE.size])
+def _read_version(store: ReliableStore, number: int) -> Version:
+    """Raises: ObjectMissing, CorruptionError."""
+
+    def read() -> Version:
+        data = store.get(manifest_name(number))
+        return Version(decode_manifest(data, number=number, database=None), data[: ENVELOPE.size])
+
+    return store.insist(read)
 
 
 def _numbers(partitions: Iterable[Partition]) -> set[int]:
@@ -283,7 +289,7 @@ def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = 
         if known is not None and greatest < known.manifest.number:
             continue  # A listing is no snapshot: the newest ones came while it was made.
         with contextlib.suppress(ObjectMissing):  # Deleted between listing and reading: then there is a newer one.
-            found = _version(store.get(manifest_name(greatest)), greatest, None)
+            found = _read_version(store, greatest)
             if is_believed:
                 return found
     if known is not None and (greatest or 0) < known.manifest.number:

@@ -128,12 +128,15 @@ def translate(error: BaseException, request: Request, name: str, where: str) -> 
     return _from_outermost(error, request, text, where)
 
 
+WRONG_OPTION = (TypeError, ValueError, AttributeError)
+"""What an option of the wrong name or type makes of the first use."""
+
+
 def unusable(error: BaseException, where: str) -> Exception:
     """What an `error` means that came up before the first request, while the client was made from its options."""
     found = translate(error, "list", "everything", where)
-    if isinstance(error, TypeError | ValueError | KeyError | AttributeError | ImportError) or (
-        isinstance(found, StoreFault) and not found.transient and not isinstance(found, RequestRefused)
-    ):
+    is_bug = isinstance(found, StoreFault) and not found.transient and not isinstance(found, RequestRefused)
+    if isinstance(error, WRONG_OPTION) or isinstance(found, InvalidError) or is_bug:
         return InvalidError(f"{where}: the storage options do not fit: {_said(error)}")
     return found
 
@@ -204,14 +207,15 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_L
 
 def _unreachable(link: BaseException, text: str) -> Exception | None:
     """Why no connection came about, where that is known for certain."""
-    inside = _inside(link)
     host = _host(link)
-    for each in inside:
+    for each in reversed(list(_inside(link))):  # The innermost says most.
         if isinstance(each, ssl.SSLCertVerificationError):
             advice = "check `verify`, the path of the CA file, and AWS_CA_BUNDLE"
-            said = each.verify_message or each.reason
+            said = getattr(each, "verify_message", None) or "verification failed"
             return Unreachable(text + f"the certificate of {host} is not accepted ({said}); {advice}", can_heal=False)
-        if isinstance(each, ssl.SSLError) and each.reason in _NO_TLS:
+        if isinstance(each, ssl.SSLError) and getattr(each, "library", None) in ("X509", "PEM"):
+            return InvalidError(text + "the CA file holds no certificate; check `verify` and AWS_CA_BUNDLE")
+        if isinstance(each, ssl.SSLError) and getattr(each, "reason", None) in _NO_TLS:
             return Unreachable(text + f"{host} does not speak TLS; check the scheme of endpoint_url", can_heal=False)
         if isinstance(each, FileNotFoundError):
             return InvalidError(text + "the CA file does not exist; check `verify` and AWS_CA_BUNDLE")
@@ -252,7 +256,13 @@ def _host(link: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     """The exception in words. aiohttp puts `[None]` where the system gave no reason."""
-    return f"{type(error).__name__}: {error}".replace(" [None]", "").rstrip(": ")
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
+    kwargs = getattr(error, "kwargs", None)
+    inner = kwargs.get("error") if isinstance(kwargs, Mapping) else None
+    said = f"{type(error).__name__}: {error}".replace(" [None]", "").rstrip(": ")
+    # "Could not connect" is botocore's word for every broken connection.
+    return f"{said} ({type(inner).__name__}: {inner})".replace(" [None]", "") if inner else said
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:

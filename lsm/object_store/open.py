@@ -21,6 +21,7 @@ import fsspec
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import ObjectStore, StoreSpec
+from lsm.object_store.faults import WRONG_OPTION, unusable
 from lsm.object_store.fsspec_store import ATOMIC_FILE_SYSTEMS, FsspecStore, describe, is_a
 from lsm.object_store.io_loop import ready_loop
 from lsm.object_store.local import LocalStore
@@ -28,6 +29,7 @@ from lsm.object_store.memory import MemoryStore
 from lsm.object_store.s3_store import S3Store, s3_options
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
+_BUCKET = re.compile(r"[A-Za-z0-9._\-]{3,255}|arn:.+")
 _ATOMIC_SCHEMES = {scheme: package for (package, _), schemes in ATOMIC_FILE_SYSTEMS.items() for scheme in schemes}
 
 
@@ -97,6 +99,10 @@ def _open_remote(
     is_s3 = _is_subclass(kind, "s3fs", "S3FileSystem")
     if is_s3 and not rest.partition("/")[0]:
         raise InvalidError(f"{url} names no bucket; write {scheme}://bucket/prefix")
+    if is_s3 and not _BUCKET.fullmatch(rest.partition("/")[0]):
+        raise InvalidError(
+            f"{url}: {rest.partition('/')[0]!r} cannot be a bucket's name; one has at least 3 letters, digits, dots or hyphens"
+        )
     if (
         not assume_single_writer
         and not reads_only
@@ -106,7 +112,12 @@ def _open_remote(
             f"{shown}: {scheme} is not known to create objects atomically, so two writers could damage the database. "
             f"Use one of {_allowed()}, or pass assume_single_writer=True if no second writer can ever exist"
         )
-    arguments = s3_options(options, request_timeout=request_timeout) if is_s3 else dict(options)
+    if is_s3:
+        _refuse_missing_ca_file(shown, options)
+    try:
+        arguments = s3_options(options, request_timeout=request_timeout) if is_s3 else dict(options)
+    except WRONG_OPTION as error:
+        raise unusable(error, shown) from error
     if not is_s3:
         arguments = {**kind._get_kwargs_from_urls(url), **arguments}
     if any(_is_subclass(kind, *known) for known in ATOMIC_FILE_SYSTEMS):
@@ -156,6 +167,14 @@ def _is_known_elsewhere(scheme: str, kind: Any) -> bool:
     if kind.__module__.split(".")[0] in {"fsspec", *_ATOMIC_SCHEMES.values()}:
         return scheme in protocols
     return any(each.name == scheme for each in entry_points(group="fsspec.specs"))
+
+
+def _refuse_missing_ca_file(url: str, options: Mapping[str, Any]) -> None:
+    """What aiohttp makes of it at the first request names no file."""
+    client = options.get("client_kwargs")
+    verify = client.get("verify") if isinstance(client, Mapping) else None
+    if isinstance(verify, str) and not os.path.exists(verify):
+        raise InvalidError(f"{url}: the CA file {verify!r} of `verify` does not exist")
 
 
 def _file_system_class(scheme: str) -> Any:

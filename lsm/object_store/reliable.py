@@ -4,6 +4,7 @@ Adapters report what their backend said. Here is decided what it means:
 
 - "exists" proves nothing. Clients re-send a PUT whose reply was lost (aiohttp does so whatever the settings), and the
   second copy meets the first. So the object is read back: our bytes are our success, other bytes are a lost race.
+- "missing" and damage are believed of an object that must be there only when the store says so three times (`insist`).
 - a failed create may have been applied, or may be later. The same bytes go to the same name again until one answer
   settles it; at the deadline the outcome is unknown, and the caller must not use the name for other bytes.
 - every request has a time limit, the smaller of `request_timeout` and what is left of the operation's `op_timeout`.
@@ -18,16 +19,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from lsm.errors import UnavailableError
+from lsm.errors import CorruptionError, UnavailableError
 from lsm.health import StoreHealth
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
-from lsm.object_store.faults import RequestRefused
+from lsm.object_store.faults import RequestRefused, Unreachable
 from lsm.runtime import Runtime
 
 T = TypeVar("T")
 
 BACKOFF_FIRST = 0.05
 BACKOFF_MAX = 5.0
+FIRST_CONTACT_SECONDS = 5.0
+"""How long a store that was never reached is tried where nobody listens or knows the host: that is a wrong address more
+often than an outage."""
+DOUBT_SECONDS = (0.05, 0.2)
+"""Pauses before an object that is damaged or gone is looked at again."""
 
 
 class Traffic(NamedTuple):
@@ -83,11 +89,19 @@ class Proof:
         self.seen_at, self.generation, self.is_spent = now, generation, False
 
 
+class _Contact:
+    """Whether a store was ever reached. Shared by every view of it."""
+
+    def __init__(self) -> None:
+        self.is_made = False
+
+
 class ReliableStore:
     """A view of `store` that labels its requests with one cause. Thread-safe; views share store and counters.
 
-    Raises, from every method: UnavailableError when a transient fault outlasts `op_timeout`, or at once on a permanent
-    one. An ObjectMissing passes through, unretried.
+    Raises, from every method: UnavailableError when a transient fault outlasts `op_timeout`, or at once, and then not
+    retryable, on a permanent one. A store that was never reached is given up after FIRST_CONTACT_SECONDS, or at once where its
+    certificate is not accepted. An ObjectMissing passes through, unretried; so does an InvalidError.
     """
 
     def __init__(
@@ -107,6 +121,7 @@ class ReliableStore:
         self.proof = Proof(is_waived=assume_single_writer)
         self._ledger = _Ledger(runtime)
         self.health = StoreHealth(runtime, store.url, request_timeout=request_timeout)
+        self.contact = _Contact()
 
     def with_cause(self, cause: str) -> ReliableStore:
         """This store, its requests counted under `cause`."""
@@ -122,7 +137,7 @@ class ReliableStore:
 
         `parts` must hold something no other writer would write (an epoch and a nonce): equal bytes count as ours.
 
-        Cost: one request; two when the name is taken.
+        Cost: one request; two when the name is taken by ours, three when by others.
         Raises: ObjectExists once the object was read and differs: somebody else owns the name.
             UnavailableError; with `outcome_unknown` the object may exist now or later with these bytes.
         """
@@ -134,9 +149,12 @@ class ReliableStore:
                 return
             except ObjectExists as error:
                 operation.is_unknown = True
+                ours = b"".join(parts)
                 found = self._read_back(operation, name)
+                if found is not None and found != ours and not self.store.is_near:
+                    found = self._read_back(operation, name)  # The first may have been a gateway's own page.
                 if found is not None:
-                    if found == b"".join(parts):
+                    if found == ours:
                         return
                     self._renew_proof()
                     raise ObjectExists(f"{name} holds what another writer wrote") from error
@@ -223,6 +241,20 @@ class ReliableStore:
         operation = _Operation(self, "list leftovers")
         return self._repeat(operation, lambda: self.store.leftovers(timeout=self.request_timeout))
 
+    def insist(self, read: Callable[[], T], *, is_known: bool = False) -> T:
+        """The result of `read`, which is called up to three times where what it reads is damaged, or, with `is_known`,
+        missing. Gateways have answers of their own, and some pass for the store's; what is near has nothing between.
+
+        Requires: `read` only reads.
+        """
+        doubtful: tuple[type[Exception], ...] = (CorruptionError, ObjectMissing) if is_known else (CorruptionError,)
+        for pause in () if self.store.is_near else DOUBT_SECONDS:
+            try:
+                return read()
+            except doubtful:
+                self.runtime.sleep(pause)
+        return read()
+
     @staticmethod
     def _repeat(operation: _Operation, request: Callable[[], T]) -> T:
         while True:
@@ -270,6 +302,7 @@ class _Operation:
         self._began = self._runtime.monotonic()
         self._deadline = self._began + store.op_timeout
         self._kind = "list"
+        self._started = self._began
         self._faults = 0
 
     def send(self, kind: str, request: Callable[..., T], *arguments: object, bytes_out: int = 0) -> T:
@@ -295,6 +328,7 @@ class _Operation:
         return answer
 
     def _answered(self) -> None:
+        self._store.contact.is_made = True
         self._store.health.answered(id(self), self._kind, self.action, self._store.cause, began=self._began)
 
     def _failed(self, fault: StoreFault, *, is_last: bool) -> None:
@@ -311,18 +345,25 @@ class _Operation:
 
     def wait_after(self, fault: StoreFault) -> None:
         """Pause before the next attempt. Raises: UnavailableError where there must not or cannot be one."""
-        if not fault.transient:
+        allowed = self._store.op_timeout
+        can_heal = fault.transient
+        if not isinstance(fault, Unreachable):
+            self._store.contact.is_made = True
+        elif not self._store.contact.is_made:
+            can_heal = fault.can_heal
+            allowed = min(allowed, FIRST_CONTACT_SECONDS)
+        if not can_heal:
             self._failed(fault, is_last=True)
-            raise UnavailableError(str(fault), outcome_unknown=self.is_unknown) from fault
+            raise UnavailableError(str(fault), outcome_unknown=self.is_unknown, retryable=False) from fault
         self._faults += 1
         pause = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._faults - 1, 16)) * (0.5 + self._runtime.jitter() / 2)
-        left = self._deadline - self._runtime.monotonic()
+        left = self._started + allowed - self._runtime.monotonic()
         is_last = left < BACKOFF_FIRST
         self._failed(fault, is_last=is_last)
         if is_last:
             raise UnavailableError(
                 f"{self.action} at {self._store.url} failed {self._faults} times within "
-                f"{self._store.op_timeout:g} s; the last fault: {fault}",
+                f"{allowed:g} s; the last fault: {fault}",
                 outcome_unknown=self.is_unknown,
             ) from fault
         # A long pause must not give up a deadline that is seconds away: the last attempts come closer together.

@@ -20,12 +20,16 @@ import hashlib
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import crc32c
 from fsspec.asyn import sync
 
-from lsm.object_store.contract import ObjectInfo, ObjectMissing
+from lsm.errors import InvalidError
+from lsm.object_store.contract import ObjectInfo, ObjectMissing, StoreFault
+from lsm.object_store.faults import WRONG_OPTION, Request, unusable
 from lsm.object_store.fsspec_store import FsspecStore, modified_ms
 
 _CLOSE_SECONDS = 5.0
@@ -53,7 +57,8 @@ def s3_options(storage_options: Mapping[str, Any], *, request_timeout: float) ->
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     both = {**ours, **theirs}
-    if "retries" in theirs and "max_attempts" in theirs["retries"]:
+    retries = theirs.get("retries")
+    if isinstance(retries, Mapping) and "max_attempts" in retries:
         return both  # the user's spelling of the limit; botocore refuses to see both
     for key in ours.keys() & theirs.keys():
         if isinstance(ours[key], Mapping) and isinstance(theirs[key], Mapping):
@@ -69,6 +74,8 @@ class S3Store(FsspecStore):
 
     def __init__(self, fs: Any, root: str, url: str, **options: Any) -> None:
         super().__init__(fs, root, url, **options)
+        self._is_connected = False
+        self._has_worked = False
         self._bucket, _, self._prefix = self._stem.lstrip("/").partition("/")
         self._seen: set[tuple[str, bool]] = set()
 
@@ -76,6 +83,34 @@ class S3Store(FsspecStore):
     def generation(self) -> int:
         """What the first answer showed is the first generation; servers behind one name may differ, and count once each."""
         return max(0, len(self._seen) - 1)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, timeout: float, **options: Any) -> Any:
+        if not self._is_connected:
+            self._connect(timeout)
+        found = super()._run(function, *arguments, timeout=timeout, **options)
+        self._has_worked = True
+        return found
+
+    def _connect(self, timeout: float) -> None:
+        """Make the client, which shows whether the options fit. No request for the store yet.
+
+        Raises: InvalidError where they do not.
+        """
+        try:
+            super()._run(self._fs.set_session, timeout=timeout)
+        except (InvalidError, StoreFault):
+            raise
+        except Exception as error:
+            raise unusable(error, self.url) from error
+        events = getattr(getattr(getattr(self._fs, "_s3", None), "meta", None), "events", None)
+        if events is not None:
+            events.register("before-call.s3.HeadBucket", _ask_once, unique_id="ask_once")
+        self._is_connected = True
+
+    def _raise(self, error: Exception, request: Request, name: str) -> NoReturn:
+        if isinstance(error, WRONG_OPTION) and not isinstance(error, InvalidError) and not self._has_worked:
+            raise unusable(error, self.url) from error
+        super()._raise(error, request, name)
 
     def _request(self, method: str, timeout: float, **fields: Any) -> Any:
         return self._run(self._fs._call_s3, method, Bucket=self._bucket, timeout=timeout, **fields)
@@ -106,7 +141,7 @@ class S3Store(FsspecStore):
 
     def _look(self, name: str, timeout: float) -> ObjectInfo | None:
         answer = self._request("head_object", timeout, Key=self._prefix + name)
-        _check(answer, "ContentLength")
+        _check(answer, "ETag")
         return ObjectInfo(name, answer["ContentLength"], modified_ms(answer))
 
     def _list(self, prefix: str, timeout: float) -> list[ObjectInfo]:
@@ -122,6 +157,7 @@ class S3Store(FsspecStore):
                     found.append(ObjectInfo(name, entry["Size"], modified_ms(entry)))
             if not answer.get("IsTruncated"):
                 return found
+            _check(answer, "NextContinuationToken")
             more = {"ContinuationToken": answer["NextContinuationToken"]}
 
     def delete(self, name: str, *, timeout: float) -> None:
@@ -143,6 +179,18 @@ class S3Store(FsspecStore):
                 sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
 
 
+_has_asked: ContextVar[bool] = ContextVar("has_asked", default=False)
+
+
+def _ask_once(**_: Any) -> tuple[Any, dict[str, Any]] | None:
+    """A redirected botocore asks for the bucket's region, and where that is redirected, too, asks again, until the stack is
+    full. The adapter itself never asks: so the second time in one request the answer is that nobody knows."""
+    if _has_asked.get():
+        return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}}}
+    _has_asked.set(True)
+    return None
+
+
 def _check(answer: Any, field: str) -> None:
     """Raise ConnectionError for an answer without a `field` that the service always sends: a gateway's own page with
     status 200 would pass for an empty listing, or for a stored object. None: the request was cancelled."""
@@ -154,6 +202,7 @@ async def _fetch(fs: Any, fields: Mapping[str, Any]) -> bytes:
     answer = await fs._call_s3("get_object", **fields)
     body = answer["Body"]
     try:
+        _check(answer, "ETag")
         found: bytes = await body.read()
     finally:
         body.close()

@@ -176,7 +176,7 @@ class Following:
     def _read_together(self, numbers: Sequence[int]) -> list[LogEntries | None]:
         database = self._manifest.database
         return self._runtime.map(
-            lambda number: read_wal_object(self._store, number, database), numbers, width=len(numbers)
+            lambda number: read_wal_object(self._store, number, database, is_known=True), numbers, width=len(numbers)
         )
 
     def _take(self, entries: LogEntries) -> bool:

@@ -231,20 +231,24 @@ class TableReader:
     def _verified(
         self, table: TableInfo, data: bytes | memoryview, offset: int, seed: int | None = None
     ) -> tuple[int, bytes | memoryview]:
-        """Kind and payload of a stored block. Where the disk kept what was damaged on its way from the store, the store is
-        asked again: a cache must not make a passing fault a lasting one. `seed`: the table's, where the caller has it."""
+        """Kind and payload of a stored block. Where it may have been damaged on its way from the store, the store is asked
+        again; and where the disk kept it: a cache must not make a passing fault a lasting one. `seed`: the table's, where
+        the caller has it."""
         name = table.name
         if seed is None:
             seed = checksum_seed(self._owner(table), name)
         try:
             return open_block(data, seed=seed, name=name, offset=offset)
         except CorruptionError:
+            end = offset + len(data)
             try:
-                if self._disk is None or not table.content:
+                if self._disk is not None and table.content:
+                    self._disk.drop(self._owner(table), _part_name(table), offset, end)
+                elif self.is_near:
                     raise
-                self._disk.drop(self._owner(table), _part_name(table), offset, offset + len(data))
-                again = self._fetch(table, offset, offset + len(data))
-                return open_block(again, seed=seed, name=name, offset=offset)
+                return self._store.insist(
+                    lambda: open_block(self._fetch_once(table, offset, end), seed=seed, name=name, offset=offset)
+                )
             except CorruptionError as error:
                 self._tell_damage(name, offset, error)
                 raise
@@ -270,17 +274,24 @@ class TableReader:
                 lambda low, high: self._fetch(table, low, high),
                 keep=keep,
             )
-        if len(data) != end - start:
-            raise CorruptionError(
-                f"the table is cut short: {len(data)} of {end - start} bytes", object_name=table.name, offset=start
-            )
         return data
 
     def _fetch(self, table: TableInfo, start: int, end: int) -> bytes:
+        if self.is_near:
+            return self._fetch_once(table, start, end)
+        return self._store.insist(lambda: self._fetch_once(table, start, end))
+
+    def _fetch_once(self, table: TableInfo, start: int, end: int) -> bytes:
+        name = table.name
         try:
-            return self._store.get_range(table.name, start, end)
+            data = self._store.get_range(name, start, end)
         except ObjectMissing as error:
             raise table_missing(error, table, start) from error
+        if len(data) != end - start:
+            raise CorruptionError(
+                f"the table is cut short: {len(data)} of {end - start} bytes", object_name=name, offset=start
+            )
+        return data
 
 
 def table_missing(error: ObjectMissing, table: TableInfo, offset: int) -> TableMissingError:

@@ -48,7 +48,11 @@ def read_marks(
     for past in [each for each in marks if each <= number]:
         del marks[past]
     for later in sorted(listed):
-        if later > number and later not in marks and (entries := read_wal_object(store, later, database)) is not None:
+        if (
+            later > number
+            and later not in marks
+            and (entries := read_wal_object(store, later, database, is_known=True)) is not None
+        ):
             marks[later] = entries.durable_through
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
+from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, Envelope, open_envelope, seal_envelope
 from lsm.errors import (
     ClosedError,
     Error,
@@ -98,6 +98,7 @@ class WriteAheadLog:
         self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._attempts = self._failed_attempt = 0
         self._outage: Error | None = None
+        self._is_refused = False
         self.durable_seq = durable_seq
         self.unwritten_bytes = 0
         self.sealed_count = 0
@@ -180,7 +181,9 @@ class WriteAheadLog:
         if self._fatal is not None:
             raise self._fatal
         if self._outage is not None:
-            raise UnavailableError(f"the log cannot be written at present: {self._outage}") from self._outage
+            outage = self._outage
+            text = f"the log cannot be written at present: {outage}"
+            raise UnavailableError(text, retryable=outage.retryable) from outage
 
     def objects_between(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
         """The first and last number of the durable objects that hold batches first_seq to last_seq; None where this
@@ -231,7 +234,9 @@ class WriteAheadLog:
                 if self._fatal is not None:
                     raise self._fatal
                 if self._failed_attempt > turn.attempts and self._outage is not None:
-                    raise UnavailableError(f"the log could not be written: {self._outage}") from self._outage
+                    outage = self._outage
+                    text = f"the log could not be written: {outage}"
+                    raise UnavailableError(text, retryable=outage.retryable) from outage
                 if deadline is not None:
                     self._leave_upload()
                 elif (upload := self._next_upload(is_awaited=True)) is not None:
@@ -344,7 +349,10 @@ class WriteAheadLog:
             with self._lock:
                 self._put_back(upload)
                 if isinstance(error, UnavailableError):
-                    self._outage = error
+                    # One refusal is no outage: nothing was tried again yet, as it is before a deadline.
+                    if error.retryable or self._is_refused:
+                        self._outage = error
+                    self._is_refused = not error.retryable
                 elif isinstance(error, Error):
                     self.fail(error)
             if isinstance(error, Error) and not isinstance(error, UnavailableError):
@@ -362,6 +370,7 @@ class WriteAheadLog:
                 self.unwritten_bytes -= done.size
                 self._written.append(done)
             self._outage = None
+            self._is_refused = False
             self._tell_durable()
             # Those who waited for this object are about to append again: the next one waits for them, a moment.
             now = self._runtime.monotonic()
@@ -399,26 +408,31 @@ class WriteAheadLog:
                 put_on_proof(self._store, name, upload.parts)
                 return
             except ObjectExists:
-                self._check_other(upload.number)
+                if self._is_ours(upload):
+                    return
             with self._lock:
                 # Rule W5: a fenced writer's late object took the number; replay skips it by its epoch.
                 self._number(upload)
 
-    def _check_other(self, number: int) -> None:
-        """Somebody else's object has our number: find out whether we are fenced."""
+    def _is_ours(self, upload: WalObject) -> bool:
+        """An object that is said to be somebody else's has our number. True: it is ours after all; False: a fenced
+        writer's. Raises: FencedError where it is a newer writer's."""
+        number = upload.number
         name = wal_name(number)
-        try:
+
+        def read() -> tuple[bytes, Envelope]:
             data = self._store.get(name)
+            kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
+            return data, open_envelope(
+                name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=self._database
+            )
+
+        try:
+            data, found = self._store.insist(read, is_known=True)
         except ObjectMissing:
             raise FencedError(f"{name} was written and collected by a newer writer: stop using this handle") from None
-        found = open_envelope(
-            name,
-            data,
-            kinds=(KIND_WAL_DATA, KIND_WAL_FENCE),
-            versions=WAL_VERSION,
-            number=number,
-            database=self._database,
-        )
+        if data == b"".join(upload.parts):
+            return True
         if found.epoch > self._epoch:
             raise FencedError(
                 f"a newer writer (epoch {found.epoch}) took over from this one (epoch {self._epoch}): "
@@ -427,6 +441,7 @@ class WriteAheadLog:
         if found.epoch == self._epoch or number > self._serial_until:
             probe_conditional_create(self._store)
             raise InternalError(f"{name} was written twice under epoch {self._epoch}; please report this")
+        return False
 
     # -- the background thread ----------------------------------------------------------------------------------------
 

@@ -36,13 +36,18 @@ def list_wal(store: ReliableStore) -> list[int]:
     return sorted(number for info in store.list(WAL) if (number := number_of(info.name)) is not None)
 
 
-def read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogEntries | None:
-    """One log object, or None where there is none. Raises: CorruptionError."""
-    name = wal_name(number)
+def read_wal_object(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> LogEntries | None:
+    """One log object, or None where there is none. `is_known`: one was there, so that a single answer that it is
+    missing is not believed. Raises: CorruptionError."""
     try:
-        data = store.get(name)
+        return store.insist(lambda: _read_wal_object(store, number, database), is_known=is_known)
     except ObjectMissing:
         return None
+
+
+def _read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogEntries:
+    name = wal_name(number)
+    data = store.get(name)
     kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
     found = open_envelope(name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=database)
     frames = list(decode_frames(data, ENVELOPE.size, found.end, name=name))
@@ -62,7 +67,7 @@ def read_wal(
     width = 1 if store.store.is_near else PREFETCH
     for start in range(0, len(numbers), width):
         window = numbers[start : start + width]
-        found = runtime.map(lambda number: read_wal_object(store, number, database), window, width=width)
+        found = runtime.map(lambda number: read_wal_object(store, number, database, is_known=True), window, width=width)
         for number, entries in zip(window, found, strict=True):
             if entries is None:
                 raise CorruptionError("the log object is missing", object_name=wal_name(number))

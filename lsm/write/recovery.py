@@ -155,7 +155,9 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
             return number
         except ObjectExists:
             # The old writer got in one more object, or a newer one is opening: its fence says so.
-            found = read_wal_object(store, number, manifest.database)
+            found = read_wal_object(store, number, manifest.database, is_known=True)
+            if found is not None and found.is_fence and found.epoch == epoch:
+                return number
             if found is not None and found.epoch > epoch:
                 raise FencedError(
                     f"another process opened the database at the same time (epoch {found.epoch})"

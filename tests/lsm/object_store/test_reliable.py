@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lsm.errors import InvalidError, UnavailableError
+from lsm.errors import CorruptionError, InvalidError, UnavailableError
 from lsm.object_store import (
     MemoryStore,
     ObjectExists,
@@ -335,3 +335,65 @@ def test_the_probe_accuses_nobody_of_answers_that_a_network_made_up(runtime: Fas
     network.left = lies
 
     probe_conditional_create(reliable(network, runtime))
+
+
+class Doubtful(WrappedStore):
+    """Answers the first reads of an object wrongly, as a gateway in between does."""
+
+    is_near = False
+
+    def __init__(self, store: ObjectStore, lies: list[bytes | None]) -> None:
+        super().__init__(store)
+        self.is_near = False
+        self.lies = lies
+
+    def get(self, name: str, *, timeout: float) -> bytes:
+        if not self.lies:
+            return super().get(name, timeout=timeout)
+        lie = self.lies.pop(0)
+        if lie is None:
+            raise ObjectMissing(f"read {name}: no such object")
+        return lie
+
+
+def decoded(data: bytes) -> bytes:
+    if data != b"sound":
+        raise CorruptionError("does not decode", object_name="x")
+    return data
+
+
+@pytest.mark.parametrize("lies", [[], [None], [b"page"], [None, b"page"], [b"page", b"page"], [None, None]])
+def test_an_object_that_must_be_there_is_believed_missing_or_damaged_at_the_third_look(
+    runtime: FastRuntime, lies: list[bytes | None]
+) -> None:
+    inner = MemoryStore()
+    inner.put_if_absent("x", [b"sound"], timeout=1.0)
+    store = reliable(Doubtful(inner, list(lies)), runtime)
+
+    assert store.insist(lambda: decoded(store.get("x")), is_known=True) == b"sound"
+    assert len(runtime.pauses) == len(lies)
+
+
+def test_an_object_that_may_be_missing_is_believed_missing_at_once(runtime: FastRuntime) -> None:
+    store = reliable(Doubtful(MemoryStore(), []), runtime)
+
+    with pytest.raises(ObjectMissing):
+        store.insist(lambda: store.get("x"))
+    assert not runtime.pauses
+
+
+def test_damage_that_stays_is_damage_and_a_near_store_is_not_doubted(runtime: FastRuntime) -> None:
+    inner = MemoryStore()
+    inner.put_if_absent("x", [b"rotten"], timeout=1.0)
+    for store, pauses in ((reliable(inner, runtime), 0), (reliable(Doubtful(inner, []), runtime), 2)):
+        with pytest.raises(CorruptionError):
+            store.insist(lambda: decoded(store.get("x")), is_known=True)
+        assert len(runtime.pauses) == pauses
+
+
+@pytest.mark.parametrize("lies", [[b"page"], [None, b"page"], [b"page", None]])
+def test_a_page_instead_of_the_read_back_is_no_lost_race(runtime: FastRuntime, lies: list[bytes | None]) -> None:
+    inner = MemoryStore()
+    inner.put_if_absent("x", [b"ours"], timeout=1.0)
+
+    reliable(Doubtful(inner, list(lies)), runtime).put_new("x", [b"ours"])

@@ -99,7 +99,7 @@ def test_a_certificate_that_nobody_vouches_for_is_an_error(ministack: ServerProc
         del options["client_kwargs"]["verify"]
         storage = StorageConfig(url=ministack.url(prefix()), storage_options=options)
 
-        with pytest.raises(Error):
+        with pytest.raises(Error, match=r"certificate.*`verify`"):
             LogDb.open(Config(storage=storage, engine={"op_timeout": 1.0}))  # type: ignore[arg-type]
         assert proxy.puts == []
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import lsm
 from opendata_log.config import RetentionConfig, SegmentConfig
@@ -36,13 +36,18 @@ NONE_KNOWN: Mapping[SegmentId, int] = {}
 
 
 class SegmentTable:
-    """The user segments that are alive, oldest first."""
+    """The user segments that are alive, oldest first.
 
-    __slots__ = ("_families", "_segments", "_starts")
+    Tables that follow each other share three growing columns, and each is the part [low, high) of them: nothing in front of
+    `high` ever changes, so a table with one segment more costs the same however many there are.
+    """
+
+    __slots__ = ("_families", "_high", "_low", "_segments", "_starts")
 
     def __init__(self, segments: Iterable[Segment] = ()) -> None:
-        self._segments = tuple(segments)
+        self._segments = list(segments)
         self._starts = [segment.start_seq for segment in self._segments]
+        self._low, self._high = 0, len(self._segments)
         self.check()
         self._families = [entry_family(segment.id) for segment in self._segments]
 
@@ -58,58 +63,58 @@ class SegmentTable:
 
     def check(self) -> None:
         """Raise CorruptionError unless the invariants of the module docstring hold."""
-        for older, newer in pairwise(self._segments):
-            if older.id >= newer.id or older.start_seq >= newer.start_seq or older.start_time_ms > newer.start_time_ms:
-                raise CorruptionError(f"{newer} cannot follow {older}", object_name="segment metadata", offset=0)
-        if self._segments and self._segments[0].id < FIRST_SEGMENT_ID:
-            raise CorruptionError(f"{self._segments[0]} is no user segment", object_name="segment metadata", offset=0)
+        for older, newer in pairwise(self):
+            _check_order(older, newer)
+        oldest = self.oldest
+        if oldest is not None and oldest.id < FIRST_SEGMENT_ID:
+            raise CorruptionError(f"{oldest} is no user segment", object_name="segment metadata", offset=0)
 
     def __len__(self) -> int:
-        return len(self._segments)
+        return self._high - self._low
 
     def __iter__(self) -> Iterator[Segment]:
-        return iter(self._segments)
+        return islice(self._segments, self._low, self._high)
 
     def __eq__(self, other: object) -> bool:
-        return self._segments == other._segments if isinstance(other, SegmentTable) else NotImplemented
+        return list(self) == list(other) if isinstance(other, SegmentTable) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._segments)
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
-        return f"SegmentTable({list(self._segments)})"
+        return f"SegmentTable({list(self)})"
 
     @property
     def oldest(self) -> Segment | None:
         """The first segment that retention has not taken."""
-        return self._segments[0] if self._segments else None
+        return self._segments[self._low] if self._high > self._low else None
 
     @property
     def latest(self) -> Segment | None:
         """The active segment."""
-        return self._segments[-1] if self._segments else None
+        return self._segments[self._high - 1] if self._high > self._low else None
 
     @property
     def sealed_frontier(self) -> Sequence:
         """Every record below lives in a sealed segment, so whoever holds this table has all of them."""
-        return self._starts[-1] if self._starts else 0
+        return self._starts[self._high - 1] if self._high > self._low else 0
 
     def segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
         """The segments that overlap [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
         low, high = self._overlap(*check_range(start, end))
-        return list(self._segments[low:high])
+        return self._segments[low:high]
 
     def parts(self, start: Sequence, end: Sequence) -> list[tuple[Sequence, bytes, Sequence, Sequence]]:
         """What to read for [start, end): `(start_seq, entry family, first, end)` of each segment, absolute sequences.
 
         Requires: checked bounds. Cost: what a poll of the active segment pays, so nothing is made for the others.
         """
-        starts = self._starts
-        if start >= end or not starts:
+        starts, last = self._starts, self._high - 1
+        if start >= end or last < self._low:
             return []
-        base = starts[-1]
+        base = starts[last]
         if start >= base:
-            return [(base, self._families[-1], start, end)]
+            return [(base, self._families[last], start, end)]
         low, high = self._overlap(start, end)
         if low >= high:
             return []
@@ -122,27 +127,55 @@ class SegmentTable:
     def between(self, start: SegmentId | None = None, end: SegmentId | None = None) -> list[Segment]:
         """The segments with ids in [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
         low, high = check_range(0 if start is None else start, end, "segment")
-        return [one for one in self._segments if low <= one.id and (high is None or one.id < high)]
+        first = self._first_from(low)
+        return self._segments[first : self._high if high is None else max(first, self._first_from(high))]
 
     def get(self, segment_id: SegmentId) -> Segment | None:
         """The segment with this id, None if it is not alive."""
-        index = bisect_left(self._segments, segment_id, key=_id_of)
-        found = self._segments[index] if index < len(self._segments) else None
+        index = self._first_from(segment_id)
+        found = self._segments[index] if index < self._high else None
         return found if found is not None and found.id == segment_id else None
 
     def adding(self, segment: Segment) -> SegmentTable:
         """The table with a new active segment at the end."""
-        return SegmentTable((*self._segments, segment))
+        latest = self.latest
+        if latest is not None:
+            _check_order(latest, segment)
+        table = self if len(self._segments) == self._high else SegmentTable(self)
+        table._families.append(entry_family(segment.id))
+        table._starts.append(segment.start_seq)
+        table._segments.append(segment)
+        return table._part(table._low, table._high + 1)
 
     def dropping_through(self, segment_id: SegmentId) -> SegmentTable:
         """The table without the segments up to and including `segment_id`."""
-        return SegmentTable(segment for segment in self._segments if segment.id > segment_id)
+        low = self._first_from(segment_id + 1)
+        if 2 * (self._high - low) < low:  # Most of the columns belongs to nobody any more.
+            return SegmentTable(self._segments[low : self._high])
+        return self._part(low, self._high)
+
+    def _part(self, low: int, high: int) -> SegmentTable:
+        """Another part of the same columns."""
+        table = SegmentTable.__new__(SegmentTable)
+        table._segments, table._starts, table._families = self._segments, self._starts, self._families
+        table._low, table._high = low, high
+        return table
+
+    def _first_from(self, segment_id: SegmentId) -> int:
+        """Where the first segment with at least this id stands in the columns."""
+        return bisect_left(self._segments, segment_id, self._low, self._high, key=_id_of)
 
     def _overlap(self, start: Sequence, end: Sequence | None) -> tuple[int, int]:
+        """Where the segments that overlap the range stand in the columns."""
         if end is not None and start >= end:
             return 0, 0
-        low = max(bisect_right(self._starts, start) - 1, 0)
-        return low, len(self._starts) if end is None else bisect_left(self._starts, end)
+        low = max(bisect_right(self._starts, start, self._low, self._high) - 1, self._low)
+        return low, self._high if end is None else bisect_left(self._starts, end, self._low, self._high)
+
+
+def _check_order(older: Segment, newer: Segment) -> None:
+    if older.id >= newer.id or older.start_seq >= newer.start_seq or older.start_time_ms > newer.start_time_ms:
+        raise CorruptionError(f"{newer} cannot follow {older}", object_name="segment metadata", offset=0)
 
 
 class SealPolicy:

@@ -246,9 +246,8 @@ class LogWriter:
         """Hide the segments up to and including `segment_id`, which is not the latest, from every read. Raises: lsm.Error."""
         with self._lock:
             batch = lsm.WriteBatch()
-            for segment in self.segments:
-                if segment.id <= segment_id:
-                    batch.delete(segment_meta_key(segment.id))
+            for segment in self.segments.between(None, segment_id + 1):
+                batch.delete(segment_meta_key(segment.id))
             self._retired = self._db.write_at_once(batch), segment_id + 1
             self.segments = self.segments.dropping_through(segment_id)
 

@@ -253,3 +253,34 @@ def test_expired_segments_are_a_prefix_and_spare_the_active_one(table: SegmentTa
     assert table.latest is None or table.latest.id not in ids
     left = list(table.dropping_through(ids[-1]) if ids else table)
     assert all(newer.start_time_ms >= now_ms - kept for newer in left[1:])
+
+
+def test_a_table_with_one_segment_more_shares_the_columns_of_the_one_before() -> None:
+    table = SegmentTable()
+    tables = [table]
+    for number in range(1, 2001):
+        table = table.adding(Segment(number, 10 * number, 0))
+        if number % 3 == 0:
+            table = table.dropping_through(number - 50)
+        tables.append(table)
+
+    for number, one in enumerate(tables):
+        expected = [*range(max(1, number - number % 3 - 49), number + 1)]
+        assert [segment.id for segment in one] == expected
+        assert [segment.id for segment in one.between()] == expected
+        assert [segment.id for segment in one.segments(10 * max(number - 1, 0))] == expected[-2:]
+        assert one.get(number - 60) is None
+        assert one.get(number + 1) is None
+    assert len({id(one._segments) for one in tables}) < 60, "the columns are copied for each table"
+    assert max(len(one._segments) for one in tables) < 500, "what retention took stays"
+
+
+def test_two_tables_that_follow_the_same_one_do_not_see_each_other() -> None:
+    table = SegmentTable([Segment(1, 0, 0), Segment(2, 5, 0)])
+
+    one, other = table.adding(Segment(3, 10, 0)), table.adding(Segment(3, 20, 0))
+
+    assert [segment.start_seq for segment in one] == [0, 5, 10]
+    assert [segment.start_seq for segment in other] == [0, 5, 20]
+    assert len(table) == 2
+    assert table.parts(0, 100)[-1][0] == 5

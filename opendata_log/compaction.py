@@ -51,10 +51,10 @@ class LiveSegments:
         """The oldest and the newest segment with metadata; None as long as nobody has looked."""
         return self._bounds
 
-    def load(self, segments: SegmentTable) -> None:
-        """What the log found when it was opened."""
+    def load(self, segments: SegmentTable, last_retired: SegmentId) -> None:
+        """What the log found when it was opened. `last_retired`: the newest segment, where retention took all of them."""
         oldest, latest = segments.oldest, segments.latest
-        self._bounds = (oldest.id if oldest else FIRST_SEGMENT_ID, latest.id if latest else FIRST_SEGMENT_ID - 1)
+        self._bounds = (oldest.id if oldest else last_retired + 1, latest.id if latest else last_retired)
 
     def begin(self, segment_id: SegmentId) -> None:
         """A segment is about to be written."""

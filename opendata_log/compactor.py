@@ -11,7 +11,7 @@ from opendata_log.compaction import LiveSegments, LogScheduler
 from opendata_log.config import Config, StorageConfig, writer_settings
 from opendata_log.errors import CorruptionError, translate
 from opendata_log.keys import SEGMENT_META_PREFIX, SYSTEM_SEGMENT_ID, LogPartitions, LogSeries, routing_prefix
-from opendata_log.segment import SegmentTable
+from opendata_log.segment import SegmentTable, last_retired
 
 WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
 
@@ -33,7 +33,7 @@ class SegmentsInTables:
         numbers = frozenset(table.number for table in system.tables()) if system is not None else frozenset()
         if numbers != self._seen:
             try:
-                self._live.load(SegmentTable.stored(tables.scan_prefix(SEGMENT_META_PREFIX)))
+                self._live.load(SegmentTable.stored(tables.scan_prefix(SEGMENT_META_PREFIX)), last_retired(tables))
             except CorruptionError as error:
                 raise lsm.CorruptionError(str(error), object_name=error.object_name, offset=error.offset) from error
             self._seen = numbers

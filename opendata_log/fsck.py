@@ -19,7 +19,7 @@ from opendata_log.keys import (
     segment_of_prefix,
 )
 from opendata_log.record import Segment
-from opendata_log.segment import SegmentTable
+from opendata_log.segment import SegmentTable, last_retired
 
 TRIES = 10
 
@@ -75,6 +75,7 @@ def _check_newest_rows(url: str, components: dict[str, Any], report: lsm.FsckRep
 def _check_rows(db: lsm.DbReader, report: lsm.FsckReport) -> None:
     try:
         segments = SegmentTable.stored(db.scan_prefix(SEGMENT_META_PREFIX))
+        begin = segments.oldest.id if segments.oldest is not None else last_retired(db) + 1
         stored = db.get(SEQ_BLOCK_KEY)
         block = SeqBlock.decode(stored) if stored is not None else SeqBlock(0, 0)
     except CorruptionError as error:
@@ -86,7 +87,7 @@ def _check_rows(db: lsm.DbReader, report: lsm.FsckReport) -> None:
         segment_id = segment_of_prefix(partition.prefix)
         if segment_id in known:
             continue
-        if segments.oldest is not None and segment_id is not None and segment_id < segments.oldest.id:
+        if segment_id is not None and segment_id < begin:
             retired += 1  # The next compaction drops it.
         else:
             report.add(

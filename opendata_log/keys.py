@@ -111,6 +111,9 @@ SEQ_BLOCK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.S
 SEAL_MARK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEAL_MARK)
 """Where the segment that was last sealed by hand is stored."""
 
+LAST_RETIRED_KEY = SEAL_MARK_KEY + b"\x01"
+"""Where the newest segment is stored that retention took when no other was left. Ids go on behind it (rule S7)."""
+
 SEGMENT_META_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEGMENT_META)
 """What every segment metadata key starts with; they sort by the segment they describe."""
 
@@ -143,6 +146,7 @@ def parse_segment_meta_key(key: bytes) -> SegmentId:
 
 
 def encode_seal_mark(segment_id: SegmentId) -> bytes:
+    """The value under SEAL_MARK_KEY and LAST_RETIRED_KEY."""
     return segment_id.to_bytes(4, "big")
 
 

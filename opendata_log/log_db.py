@@ -105,7 +105,9 @@ class LogDb(Reads):
             self._db.wake_compactor()
             self._retention: Retention | None = None
             if config.retention.retention is not None:
-                self._retention = Retention(self._db, self._runtime, self._writer, config.retention)
+                self._retention = Retention(
+                    self._db, self._runtime, self._writer, config.retention, config.segmentation
+                )
         except BaseException as error:
             with suppress(lsm.Error):
                 self._db.close()

@@ -125,7 +125,10 @@ class LogDbReader(Reads):
                 else:
                     return None
                 latest = table.latest
-                end = 0 if latest is None else latest.start_seq + self._db.series_end(entry_family(latest.id))
+                if latest is not None:
+                    end = latest.start_seq + self._db.series_end(entry_family(latest.id))
+                else:
+                    end = known.visible[1]  # Retention took everything this reader has shown.
                 self._known = known = _Known(version, rows_version, (table, end))
         except lsm.Error as error:
             raise translate(error) from error

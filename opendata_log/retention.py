@@ -15,9 +15,10 @@ from collections.abc import Iterable
 
 import lsm
 from lsm import events
-from opendata_log.config import RetentionConfig
-from opendata_log.record import Segment, SegmentId
-from opendata_log.segment import expired
+from opendata_log.config import RetentionConfig, SegmentConfig
+from opendata_log.record import Segment, SegmentId, Sequence
+from opendata_log.segment import SegmentTable, expired, is_last_expired
+from opendata_log.time_track import MARK_EVERY_MS
 from opendata_log.writer import LogWriter
 
 JUMP_SECONDS = 30.0
@@ -68,11 +69,22 @@ class StartsAhead:
 class Retention:
     """A thread that looks every `check_interval`. Requires: `config.retention` is set."""
 
-    def __init__(self, db: lsm.Db, runtime: lsm.Runtime, writer: LogWriter, config: RetentionConfig) -> None:
+    def __init__(
+        self,
+        db: lsm.Db,
+        runtime: lsm.Runtime,
+        writer: LogWriter,
+        config: RetentionConfig,
+        segmentation: SegmentConfig,
+    ) -> None:
         self._db = db
         self._runtime = runtime
         self._writer = writer
         self._config = config
+        self._seal_interval_ms = segmentation.seal_interval_ms
+        self._quiet: tuple[Sequence, int] = -1, 0
+        """The log's next sequence, and since when it has been seen at every look, by the time that passes for retention."""
+        self._must_flush = False
         self._url = db.url
         self._clock_difference = runtime.now_ms() / 1000 - runtime.monotonic()
         self._ticks = runtime.condition()
@@ -110,21 +122,48 @@ class Retention:
             return not self._is_closing
 
     def tick(self) -> None:
-        """Retire what is due. Cost: nothing due, no request; else one batch, made durable. Raises: lsm.Error."""
+        """Retire what is due. Cost: nothing due, no request; else one batch, made durable, and a flush, so that nothing of what
+        was retired stays in the log's objects. Raises: lsm.Error; then the next look goes on from there."""
         wall_ms, monotonic = self._runtime.now_ms(), self._runtime.monotonic()
         self._look_for_jump(wall_ms, monotonic)
         now_ms = self._time.now_ms(wall_ms, monotonic)
         if now_ms is None:
             return
-        segments = self._writer.segments
+        appended, segments = self._writer.next_sequence, self._writer.segments
         elapsed = (now_ms, wall_ms) if self._runtime.has_clock else 2 * (int(1000 * monotonic),)
         known_ms = self._ahead.known_ms(segments, now_ms=now_ms, elapsed_ms=elapsed[0], latest_ms=elapsed[1])
         due = expired(segments, now_ms=now_ms, retention=self._config, known_ms=known_ms)
+        if self._is_all_due(segments, len(due), appended, now_ms, elapsed):
+            due = [segment.id for segment in segments]
         if due:
-            self._writer.retire(due[-1])
+            self._writer.retire(due[-1], appended=appended)
             events.tell(events.SEGMENTS_RETIRED, url=self._url, count=len(due), segment=due[-1])
         if self._writer.announce_retired():
+            self._must_flush = True
             self._db.wake_compactor()
+        if self._must_flush:
+            self._db.flush(lsm.FlushType.MEMTABLE)
+            self._must_flush = False
+
+    def _is_all_due(
+        self, segments: SegmentTable, due: int, appended: Sequence, now_ms: int, elapsed: tuple[int, int]
+    ) -> bool:
+        """Whether all that precede the last segment go, and it goes, too."""
+        seen, since_ms = self._quiet
+        self._quiet = appended, min(since_ms, elapsed[1]) if seen == appended else elapsed[1]
+        latest, retention_ms = segments.latest, self._config.retention_ms
+        if latest is None or due < len(segments) - 1 or retention_ms is None or self._seal_interval_ms is None:
+            return False
+        appended_before_ms = self._writer.appended_before_ms
+        was_ahead = latest.start_time_ms > now_ms or appended_before_ms > now_ms + MARK_EVERY_MS
+        return is_last_expired(
+            latest,
+            now_ms=now_ms,
+            appended_before_ms=appended_before_ms,
+            quiet_ms=elapsed[0] - self._quiet[1] if was_ahead else None,
+            seal_interval_ms=self._seal_interval_ms,
+            retention_ms=retention_ms,
+        )
 
     def _look_for_jump(self, wall_ms: int, monotonic: float) -> None:
         """A clock that somebody hands in may stand still or run as it likes."""

@@ -17,15 +17,18 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
+from typing import Protocol
 
 import lsm
 from opendata_log.config import RetentionConfig, SegmentConfig
 from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
 from opendata_log.keys import (
     FIRST_SEGMENT_ID,
+    LAST_RETIRED_KEY,
     SEGMENT_ID_MAX,
     SEQUENCE_MAX,
     SegmentMeta,
+    decode_seal_mark,
     entry_family,
     parse_segment_meta_key,
 )
@@ -173,6 +176,19 @@ class SegmentTable:
         return low, self._high if end is None else bisect_left(self._starts, end, self._low, self._high)
 
 
+class StoredRows(Protocol):
+    """Where a log's rows are read."""
+
+    def scan_prefix(self, prefix: bytes) -> Iterable[lsm.KeyValue]: ...
+
+
+def last_retired(rows: StoredRows) -> SegmentId:
+    """The newest segment that retention took when no other was left; 0 where that never was. Raises: CorruptionError."""
+    return max(
+        (decode_seal_mark(row.value) for row in rows.scan_prefix(LAST_RETIRED_KEY)), default=FIRST_SEGMENT_ID - 1
+    )
+
+
 def _check_order(older: Segment, newer: Segment) -> None:
     if older.id >= newer.id or older.start_seq >= newer.start_seq or older.start_time_ms > newer.start_time_ms:
         raise CorruptionError(f"{newer} cannot follow {older}", object_name="segment metadata", offset=0)
@@ -202,11 +218,17 @@ class SealPolicy:
         return interval is not None and (now_ms - active.start_time_ms >= interval or held_ms >= interval)
 
 
-def successor(latest: Segment | None, *, start_seq: Sequence, now_ms: int) -> Segment:
-    """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's."""
+def successor(
+    latest: Segment | None, *, start_seq: Sequence, now_ms: int, last_retired: SegmentId = FIRST_SEGMENT_ID - 1
+) -> Segment:
+    """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's.
+
+    `last_retired`: where there is no latest one, the newest that retention took."""
     check_clock_ms(now_ms)
     if latest is None:
-        return Segment(FIRST_SEGMENT_ID, start_seq, now_ms)
+        if last_retired >= SEGMENT_ID_MAX:
+            raise InternalError(f"segment ids are used up: the last one is {last_retired}")
+        return Segment(last_retired + 1, start_seq, now_ms)
     if latest.id >= SEGMENT_ID_MAX:
         raise InternalError(f"segment ids are used up: the last one is {latest.id}")
     if start_seq <= latest.start_seq:
@@ -235,6 +257,26 @@ def expired(
             break  # Invariant: nothing newer goes before something older, whatever the times say.
         ids.append(segment.id)
     return ids
+
+
+def is_last_expired(
+    latest: Segment,
+    *,
+    now_ms: int,
+    appended_before_ms: int,
+    quiet_ms: int | None,
+    seal_interval_ms: int,
+    retention_ms: int,
+) -> bool:
+    """Whether retention takes the last segment, to which nobody appends: it counts as sealed when its interval is over.
+
+    `appended_before_ms`: everything in it was appended before. `quiet_ms`, where the clock was ahead when it began or was
+    appended to, and its times say nothing: for how long it has certainly been left alone.
+    """
+    ended_ms = max(latest.start_time_ms + seal_interval_ms, appended_before_ms)
+    if now_ms - ended_ms > retention_ms:
+        return True
+    return quiet_ms is not None and quiet_ms - seal_interval_ms > retention_ms
 
 
 def check_range(start: object, end: object, what: str = "sequence") -> tuple[int, int | None]:

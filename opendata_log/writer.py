@@ -14,6 +14,7 @@ from opendata_log.compaction import LiveSegments
 from opendata_log.config import SegmentConfig
 from opendata_log.errors import AppendFencedError
 from opendata_log.keys import (
+    LAST_RETIRED_KEY,
     SEAL_MARK_KEY,
     SEGMENT_META_PREFIX,
     TIME_MARK_PREFIX,
@@ -26,7 +27,7 @@ from opendata_log.keys import (
     time_mark_key,
 )
 from opendata_log.record import Segment, SegmentId, Sequence
-from opendata_log.segment import SealPolicy, SegmentTable, successor
+from opendata_log.segment import SealPolicy, SegmentTable, last_retired, successor
 from opendata_log.sequence import Sequences
 from opendata_log.time_track import TimeTrack, check_clock_ms
 from opendata_log.wakeups import Wakeups
@@ -64,7 +65,8 @@ class LogWriter:
         self._live = live
         self._retired: tuple[lsm.WriteHandle, SegmentId] | None = None
         self.segments = self._load_segments()
-        live.load(self.segments)
+        self._last_retired = last_retired(db)
+        live.load(self.segments, self._last_retired)
         self._sealed_by_hand = self._load_seal_mark()
         self.time_track = TimeTrack(TimeMark.decode(*row) for row in db.scan_prefix(TIME_MARK_PREFIX))
         self._due_ms = self.time_track.due_ms
@@ -217,7 +219,7 @@ class LogWriter:
         now_ms = self._latest_ms
         if self._has_own_time:  # The wall clock may have been set back since, and time went on.
             now_ms = max(now_ms, self._right_ms + int(1000 * (self._runtime.monotonic() - self._right_at)))
-        segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms)
+        segment = successor(self.segments.latest, start_seq=first, now_ms=now_ms, last_retired=self._last_retired)
         meta = SegmentMeta(segment.start_seq, segment.start_time_ms)
         self._live.begin(segment.id)
         batch = lsm.WriteBatch().put(segment_meta_key(segment.id), meta.encode())
@@ -231,25 +233,40 @@ class LogWriter:
         return seq
 
     def seal(self) -> SegmentId:
-        """Seal the active segment: the next append starts another, also after a reopen. Its id; 0 where nothing was ever
-        appended. Sealing what is sealed changes nothing."""
+        """Seal the active segment: the next append starts another, also after a reopen. Its id; that of the last one there
+        was where retention took all; 0 where nothing was ever appended. Sealing what is sealed changes nothing."""
         with self._lock:
             latest = self.segments.latest
             if latest is None:
-                return 0
+                return self._last_retired
             if self._sealed_by_hand != latest.id:
                 self._db.write_at_once(lsm.WriteBatch().put(SEAL_MARK_KEY, encode_seal_mark(latest.id)))
                 self._sealed_by_hand = latest.id
             return latest.id
 
-    def retire(self, segment_id: SegmentId) -> None:
-        """Hide the segments up to and including `segment_id`, which is not the latest, from every read. Raises: lsm.Error."""
+    def retire(self, segment_id: SegmentId, *, appended: Sequence | None = None) -> None:
+        """Hide the segments up to and including `segment_id` from every read: with the latest one among them only if nothing
+        was appended since `next_sequence` was `appended`, else nothing is done. Raises: lsm.Error."""
         with self._lock:
             batch = lsm.WriteBatch()
+            latest = self.segments.latest
+            is_all = latest is None or segment_id >= latest.id
+            if is_all:
+                if self.next_sequence != appended:
+                    return
+                batch.put(LAST_RETIRED_KEY, encode_seal_mark(segment_id))  # In the same batch: rule S7.
             for segment in self.segments.between(None, segment_id + 1):
                 batch.delete(segment_meta_key(segment.id))
             self._retired = self._db.write_at_once(batch), segment_id + 1
             self.segments = self.segments.dropping_through(segment_id)
+            if is_all:
+                self._last_retired = segment_id
+                self._family = b""  # The next append begins a segment.
+
+    @property
+    def appended_before_ms(self) -> int:
+        """Everything there is was appended at this time or before, by the log's own time."""
+        return self._latest_ms if self._latest_ms is not None else self._due_ms
 
     def announce_retired(self) -> bool:
         """Make the last `retire` durable, and have the compaction drop what it retired; False where that is done already.

@@ -20,10 +20,13 @@ from opendata_log import (
     LogDbReader,
     ReaderConfig,
     RetentionConfig,
+    SegmentConfig,
     SnapshotExpired,
     StorageConfig,
 )
-from tests.doubles import WrappedStore
+from opendata_log.compactor import open_compactor
+from opendata_log.fsck import fsck
+from tests.doubles import CountingStore, WrappedStore
 from tests.opendata_log.retained import DAY, HOUR, config, fill, opened, tick
 from tests.opendata_log.support import ManualClock, names, tiny, values
 
@@ -44,9 +47,9 @@ def test_sealed_segments_go_when_their_successor_is_old_enough() -> None:
         assert log.count(b"a") == 3
         assert names(log) == [b"a", b"only-2", b"only-3", b"only-4"]
         assert log.inspect(b"a").total == 3
-        clock.advance(DAY)
+        clock.advance(2 * HOUR)
         tick(log)
-        assert [one.id for one in log.list_segments()] == [5], "the active one stays, however old"
+        assert [one.id for one in log.list_segments()] == [5]
         assert values(log, b"a") == [b"4"]
 
 
@@ -69,7 +72,7 @@ def test_their_tables_are_dropped_and_collected() -> None:
         fill(log, clock, 5)
     with opened(clock, storage) as log:
         before = {tree.segment_id for tree in log.tree_summary().segments}
-        clock.advance(DAY)
+        clock.advance(2 * HOUR)
         tick(log)
         assert log.wait_idle(30)
 
@@ -102,7 +105,7 @@ def test_a_scan_under_way_sees_all_of_a_segment_or_none() -> None:
     with opened(clock, storage) as log:
         scan = log.scan(b"a")
         seen = [entry.value for entry in scan.fetchmany(10)]
-        clock.advance(DAY)
+        clock.advance(2 * HOUR)
         tick(log)
         assert log.wait_idle(30)
         log.collect_garbage(min_age=0)
@@ -121,7 +124,7 @@ def test_the_thread_looks_by_itself() -> None:
     retention = RetentionConfig(retention=2 * HOUR, check_interval=0.005)
     with opened(clock, retention=retention) as log:
         fill(log, clock, 5)
-        clock.advance(DAY)
+        clock.advance(2 * HOUR)
         for _ in range(4000):
             if len(log.list_segments()) == 1:
                 break
@@ -178,7 +181,7 @@ def test_a_reader_in_the_middle_of_a_scan_sees_all_of_a_segment_or_is_told() -> 
         with LogDbReader.open(storage=StorageConfig(url=storage, caches=caches), refresh_interval=60.0) as reader:
             scan = reader.scan(b"a")
             seen = [entry.value for entry in scan.fetchmany(10)]
-            clock.advance(DAY)
+            clock.advance(2 * HOUR)
             tick(log)
             assert log.wait_idle(30)
             log._db.flush(lsm.FlushType.MEMTABLE)
@@ -230,7 +233,7 @@ def test_listings_vanish_with_the_segment_in_a_reader_of_another_process(tmp_pat
             assert asked() == "[1, 2, 3, 4] ['a', 'only-0', 'only-1', 'only-2', 'only-3'] 4"
             tick(log)
             assert asked() == "[2, 3, 4] ['a', 'only-1', 'only-2', 'only-3'] 3"
-            clock.advance(DAY)
+            clock.advance(2 * HOUR)
             tick(log)
             log._db.flush(lsm.FlushType.MEMTABLE)
             assert log.wait_idle(30)
@@ -325,3 +328,164 @@ def test_a_checkpoint_made_while_a_segment_is_dropped_agrees_with_itself(flush: 
         at_it = ReaderConfig(storage="memory://", checkpoint=pinned.id)
         with LogDbReader(at_it, object_store=memory) as reader:
             assert agrees(reader)
+
+
+# -- the last segment --------------------------------------------------------------------------------------------------
+
+
+def test_a_log_nobody_appends_to_empties_itself() -> None:
+    clock, storage = ManualClock(), "memory://retention-empty"
+    with opened(clock, storage) as log:
+        fill(log, clock, 3)  # The last segment ended with its interval, now.
+        clock.advance(2 * HOUR)
+        tick(log)
+        assert [one.id for one in log.list_segments()] == [3], "exactly the retention is not more than it"
+        with LogDbReader.open(storage=storage, refresh_interval=60.0) as reader:
+            shown = reader.scan(b"a")
+            assert [entry.value for entry in shown.fetchall()] == [b"2"]
+            clock.ms += 1
+            tick(log)
+
+            assert log.list_segments() == []
+            assert (values(log, b"a"), names(log), log.count(b"a")) == ([], [], 0)
+            assert log.scan(b"a").fetchall() == []
+            reader.refresh()
+            assert reader.list_segments() == []
+            empty = reader.scan(b"a", shown.next_sequence)
+            assert empty.fetchall() == []
+            assert empty.next_sequence == shown.next_sequence
+        assert log.seal_segment() == 3
+
+        assert log.try_append([(b"a", b"new")]).start_sequence == 6
+        assert [(one.id, one.start_seq) for one in log.list_segments()] == [(4, 6)]
+    with opened(clock, storage) as log:
+        assert [one.id for one in log.list_segments()] == [4]
+        assert values(log, b"a") == [b"new"]
+
+
+def test_an_empty_log_is_opened_and_compacted_and_its_ids_go_on() -> None:
+    clock, storage = ManualClock(), "memory://retention-reopened-empty"
+    with opened(clock, storage) as log:
+        fill(log, clock, 2)
+        clock.advance(DAY)
+        tick(log)
+        assert log.list_segments() == []
+    for _ in range(2):
+        with opened(clock, storage) as log:
+            assert log.list_segments() == []
+            assert log.wait_idle(30)
+            assert {tree.segment_id for tree in log.tree_summary().segments} == {0}
+    assert fsck(storage).is_sound
+    with opened(clock, storage) as log:
+        assert log.try_append([(b"a", b"new")]).start_sequence == 4
+        assert [one.id for one in log.list_segments()] == [3]
+        clock.advance(DAY)
+        tick(log)
+        assert log.list_segments() == []
+        log.try_append([(b"a", b"newer")])
+        assert [one.id for one in log.list_segments()] == [4]
+    assert fsck(storage).is_sound
+
+
+def test_everything_of_an_emptied_log_is_reclaimed_while_it_is_open() -> None:
+    clock, storage = ManualClock(), "memory://retention-reclaimed"
+    with opened(clock, storage) as log:
+        log.try_append([(b"a", bytes(100_000))])
+        log.flush()  # It is in a log object only.
+        clock.advance(DAY)
+        tick(log)
+        assert log.wait_idle(30)
+        log.collect_garbage(min_age=0)
+
+        assert sum(info.size for info in log._db._engine.stores.main.list("")) < 20_000
+        assert log.list_segments() == []
+
+
+def test_a_compactor_elsewhere_drops_what_retention_took_last(tmp_path: Path) -> None:
+    clock = ManualClock()
+    changes = {"engine": tiny(compaction_enabled=False)}
+    with opened(clock, str(tmp_path), **changes) as log:
+        fill(log, clock, 2)
+        log._db.flush(lsm.FlushType.MEMTABLE)
+        clock.advance(DAY)
+        tick(log)
+        with open_compactor(config(str(tmp_path))) as compactor:
+            compactor.run_once()
+        log._db._engine.manifests.refresh()
+
+        left = {partition.prefix[-1] for partition in log._db._engine.manifests.current.partitions}
+        assert left <= {0}
+        log.try_append([(b"a", b"new")])
+        log._db.flush(lsm.FlushType.MEMTABLE)
+        with open_compactor(config(str(tmp_path))) as compactor:
+            compactor.run_once()
+        assert values(log, b"a") == [b"new"]
+
+
+def test_what_is_appended_while_retention_decides_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    with opened(clock) as log:
+        log.try_append([(b"a", b"old")])
+        clock.advance(DAY)
+        retire = log._writer.retire
+
+        def late(segment_id: int, **options: Any) -> None:
+            log.try_append([(b"a", b"late")])
+            retire(segment_id, **options)
+
+        monkeypatch.setattr(log._writer, "retire", late)
+        tick(log)
+
+        assert b"late" in values(log, b"a")
+        assert log.list_segments() != []
+
+
+def test_the_last_segment_stays_while_it_is_appended_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    with opened(clock, segmentation=SegmentConfig(seal_interval=2 * HOUR)) as log:
+        log.try_append([(b"a", b"1")])
+        clock.advance(2 * HOUR - 1)
+        log.try_append([(b"a", b"2")])
+        clock.advance(2 * HOUR + 1)
+        tick(log)
+        assert values(log, b"a") == [b"1", b"2"]
+        clock.ms += 1
+        tick(log)
+        assert values(log, b"a") == []
+
+
+def test_the_last_segment_of_a_clock_that_was_ahead_goes_when_it_was_left_alone_long_enough() -> None:
+    clock = ManualClock(40 * 365 * int(DAY) * 1000)
+    with opened(clock) as log:
+        clock.advance(10 * 365 * DAY)
+        log.try_append([(b"a", b"1")])
+        clock.advance(-10 * 365 * DAY)
+        tick(log)
+        clock.advance(2 * HOUR)
+        log.try_append([(b"a", b"2")])
+        tick(log)
+        clock.advance(3 * HOUR)
+        tick(log)
+        assert values(log, b"a") == [b"1", b"2"]
+        clock.ms += 1
+        tick(log)
+        assert values(log, b"a") == []
+
+
+def test_idle_and_empty_it_makes_no_request() -> None:
+    clock = ManualClock()
+    store = CountingStore(MemoryStore())
+    made = LogDbBuilder(config("memory://")).with_clock(clock).with_object_store(store)
+    with made.build() as log:
+        fill(log, clock, 2)
+        clock.advance(DAY)
+        tick(log)
+        assert log.list_segments() == []
+        assert log.wait_idle(30)
+        store.reset()
+
+        for _ in range(5):
+            clock.advance(DAY)
+            tick(log)
+
+        assert store.log == []

@@ -119,9 +119,12 @@ def test_what_began_while_the_clock_was_ahead_goes_when_it_has_been_seen_long_en
 
         # 3 ended when 4 began, more than two hours ago; of 4 it is known for an hour that it has ended.
         assert [one.id for one in log.list_segments()] == [4, 5]
-        clock.advance(2 * HOUR)
+        clock.advance(HOUR + 1)
         tick(log)
         assert [one.id for one in log.list_segments()] == [5]
+        clock.advance(HOUR)  # It has been left alone for the seal interval and the retention.
+        tick(log)
+        assert log.list_segments() == []
 
 
 def test_how_long_a_start_in_the_future_has_been_known() -> None:

@@ -117,23 +117,36 @@ class LogWorld(World):
     def _open_at(self, runtime: SimulatedRuntime, checkpoint: str) -> LogDbReader:
         return LogDbReader(self.swarm.reader_config(checkpoint), **self._parts(runtime))
 
-    def _read_pinned(self, log: LogDbReader) -> tuple[int, dict[bytes, list[Entry]]]:
-        """Where the first segment starts, and every key."""
+    def _read_pinned(self, log: LogDbReader) -> tuple[int | None, dict[bytes, list[Entry]]]:
+        """Where the first segment starts (None: there is none), and every key."""
         starts = [segment.start_seq for segment in log.list_segments()]
-        return min(starts, default=0), {key: _pairs(log.scan(key)) for key in self.keys}
+        return min(starts, default=None), {key: _pairs(log.scan(key)) for key in self.keys}
 
-    def _check_pinned(self, name: str, found: tuple[int, dict[bytes, list[Entry]]], content: Content) -> None:
+    def _check_pinned(self, name: str, found: tuple[int | None, dict[bytes, list[Entry]]], content: Content) -> None:
         handle = self.ledger.opening(f"{name} at a checkpoint", is_writer=False)
         handle.is_pinned, handle.fresh_as_of = True, content.as_of
         if self.swarm.retention is not None:
+            if found[0] is None:
+                return  # Retention took all there was, or nothing was there yet.
             self.ledger.floor(handle, found[0], is_durable=False)
         self.ledger.state(handle, found[1], is_recovery=False, needed=content.least or ())
 
     def see_floor(self, handle: Handle, log: Any, *, is_durable: bool = False) -> int | None:
-        """Where the handle's segments begin, which moves only where there is retention; None: it shows none, or failed."""
+        """Where the handle's segments begin, which moves only where there is retention; None: that failed, or cannot be
+        told."""
         if self.swarm.retention is None:
             return 0
-        starts, _ = self.attempt(handle, "segments", lambda: [each.start_seq for each in log.list_segments()])
+
+        def look() -> list[int]:
+            starts = [each.start_seq for each in log.list_segments()]
+            if starts or not handle.is_writer:
+                return starts  # A reader that never saw a segment cannot tell where the next one will begin.
+            # Retention took all, or nothing is there yet: what is in front of the frontier is gone, if there is none after it.
+            scan = log.scan(self.keys[0])
+            scan.fetchall()
+            return [each.start_seq for each in log.list_segments()] or [scan.next_sequence]
+
+        starts, _ = self.attempt(handle, "segments", look)
         if not starts:
             return None
         self.notes["retired"] += starts[0] > handle.floor

@@ -100,7 +100,7 @@ def test_a_certificate_that_nobody_vouches_for_is_an_error(ministack: ServerProc
         storage = StorageConfig(url=ministack.url(prefix()), storage_options=options)
 
         with pytest.raises(Error, match=r"certificate.*`verify`"):
-            LogDb.open(Config(storage=storage, engine={"op_timeout": 1.0}))  # type: ignore[arg-type]
+            LogDb.open(Config(storage=storage))
         assert proxy.puts == []
 
 

@@ -242,18 +242,23 @@ class ReliableStore:
         return self._repeat(operation, lambda: self.store.leftovers(timeout=self.request_timeout))
 
     def insist(self, read: Callable[[], T], *, is_known: bool = False) -> T:
-        """The result of `read`, which is called up to three times where what it reads is damaged, or, with `is_known`,
-        missing. Gateways have answers of their own, and some pass for the store's; what is near has nothing between.
+        """The result of `read`, which is called again where what it reads is damaged, or, with `is_known`, missing, until that
+        was said three times. Gateways have answers of their own, and some pass for the store's; what is near has nothing
+        between. An object may be gone in truth and then be answered for by a gateway: so each kind is counted by itself.
 
         Requires: `read` only reads.
         """
         doubtful: tuple[type[Exception], ...] = (CorruptionError, ObjectMissing) if is_known else (CorruptionError,)
-        for pause in () if self.store.is_near else DOUBT_SECONDS:
+        pauses = {kind: iter(() if self.store.is_near else DOUBT_SECONDS) for kind in doubtful}
+        while True:
             try:
                 return read()
-            except doubtful:
-                self.runtime.sleep(pause)
-        return read()
+            except doubtful as error:
+                kind = CorruptionError if isinstance(error, CorruptionError) else ObjectMissing
+                pause = next(pauses[kind], None)
+                if pause is None:
+                    raise
+            self.runtime.sleep(pause)
 
     @staticmethod
     def _repeat(operation: _Operation, request: Callable[[], T]) -> T:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 WRITE_FAULTS = (Fault.REPLY_LOST, Fault.DELIVERED_TWICE, Fault.LATE, Fault.LATE_COPY, Fault.CONFLICT)
 READ_FAULTS = (Fault.NOT_SENT, Fault.BUSY, Fault.HANG)
-ROUGH_FAULTS = (Fault.REFUSED, Fault.MOVED)
+ROUGH_FAULTS = (Fault.REFUSED, Fault.MOVED, *FALSE_ANSWERS)
 """Wrong settings, and gateways with answers of their own: not every call can wait until they are over."""
 PASSING_FAULTS = (*READ_FAULTS, *WRITE_FAULTS)
 """What a call waits out, if it is over before the call's deadline."""

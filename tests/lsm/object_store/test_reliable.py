@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ from lsm.object_store import (
     probe_conditional_create,
 )
 from lsm.runtime import Runtime
+from lsm.testing.simulation import Simulation
+from lsm.testing.stores import GATEWAY_PAGE
 from tests.doubles import Fault, FaultyStore, WrappedStore
 
 
@@ -397,3 +400,27 @@ def test_a_page_instead_of_the_read_back_is_no_lost_race(runtime: FastRuntime, l
     inner.put_if_absent("x", [b"ours"], timeout=1.0)
 
     reliable(Doubtful(inner, list(lies)), runtime).put_new("x", [b"ours"])
+
+
+def test_what_is_gone_in_truth_is_gone_although_a_gateway_answers_for_it_at_last() -> None:
+    def life(runtime: Any, store: Any) -> None:
+        faulty = FaultyStore(store, [Fault.NONE, Fault.NONE, Fault.GARBAGE])
+        reliable = ReliableStore(faulty, runtime, op_timeout=5.0, request_timeout=1.0)
+
+        def read() -> bytes:
+            data = reliable.get("manifest/1")
+            if data == GATEWAY_PAGE:
+                raise CorruptionError("not ours", object_name="manifest/1")
+            return data
+
+        with pytest.raises(ObjectMissing):
+            reliable.insist(read, is_known=True)
+        faulty.script([Fault.GARBAGE] * 3)
+        with pytest.raises(CorruptionError):
+            reliable.insist(read, is_known=True)
+        store.put_if_absent("manifest/1", [b"x"], timeout=1)
+        faulty.script([Fault.GARBAGE, Fault.MISSING, Fault.GARBAGE, Fault.MISSING])
+        assert reliable.insist(read, is_known=True) == b"x"
+
+    with Simulation(1) as simulation:
+        simulation.run(life)

@@ -376,7 +376,8 @@ class Compactor:
             requests = list(self._requests)
         for plan in [*requests, self._scheduler.propose]:
             busy = frozenset(number for job in self._running for number in job.spec.numbers)
-            for spec in plan(self._manifests.current, busy):
+            seen = self._manifests.current
+            for spec in plan(seen, busy):
                 if self._is_closing:
                     return
                 try:
@@ -387,6 +388,9 @@ class Compactor:
                 except SourcesClaimedError:
                     self.wake()  # By this process, in a commit whose reply was lost: the record is known by now.
                 except InvalidError as error:
+                    if self._manifests.current is not seen:
+                        self.wake()  # It was proposed for an older tree: a commit counted whose reply was lost.
+                        continue
                     # It would lose or reorder rows; the next change of the tree brings other proposals.
                     self.last_refusal = error
                     self.refused += 1

@@ -269,6 +269,7 @@ def test_faults_are_survived(world: World, turn: int, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", RUNS)
 def test_every_fault_of_every_request_is_survived(world: World, name: str) -> None:
     run = RUNS[name]
@@ -277,6 +278,7 @@ def test_every_fault_of_every_request_is_survived(world: World, name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", RUNS)
 def test_pairs_of_faults_are_survived(world: World, name: str) -> None:
     """In a row, where the second one hits what the engine does about the first, and further apart."""

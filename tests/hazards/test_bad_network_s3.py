@@ -157,6 +157,7 @@ def test_a_log_is_used_over_a_socket_that_fails(place: Place, act: Act) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("at", range(1, 9))
 @pytest.mark.parametrize("act", Act)
 @pytest.mark.parametrize("server", ["ministack", "seaweed"])

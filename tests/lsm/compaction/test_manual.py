@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 import lsm
-from lsm.object_store import MemoryStore
-from tests.doubles import Fault, FaultyStore
+from lsm.compaction import compactor
+from lsm.object_store import MemoryStore, RequestRefused
+from tests.doubles import Fault, FaultyStore, WrappedStore
 from tests.lsm.support import append, open_db, open_plain, read_rows, tiny
+
+T = TypeVar("T")
 
 
 class Nothing:
@@ -49,6 +54,42 @@ def test_everything_becomes_one_run_of_each_partition_what_is_in_memory_too() ->
         before = db.status().compactions
         db.compact()
         assert db.status().compactions == before
+
+
+class RefusedListing(WrappedStore):
+    """Refuses one listing: the one that confirms commit number `at`, which is stored by then."""
+
+    at = 0
+
+    def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+        if call == "list" and name == "manifest/" and self.at == 1:
+            self.at = 0
+            raise RequestRefused("403")
+        found = request()
+        if call == "put_if_absent" and name.startswith("manifest/") and self.at > 1:
+            self.at -= 1
+        return found
+
+
+@pytest.mark.parametrize(("turns", "at"), [(1, 2), (1, 3), (4, 2), (4, 3), (4, 4), (4, 5)])
+def test_a_commit_that_counts_although_it_was_not_confirmed_is_no_refusal(
+    turns: int, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One turn: tables are moved; four: claimed and merged."""
+    monkeypatch.setattr(compactor, "RETRY_SECONDS", 0.001)
+    store = RefusedListing(MemoryStore())
+    settings = tiny(l0_sst_size_bytes=1 << 20, l0_max_ssts=100, max_sst_size=400)
+    with open_db(store, settings, scheduler=Nothing()) as db:
+        fill(db, turns)
+        expected = read_rows(db)
+        store.at = at
+
+        db.compact()
+
+        assert store.at == 0
+        assert shape(db) == shape(db, b"p1") == (0, 1)
+        assert read_rows(db) == expected
+        assert db.status().refused_compactions == 0
 
 
 def test_a_range_leaves_other_partitions_alone() -> None:

@@ -172,7 +172,8 @@ def _load_version(store: ReliableStore, number: int, database: bytes | None) -> 
         own = None
     name = pinned_name(number)
     try:
-        return decode_manifest(store.get(name), number=number, database=database, name=name)
+        # By itself: false answers about two objects must not add up to what is believed of one.
+        return store.insist(lambda: decode_manifest(store.get(name), number=number, database=database, name=name))
     except ObjectMissing:
         if own is None:
             raise

@@ -27,10 +27,12 @@ from lsm.errors import (
     FencedError,
     InternalError,
     InvalidError,
+    ReentrantError,
     SnapshotExpiredError,
     TransactionError,
     UnavailableError,
 )
+from lsm.exits import tell_at_exit
 from lsm.forks import tell_in_child
 from lsm.fsck.report import FsckReport, Orphan, Problem
 from lsm.fsck.verify import fsck
@@ -97,6 +99,7 @@ __all__ = [
     "PartitionStatus",
     "PrefixExtractor",
     "ReaderStatus",
+    "ReentrantError",
     "Problem",
     "RowIterator",
     "Run",
@@ -135,8 +138,9 @@ __all__ = [
     "series_prefix",
     "shown",
     "size_tier",
+    "tell_at_exit",
+    "tell_in_child",
     "tell_report",
     "timeout_seconds",
     "wait_seconds",
-    "tell_in_child",
 ]

@@ -65,7 +65,7 @@ class Admin:
         self._runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
         self._stores = Stores(os.fspath(storage), self._settings, parts, self._runtime, reads_only=True)
         self._parts = parts
-        self._lock = self._runtime.lock()
+        self._lock = self._runtime.long_lock()
         self._manifests: ManifestStore | None = None
         self._collector: GarbageCollector | None = None
 

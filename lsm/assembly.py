@@ -15,6 +15,7 @@ from lsm.executors import Executors, compaction_workplace, scheduler_of, worker_
 from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
 from lsm.health import BackgroundHealth
+from lsm.locks import WRITE
 from lsm.manifest.model import Manifest
 from lsm.rules import Rules
 from lsm.runtime import Runtime
@@ -76,7 +77,7 @@ class Engine:
         self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts)
         self.numbers = TableNumbers(self.runtime, recovered.epoch)
         self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
-        self.lock = self.runtime.lock()
+        self.lock = self.runtime.lock(WRITE)
         self._assemble_writes(recovered)
         self._measure_level0(manifest)
         self._assemble_background(parts)

@@ -27,6 +27,7 @@ from lsm.errors import (
     UnavailableError,
     internal,
 )
+from lsm.exits import tell_at_exit
 from lsm.forks import tell_in_child
 from lsm.garbage import Garbage
 from lsm.health import failing_for, newest_failure
@@ -60,7 +61,7 @@ class Db(Reads):
         self._tables = self._engine.tables
         self._layout = self._engine.rules.layout
         self._prefixes = Prefixes(self._known_prefixes, self._engine.runtime.lock())
-        self._close_lock = self._engine.runtime.lock()
+        self._close_lock = self._engine.runtime.long_lock()
         self._is_shut = False
         self._ticks = self._engine.runtime.condition()
         self._gc_task: Task | None = None
@@ -71,6 +72,7 @@ class Db(Reads):
                 self._engine.shut_down()
                 raise
         tell_in_child(self)
+        tell_at_exit(self, self._engine.runtime)
 
     @classmethod
     def open(
@@ -117,6 +119,7 @@ class Db(Reads):
         self._check_keys(batch)
         writer = self._engine.writer
         if not writer.has_space:
+            self._engine.runtime.check_waiting()
             writer.wait_space(self._engine.settings.op_timeout)
         if writer.pressure.reason is not None:
             writer.slow_down(batch.size, self._engine.settings.op_timeout)
@@ -159,6 +162,7 @@ class Db(Reads):
     def wait_space(self, timeout: float | None = None) -> None:
         """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
         self._check_open()
+        self._engine.runtime.check_waiting()
         self._engine.writer.wait_space(timeout_seconds(timeout))
 
     @property
@@ -222,9 +226,11 @@ class Db(Reads):
     def flush(self, kind: FlushType = FlushType.WAL) -> None:
         """Return when everything written before is durable (`MEMTABLE`: and in tables).
 
-        Raises: UnavailableError; calling again tries again.
+        Raises: UnavailableError; calling again tries again. ReentrantError.
         """
         self._check_open()
+        if kind is FlushType.MEMTABLE:
+            self.check_outside()
         self._flush(kind)
 
     def _flush(self, kind: FlushType) -> None:
@@ -249,6 +255,7 @@ class Db(Reads):
             return
         if self._closed is not None:
             raise self._closed
+        engine.runtime.check_waiting()
         if not engine.settings.wal_enabled:
             engine.writer.freeze()
             if timeout is None:  # Where level 0 is full and nobody compacts, that must come to an end.
@@ -261,8 +268,10 @@ class Db(Reads):
 
         Raises: TimeoutError, ClosedError, FencedError.
         """
-        if self.durable_seq <= seq and self._closed is not None:
-            raise self._closed
+        if self.durable_seq <= seq:
+            if self._closed is not None:
+                raise self._closed
+            self.check_outside()
         return self._engine.wal.wait_beyond(seq, timeout_seconds(timeout))
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -320,6 +329,7 @@ class Db(Reads):
         Makes everything written before durable first. Cost: `flush`, and one commit of the manifest.
         """
         self._check_open()
+        self.check_outside()
         engine = self._engine
         is_logged = engine.settings.wal_enabled
         self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
@@ -350,12 +360,14 @@ class Db(Reads):
         if compactor is None:
             raise InvalidError("compaction_enabled is off: another process compacts this database, or nobody does")
         low, high = None if start is None else as_key(start), None if end is None else as_key(end)
+        self.check_outside()
         self._flush(FlushType.MEMTABLE)
         compactor.compact(lambda manifest, busy: compact_range(manifest, low, high, busy))
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
         self._check_open()
+        self.check_outside()
         compactor, seconds = self._engine.compactor, timeout_seconds(timeout)
         return True if compactor is None else compactor.wait_idle(seconds)
 
@@ -449,6 +461,11 @@ class Db(Reads):
         if poison is not None:
             raise poison
 
+    def check_outside(self) -> None:
+        """Raise ReentrantError where this thread could not wait for others: in a signal handler or a finalizer that runs in
+        the middle of a call, and in a thread of the database's own. Cost: a look at each of its locks."""
+        self._engine.runtime.check_outside()
+
     def fail(self, error: Error) -> None:
         """Refuse further work with `error`: for background threads of those who build on this database."""
         self._engine.fail(error)
@@ -459,7 +476,11 @@ class Db(Reads):
         Raises: UnavailableError where the store kept the flush from succeeding: nothing more is written, background threads
         go on trying, and calling again tries again. Any other failure of the background or the flush: the handle is closed
         all the same, and what was durable stays so. A fenced handle closes without flushing.
+        ReentrantError: it is not closed, see `check_outside`.
         """
+        if self._is_shut:
+            return
+        self.check_outside()
         with self._close_lock:
             if self._is_shut:
                 return
@@ -505,6 +526,30 @@ class Db(Reads):
             if self._engine.settings.wal_enabled:
                 self._flush(FlushType.WAL)
             self._flush(FlushType.MEMTABLE)
+
+    def be_ended(self, seconds: float) -> str | None:
+        """The program ends: take no more batches, and wait until those that were taken are durable. What is not, if any."""
+        if self._closed is not None:
+            return None
+        url, writer = self._engine.stores.main.url, self._engine.writer
+        writer.stop(ClosedError("the program has ended: the database takes no more batches"))
+        why = f"not stored within {seconds:.1f} s"
+        try:
+            self._wait_durable(writer.last_seq, seconds)
+        except TimeoutError:
+            pass
+        except Error as error:
+            why = events.reason(error)
+        durable = self.durable_seq
+        self._closed = ClosedError("the program has ended: open the database again")
+        self._is_shut = True
+        if durable >= writer.last_seq:
+            return None
+        self._tell_closed()
+        return (
+            f"{url} was not closed before the program ended: batches {durable + 1} to {writer.last_seq} are not durable "
+            f"({why}) and may be lost; call close(), or open it in a `with` block"
+        )
 
     def be_forked(self) -> None:
         self._closed = ClosedError("this database was opened before a fork: open it again in the child process")

@@ -4,6 +4,7 @@
     |-- TransactionError     a conflicting write won: run the transaction again
     |-- ClosedError          this handle is closed: open the database again
     |   `-- FencedError      a newer writer owns the database: stop, do not retry
+    |-- ReentrantError       a signal handler or finalizer called in the middle of a call: call again when that returned
     |-- UnavailableError     the store did not answer in time: try again later
     |   `-- SnapshotExpiredError  a reader was overtaken by the collector: refresh and read again
     |-- InvalidError         the call or the settings are wrong: fix the program
@@ -40,6 +41,18 @@ class FencedError(ClosedError):
 
 class CompactorFencedError(FencedError):
     """Another process compacts the database now. The writer is not touched by that."""
+
+
+class ReentrantError(Error):
+    """The call came from a signal handler or a finalizer that interrupted another call of the same thread, which it cannot
+    wait for. Nothing was done. Call again when that call has returned; not in a loop inside the handler."""
+
+    def __init__(
+        self,
+        message: str = "called from a signal handler or a finalizer that interrupted another call of the same thread: "
+        "nothing was done; call again when that call has returned",
+    ) -> None:
+        super().__init__(message)
 
 
 class UnavailableError(Error):

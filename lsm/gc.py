@@ -63,7 +63,7 @@ class GarbageCollector:
         self._own_horizons = own_horizons
         self._watch = ExpiryWatch(runtime, trust_clock=trust_clock)
         self._pinned: dict[int, set[int]] = {}
-        self._lock = runtime.lock()
+        self._lock = runtime.long_lock()
 
     def run_once(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete everything that can go (`dry_run`: only say what would); what it was.

@@ -10,14 +10,17 @@ import contextlib
 import os
 import platform
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
+from types import FrameType
 from typing import Any, Final, Protocol, TypeVar
 
 from lsm.errors import InvalidError, UnavailableError
+from lsm.locks import LONG, SHORT, Condition, Locks
 from lsm.threads import ThreadPool, call_here, start_thread
 
 T = TypeVar("T")
@@ -54,10 +57,13 @@ class Task(Protocol):
 class Runtime:
     """Threads, locks, clocks and randomness of the real machine."""
 
+    is_simulated = False
+
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock
         self._pool: Executor | None = None
-        self._pool_lock = threading.Lock()
+        self._locks = Locks()
+        self._pool_lock = self._locks.lock(SHORT)
         self.pid = os.getpid()
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -99,28 +105,57 @@ class Runtime:
 
     # -- threads --------------------------------------------------------------------------------------------------
 
-    def lock(self) -> threading.Lock:
-        return threading.Lock()
+    def lock(self, rank: int = SHORT) -> Any:
+        """A lock that refuses the thread that holds it. `rank`: see `lsm.locks`."""
+        return self._locks.lock(rank)
 
-    def condition(self, lock: Any = None) -> threading.Condition:
-        return threading.Condition(lock if lock is not None else threading.Lock())
+    def long_lock(self) -> Any:
+        """One that may be held during a request."""
+        return self.lock(LONG)
+
+    def condition(self, lock: Any = None) -> Any:
+        return Condition(lock if lock is not None else self.lock())
+
+    def gate(self) -> Any:
+        """A closed gate: `acquire` passes it once after each `release`, which any thread and any signal handler may call;
+        releasing an open one raises RuntimeError."""
+        gate = threading.Lock()
+        gate.acquire()
+        return gate
+
+    def thread_id(self) -> int:
+        return threading.get_ident()
+
+    @property
+    def obliged(self) -> dict[int, FrameType]:
+        """As `Locks.obliged`. Threads enter and leave it themselves."""
+        return self._locks.obliged
+
+    def check_waiting(self) -> None:
+        """As `Locks.check_waiting`."""
+        self._locks.check_waiting()
+
+    def check_outside(self) -> None:
+        """As `Locks.check_outside`."""
+        self._locks.check_outside()
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
         """Run `target` in a daemon thread. The target must not raise: it reports failures to its owner itself.
 
         Raises: UnavailableError: the system gives this process no further thread.
         """
-        return start_thread(name, target)
+        return start_thread(name, _marked(target, self._locks.own_threads))
 
-    def is_forked_child(self) -> bool:
-        """True in a child process that inherited this runtime: its threads and connections do not exist here."""
-        return os.getpid() != self.pid
+    def check_process(self) -> None:
+        """As `Locks.check_process`."""
+        self._locks.check_process()
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = IO_THREADS) -> list[T]:
         """Call `function` for each row of `columns`, up to `width` at a time; results in order, first error raised."""
         rows = list(zip(*columns, strict=True))
         if len(rows) <= 1 or width <= 1:
             return [function(*row) for row in rows]
+        self._locks.check_held()
         futures = [self.submit(function, *row) for row in rows]
         try:
             return [future.result() for future in futures]
@@ -134,6 +169,7 @@ class Runtime:
 
         Where no thread can be started, it is called at once, by the caller.
         """
+        self._locks.check_held()
         try:
             return self._io_pool().submit(function, *arguments)
         except UnavailableError:
@@ -146,7 +182,8 @@ class Runtime:
 
     def executor(self, name: str, threads: int) -> Executor:
         """Threads for jobs that take long. They go on when the main thread ends."""
-        return ThreadPool(name, threads)
+        locks = self._locks
+        return ThreadPool(name, threads, lambda serve: _marked(serve, locks.own_threads, locks.obliged))
 
     def _io_pool(self) -> Executor:
         with self._pool_lock:
@@ -161,3 +198,23 @@ class Runtime:
         if pool is not None:
             with contextlib.suppress(RuntimeError):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _marked(
+    target: Callable[..., None], own: set[int], obliged: dict[int, FrameType] | None = None
+) -> Callable[..., None]:
+    """`target` for a thread of ours, which is marked while it runs: a finalizer that runs in it must not wait for it."""
+
+    def run(*arguments: Any) -> None:
+        me = threading.get_ident()
+        own.add(me)
+        if obliged is not None:
+            obliged[me] = sys._getframe()
+        try:
+            target(*arguments)
+        finally:
+            own.discard(me)
+            if obliged is not None:
+                obliged.pop(me, None)
+
+    return run

@@ -175,6 +175,10 @@ class DbCompactor:
         """The jobs that run now."""
         return self._compactor.jobs()
 
+    def be_ended(self, seconds: float) -> None:
+        """The program ends: what jobs have finished stays claimed."""
+        self._is_closed = True
+
     def close(self) -> None:
         """Stop at once. What running jobs have finished stays claimed: the next compactor goes on from there. Idempotent."""
         # An earlier call may have been interrupted: each step is right a second time.

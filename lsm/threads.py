@@ -7,6 +7,7 @@ thread has ended, though the program's other threads go on; and a call stays in 
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -23,11 +24,40 @@ T = TypeVar("T")
 _Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
+class _Quiet:
+    """The cyclic collector stands still while threads are being started.
+
+    Whoever starts a thread waits until it runs, under locks, and finalizers that the collector ran in it before that would
+    wait for those.
+    """
+
+    def __init__(self) -> None:
+        self._starting = 0
+        self._lock = RLock()
+
+    def start(self, thread: Thread) -> None:
+        with self._lock:
+            if self._starting == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._starting += 1
+        try:
+            thread.start()
+        finally:
+            with self._lock:
+                self._starting -= 1
+                if self._starting == 0 and self._was_enabled:
+                    gc.enable()
+
+
+start_quietly = _Quiet().start
+
+
 def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Thread:
     """Start a daemon thread. Raises: UnavailableError: the system gives this process no further thread."""
     thread = Thread(target=target, args=arguments, name=name, daemon=True)
     try:
-        thread.start()
+        start_quietly(thread)
     except (RuntimeError, MemoryError) as error:
         raise UnavailableError(
             f"thread {name} could not be started ({error or 'out of memory'}): raise the limit on threads "
@@ -39,8 +69,12 @@ def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Thr
 class ThreadPool(Executor):
     """Runs calls in up to `count` daemon threads, each started when it is first needed."""
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(
+        self, name: str, count: int, around: Callable[[Callable[..., None]], Callable[..., None]] | None = None
+    ) -> None:
+        """`around`: makes of what a thread runs what it is to run."""
         self._name = name
+        self._serve = _serve if around is None else around(_serve)
         self._count = count
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle: deque[None] = deque()
@@ -73,7 +107,7 @@ class ThreadPool(Executor):
         with self._lock:
             at = len(self._threads)
             if at < self._count:
-                self._threads.append(start_thread(f"{self._name}_{at}", _serve, self._calls, self._idle))
+                self._threads.append(start_thread(f"{self._name}_{at}", self._serve, self._calls, self._idle))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._is_shut = True

@@ -49,12 +49,12 @@ class LiveViews:
     """The current view, and which older ones are still in use."""
 
     def __init__(self, runtime: Runtime, view: View) -> None:
-        self._lock = runtime.lock()
+        self.lock = runtime.lock()
         self._held: WeakSet[View] = WeakSet((view,))
         self.current = view
 
     def replace(self, *, memtables: tuple[Memtable, ...] | None = None, manifest: Manifest | None = None) -> None:
-        with self._lock:
+        with self.lock:
             old = self.current
             if manifest is not None and manifest.number < old.manifest.number:
                 manifest = None  # Two commits were published in the other order: the newer one stays.
@@ -66,7 +66,7 @@ class LiveViews:
 
     def publish_flush(self, flushed: Memtable, manifest: Manifest) -> None:
         """Swap a flushed memtable for the manifest that holds its tables, in one step."""
-        with self._lock:
+        with self.lock:
             old = self.current
             newest = manifest if manifest.number > old.manifest.number else old.manifest
             view = View(tuple(table for table in old.memtables if table is not flushed), newest)
@@ -75,14 +75,14 @@ class LiveViews:
 
     def push(self, active: Memtable) -> None:
         """Put a new active memtable before the others."""
-        with self._lock:
+        with self.lock:
             view = View((active, *self.current.memtables), self.current.manifest)
             self._held.add(view)
             self.current = view
 
     def held_tables(self) -> set[int]:
         """Numbers of all tables some reader of this process may still open."""
-        with self._lock:
+        with self.lock:
             views = list(self._held)
         numbers: set[int] = set()
         for manifest in {view.manifest.number: view.manifest for view in views}.values():

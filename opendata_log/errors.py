@@ -9,10 +9,12 @@
     |-- InvalidInputError          the call or the configuration is wrong: fix the program (also a ValueError)
     |-- InternalError              a bug in this library: report it
     |-- ClosedError                this handle is closed: open the log again
+    |-- ReentrantError             a signal handler or finalizer called in the middle of a call: call again when that returned
     `-- AppendError                an append was not accepted; `.records` holds the batch where a retry makes sense
         |-- QueueFullError         too much is unflushed: back off, then append `.records` again
         |-- AppendTimeoutError     no space before the deadline: likewise (also a TimeoutError)
         |-- ShutdownError          the log was closed (also a ClosedError)
+        |-- AppendReentrantError   (also a ReentrantError)
         |-- AppendInternalError    (also an InternalError)
         |-- AppendInvalidInputError (also an InvalidInputError)
         `-- AppendStorageError     the store failed (also a StorageError)
@@ -94,6 +96,11 @@ class ClosedError(Error):
     """The handle is closed. Open the log again."""
 
 
+class ReentrantError(Error):
+    """The call came from a signal handler or a finalizer that interrupted another call of the same thread, which it cannot
+    wait for. Nothing was done. Call again when that call has returned; not in a loop inside the handler."""
+
+
 class AppendError(Error):
     """An append was not accepted. `records` is the untouched batch where a retry makes sense, else None."""
 
@@ -116,6 +123,11 @@ class AppendTimeoutError(AppendError, TimeoutError):
 
 class ShutdownError(AppendError, ClosedError):
     """The log was closed before the append. Open it again."""
+
+
+class AppendReentrantError(AppendError, ReentrantError):
+    """A signal handler or a finalizer appended in the middle of a call of the same thread. Nothing was written: append
+    `records` again when that call has returned."""
 
 
 class AppendInternalError(AppendError, InternalError):
@@ -155,6 +167,8 @@ def translate(error: lsm.Error) -> Error:
             return AppendFencedError(message)
         case lsm.ClosedError():
             return ClosedError(message)
+        case lsm.ReentrantError():
+            return ReentrantError(message)
         case lsm.SnapshotExpiredError():
             return SnapshotExpired(message)
         case lsm.UnavailableError():
@@ -185,6 +199,8 @@ def translate_append(error: lsm.Error, records: list[Any] | None) -> AppendError
             return AppendFencedError(message)
         case lsm.ClosedError():
             return ShutdownError(message)
+        case lsm.ReentrantError():
+            return AppendReentrantError(message, records)
         case lsm.UnavailableError():
             unknown = error.outcome_unknown
             kept = None if unknown else records

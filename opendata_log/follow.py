@@ -14,11 +14,13 @@ from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 import lsm
-from opendata_log.errors import ClosedError, Error, InvalidInputError, SnapshotExpired
+from opendata_log.errors import ClosedError, Error, InvalidInputError, SnapshotExpired, translated
 from opendata_log.record import LogEntry, Sequence
 from opendata_log.scan import LogIterator, block_of, shared
 from opendata_log.wakeups import Sleeper, Wakeups
 
+TIMEOUT_MAX = 3600.0
+"""A sleep of a follower; it goes on after it, unless its own timeout is over."""
 EXPIRED_MAX = 3
 """Reads in a row that collection may overtake before a follower gives up."""
 
@@ -29,22 +31,22 @@ class Signal:
     """Something to sleep on until it is set. One sleeper."""
 
     def __init__(self, runtime: lsm.Runtime) -> None:
-        self._changed = runtime.condition()
-        self._is_set = False
+        # Not a condition: a signal handler that appends while this thread is about to sleep has to wake it.
+        self._gate = runtime.gate()
+
+    @property
+    def is_set(self) -> bool:
+        return not self._gate.locked()
 
     def wake(self) -> None:
-        if self._is_set:  # Whoever is about to clear it reads after that, and so sees what this call is about.
+        if self.is_set:  # Whoever is about to clear it reads after that, and so sees what this call is about.
             return
-        with self._changed:
-            self._is_set = True
-            self._changed.notify()
+        with suppress(RuntimeError):  # Somebody else was faster.
+            self._gate.release()
 
     def wait(self, timeout: float | None) -> None:
         """Return when it is set, at once if it was meanwhile, or after `timeout`; it is clear then."""
-        with self._changed:
-            if not self._is_set:
-                self._changed.wait(timeout)
-            self._is_set = False
+        self._gate.acquire(timeout=-1 if timeout is None else min(timeout, TIMEOUT_MAX))
 
 
 class Pursuit(Generic[R]):
@@ -76,7 +78,8 @@ class Pursuit(Generic[R]):
     def listen(self, sleeper: Sleeper) -> None:
         """Wake `sleeper` for news. Before the first read, so that nothing becomes visible unnoticed between a read and the
         sleep after it."""
-        self._wakeups.add(self._keys, sleeper)
+        with translated():
+            self._wakeups.add(self._keys, sleeper)
 
     def rest(self) -> Iterator[LogEntry] | None:
         """What is left of the current block, or the next one of the current read; None at its end."""

@@ -67,7 +67,7 @@ class LogDb(Reads):
     ) -> None:
         self._config = config
         self._is_closed = self._is_shut = self._may_not_read = self._was_read = False
-        self._since_read = 0
+        self._since_read, self._loss = 0, ""
         self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
         self._file_system = file_system
         storage = config.storage_config
@@ -105,15 +105,19 @@ class LogDb(Reads):
             self._db.wake_compactor()
             self._retention: Retention | None = None
             if config.retention.retention is not None:
-                self._retention = Retention(
-                    self._db, self._runtime, self._writer, config.retention, config.segmentation
-                )
+                retention, segmentation = config.retention, config.segmentation
+                self._retention = Retention(self._db, self._runtime, self._writer, retention, segmentation)
         except BaseException as error:
             with suppress(lsm.Error):
                 self._db.close()
             if isinstance(error, lsm.Error):
                 raise translate(error) from error
             raise
+        self._belong_to_process()
+
+    def _belong_to_process(self) -> None:
+        lsm.tell_in_child(self)
+        lsm.tell_at_exit(self, self._runtime, instead_of=self._db)
 
     @classmethod
     def open(cls, config: Config | None = None, **overrides: Any) -> LogDb:
@@ -309,7 +313,8 @@ class LogDb(Reads):
 
     def status(self) -> lsm.Status:
         """State and counters of the engine: tables, compactions, requests by kind and cause."""
-        return self._db.status()
+        with translated():
+            return self._db.status()
 
     def create_checkpoint(self, lifetime: float | timedelta | None = None, name: str | None = None) -> lsm.Checkpoint:
         """Pin everything appended so far: `LogDbReader.open(..., checkpoint=made.id)` reads the same entries whatever
@@ -381,7 +386,11 @@ class LogDb(Reads):
         where a newer writer took over before all of it was durable.
         """
         if self._is_shut:
+            if self._loss:
+                raise ClosedError(self._loss)
             return
+        with translated():
+            self._db.check_outside()
         self._is_closed = True
         self._stop_reads()
         if self._retention is not None:
@@ -405,6 +414,26 @@ class LogDb(Reads):
             raise found from error
         self._is_shut = True
         self._writer.check_all_durable()
+
+    def be_ended(self, seconds: float) -> str | None:
+        """The program ends: take no more records, and wait until those that were taken are durable. What is not, if any."""
+        if self._is_closed:
+            return None
+        self._is_closed = True
+        self._stop_reads()
+        loss = self._db.be_ended(seconds)
+        self._is_shut = True
+        accepted, durable = self._writer.next_sequence, self.durable_sequence
+        if loss is None or durable >= accepted:
+            return None
+        self._loss = (
+            f"the log was not closed before the program ended, and {accepted - durable} records, with sequences from "
+            f"{durable} to {accepted - 1}, are not durable and may be lost: {loss}"
+        )
+        return self._loss
+
+    def be_forked(self) -> None:
+        self._may_not_read = self._is_shut = True
 
     def __enter__(self) -> LogDb:
         return self

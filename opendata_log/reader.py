@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import lsm
 from opendata_log.config import ReaderConfig, engine_settings
-from opendata_log.errors import ClosedError, InvalidInputError, translate
+from opendata_log.errors import ClosedError, InvalidInputError, translate, translated
 from opendata_log.keys import (
     SEGMENT_META_PREFIX,
     TIME_MARK_PREFIX,
@@ -157,9 +157,10 @@ class LogDbReader(Reads):
 
     def close(self) -> None:
         """Stop following. Idempotent."""
+        with translated():
+            self._db.close()
         self._is_closed = True
         self._wakeups.tell_all()
-        self._db.close()
 
     def __enter__(self) -> LogDbReader:
         return self

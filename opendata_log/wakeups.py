@@ -3,7 +3,8 @@
 A follower registers the keys it follows before it reads, so whatever becomes visible after its read tells it. Telling is a
 set operation per batch and touches those concerned; with nobody following it is one attribute.
 
-Lock order: the locks here are the last that anybody takes; a `tell` may come from under the engine's write lock.
+Lock order: the locks here are the last that anybody takes; a `tell` may come from under the engine's write lock. It comes when
+a batch is appended already, so it must not fail, not even in a signal handler that interrupted an `add`: it takes none.
 """
 
 from __future__ import annotations
@@ -55,17 +56,23 @@ class Wakeups:
 
     def remove(self, keys: Iterable[bytes] | None, sleeper: Sleeper) -> None:
         """Wake it no more."""
+        if self._lock.is_held_here():
+            return  # From a signal handler: it is forgotten when nobody holds it any more.
         with self._lock:
             if keys is None:
                 self._anywhere = [one for one in self._anywhere if one() is not sleeper]
             else:
                 for key in keys:
-                    left = [one for one in self._by_key.pop(key, ()) if one() is not sleeper]
+                    left = [one for one in self._by_key.get(key, ()) if one() is not sleeper]
                     if left:
                         self._by_key[key] = left
+                    else:
+                        self._by_key.pop(key, None)
             self.is_followed = bool(self._by_key or self._anywhere)
 
     def _forget_dead(self) -> None:
+        if self._lock.is_held_here():
+            return
         with self._lock:
             alive = {key: [one for one in found if one() is not None] for key, found in self._by_key.items()}
             self._by_key = {key: found for key, found in alive.items() if found}
@@ -82,17 +89,14 @@ class Wakeups:
 
     def tell(self, keys: Iterable[bytes]) -> None:
         """There is news of these keys."""
-        with self._lock:
-            concerned = [self._by_key[key] for key in sorted(self._by_key.keys() & keys)]
-            anywhere = self._anywhere
-        self._wake(chain(anywhere, chain.from_iterable(concerned)))
+        by_key = self._by_key
+        concerned = [by_key.get(key, ()) for key in sorted(by_key.keys() & keys)]
+        self._wake(chain(self._anywhere, chain.from_iterable(concerned)))
 
     def tell_all(self) -> None:
         """There may be news of anything, or the handle is closed or failed."""
-        with self._lock:
-            concerned = list(self._by_key.values())
-            anywhere = self._anywhere
-        self._wake(chain(anywhere, chain.from_iterable(concerned)))
+        concerned = list(self._by_key.values())
+        self._wake(chain(self._anywhere, chain.from_iterable(concerned)))
 
     def _wake(self, found: Iterable[ref[Sleeper]]) -> None:
         has_dead = False
@@ -126,16 +130,18 @@ class DurableWakeups(Wakeups):
         with self._queue:
             # Nobody recorded which keys are in what was appended before: until that is durable, everybody is told.
             self._unrecorded_through = self._db.last_seq
+        self.advanced()
 
     def appended(self, keys: Iterable[bytes], batch: int) -> None:
         """The engine's batch of that number holds these keys. Requires: in the order of the batches."""
-        with self._queue:
-            self._pending.append((batch, frozenset(keys)))
+        self._pending.append((batch, frozenset(keys)))
         if self._db.durable_seq >= batch:
             self.advanced()
 
     def advanced(self) -> None:
         """More is durable than before."""
+        if self._queue.is_held_here():
+            return  # From a signal handler that interrupted `add`, which does it afterwards.
         keys: set[bytes] = set()
         durable = self._db.durable_seq
         with self._queue:

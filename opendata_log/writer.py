@@ -51,7 +51,7 @@ class LogWriter:
         self._db = db
         self._runtime = runtime
         self._wakeups = wakeups
-        self._lock = runtime.lock()
+        self._lock = runtime.long_lock()
         self._policy = SealPolicy(config)
         self._may_seal_by_itself = config.seal_interval is not None or config.seal_byte_limit is not None
         self._sequences = Sequences(db, sequence_block)
@@ -77,13 +77,12 @@ class LogWriter:
         self._sequences.open()
         self.next_sequence: Sequence = self._sequences.next
         """Everything below is accepted and visible."""
-        # Which sequences became durable with which batch of the engine: parallel and ascending. Under a lock of their own:
-        # whoever asks how much is durable does not wait for an append that waits for sequences.
+        # Which sequences became durable with which batch of the engine: parallel and ascending. Taken from the front under a
+        # lock of their own: whoever asks how much is durable does not wait for an append that waits for sequences.
         self._marks_lock = runtime.lock()
         self._mark_seqs: list[int] = []
         self._mark_ends: list[Sequence] = []
         self._durable: Sequence = self._sequences.next
-        lsm.tell_in_child(self)
 
     def _load_segments(self) -> SegmentTable:
         return SegmentTable.stored(self._db.scan_prefix(SEGMENT_META_PREFIX))
@@ -100,10 +99,6 @@ class LogWriter:
             self._family = entry_family(segment.id)
             self._base = segment.start_seq
 
-    def be_forked(self) -> None:
-        """Whoever held a lock is gone: let every call come through to the engine, which refuses it."""
-        self._lock, self._marks_lock = self._runtime.lock(), self._runtime.lock()
-
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
@@ -114,12 +109,18 @@ class LogWriter:
 
     def append_if_quick(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence | None:
         """As `append`; None where another thread holds the lock. Nothing was appended then."""
-        if not self._lock.acquire(blocking=False):
-            return None
+        lock, is_mine = self._lock, True
+        if lock.is_held_here():
+            raise lsm.ReentrantError
+        # Not before the `try`: what a signal handler raises may come between any two instructions, the lock being taken.
         try:
+            is_mine = lock.acquire(blocking=False)
+            if not is_mine:
+                return None
             return self._append(keys, values, size)
         finally:
-            self._lock.release()
+            if is_mine:
+                lock.release()
 
     def await_turn(self) -> None:
         """Wait until no other thread appends."""
@@ -161,10 +162,9 @@ class LogWriter:
         else:
             seq = self._db.append_series(self._family, keys, first - self._base, values, size)
         self._active_bytes += size
-        with self._marks_lock:
-            # The ends first: whoever finds a batch in the other column finds its end.
-            self._mark_ends.append(end)
-            self._mark_seqs.append(seq)
+        # The ends first: whoever finds a batch in the other column finds its end.
+        self._mark_ends.append(end)
+        self._mark_seqs.append(seq)
         self.next_sequence = end
         if self._wakeups.is_followed:
             self._wakeups.appended(keys, seq)
@@ -287,6 +287,8 @@ class LogWriter:
         return self._advance_durable()
 
     def _advance_durable(self) -> Sequence:
+        if self._marks_lock.is_held_here():
+            return self._durable  # From a signal handler: what was durable a moment ago.
         with self._marks_lock:
             known = bisect_right(self._mark_seqs, self._db.durable_seq)
             if known:

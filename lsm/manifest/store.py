@@ -44,7 +44,7 @@ class ManifestStore:
     def __init__(self, store: ReliableStore, runtime: Runtime, current: Version) -> None:
         self._store = store.with_cause("manifest")
         self._runtime = runtime
-        self._lock = runtime.lock()
+        self._lock = runtime.long_lock()
         self._is_stale = False
         self._writer_epoch: int | None = None
         self._encoder = ManifestEncoder()

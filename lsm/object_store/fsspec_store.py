@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -36,6 +35,7 @@ from typing import Any, NoReturn
 from fsspec.asyn import sync
 
 from lsm.errors import InvalidError
+from lsm.locks import LONG, shared
 from lsm.object_store.contract import (
     CREATE_BYTES_MAX,
     TEMPORARY_PREFIX,
@@ -55,7 +55,7 @@ ATOMIC_FILE_SYSTEMS = {
 }
 """File systems known to create atomically, by package and class, with the URL schemes they serve."""
 
-_create_lock = threading.Lock()
+_create_lock = shared.lock(LONG)
 """For file systems without atomic create. One for the process, because fsspec's memory is one dict for the process."""
 
 

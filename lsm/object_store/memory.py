@@ -6,13 +6,13 @@ name, and lives until the process ends or `MemoryStore.forget` drops it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
+from lsm.locks import SHORT, shared
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
 
 _shared: dict[str, MemoryStore] = {}
-_shared_lock = threading.Lock()
+_shared_lock = shared.lock(SHORT)
 
 
 class MemoryStore(ObjectStore):
@@ -31,7 +31,7 @@ class MemoryStore(ObjectStore):
         self._now_ms = now_ms
         self._objects: dict[str, bytes] = {}
         self._modified: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = shared.lock(SHORT)
 
     @classmethod
     def shared(cls, name: str) -> MemoryStore:

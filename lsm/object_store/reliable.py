@@ -304,6 +304,7 @@ class _Operation:
         self.is_unknown = False
         self._store = store
         self._runtime = store.runtime
+        self._runtime.check_process()
         self._began = self._runtime.monotonic()
         self._deadline = self._began + store.op_timeout
         self._kind = "list"

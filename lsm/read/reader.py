@@ -27,6 +27,7 @@ from lsm.errors import (
     UnavailableError,
     out_of_memory,
 )
+from lsm.exits import tell_at_exit
 from lsm.forks import tell_in_child
 from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest
@@ -66,7 +67,7 @@ class DbReader(Reads):
         self._layout = parts.series_layout
         self._refresh_interval = refresh_interval
         self._interval = refresh_interval
-        self._refreshing = self._runtime.lock()
+        self._refreshing = self._runtime.long_lock()
         self._ticks = self._runtime.condition()
         self._task: Task | None = None
         self._callbacks: tuple[Callable[[SeriesNews], object], ...] = ()
@@ -82,6 +83,7 @@ class DbReader(Reads):
             raise
         self._refreshed_at = self._polled_at = self._looked_at = self._runtime.monotonic()
         tell_in_child(self)
+        tell_at_exit(self, self._runtime)
         if refresh_interval is not None:
             try:
                 self._task = self._runtime.spawn("lsm-refresh", self._refresh_regularly)
@@ -316,7 +318,11 @@ class DbReader(Reads):
             raise self._damage
 
     def close(self) -> None:
-        """Stop following. Idempotent."""
+        """Stop following. Idempotent. Raises: ReentrantError, from a signal handler or a finalizer in the middle of a call;
+        it is not closed then."""
+        if self._closed is not None:
+            return
+        self._runtime.check_outside()
         with self._ticks:
             if self._closed is None:
                 self._closed = ClosedError("the reader is closed: open it again")
@@ -326,6 +332,11 @@ class DbReader(Reads):
             self._task.join()
         self._stores.close()
         self._runtime.close()
+
+    def be_ended(self, seconds: float) -> None:
+        """The program ends: there is nothing to store, and soon nobody to wait for."""
+        if self._closed is None:
+            self._closed = ClosedError("the program has ended: open the reader again")
 
     def be_forked(self) -> None:
         self._closed = ClosedError("this reader was opened before a fork: open it again in the child process")

@@ -53,7 +53,6 @@ class SeriesRows:
     __slots__ = (
         "_arrivals",
         "_groups",
-        "_lock",
         "_names",
         "_runs",
         "_sorted",
@@ -62,6 +61,7 @@ class SeriesRows:
         "_values",
         "family",
         "first_number",
+        "lock",
         "next_number",
     )
 
@@ -71,7 +71,7 @@ class SeriesRows:
         self.next_number = -1
         self._arrivals: list[Arrival] | None = [] if keeps_arrivals else None
         self._unread = READ_LATELY_ROWS
-        self._lock = runtime.lock()
+        self.lock = runtime.lock()
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         # Rows not grouped yet, as (position of the first, its number); positions count from the first pending row.
@@ -83,7 +83,7 @@ class SeriesRows:
 
     def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
         """Rows number first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
-        with self._lock:
+        with self.lock:
             if first != self.next_number or not self._names:
                 self._runs.append((len(self._names), first))
             self._values += values
@@ -106,7 +106,7 @@ class SeriesRows:
         interrupt finds a slice in its groups or not at all; which one its first row tells.
         """
         while self._names and most > 0:
-            with self._lock:
+            with self.lock:
                 names, values, runs = self._names, self._values, self._runs
                 if not names:
                     return
@@ -128,7 +128,7 @@ class SeriesRows:
 
     def keep_arrivals(self) -> None:
         """Remember batches in the order they come, from now on."""
-        with self._lock:
+        with self.lock:
             if self._arrivals is None:
                 self._arrivals = []
 
@@ -137,7 +137,7 @@ class SeriesRows:
         low, high = max(low, self.first_number), min(high, self.next_number)
         if low >= high:
             return []
-        with self._lock:
+        with self.lock:
             arrivals = self._arrivals
             if not arrivals or arrivals[0][0] > low:
                 return None
@@ -201,7 +201,7 @@ class SeriesRows:
         """Every name, sorted. The list is shared: do not change it."""
         self._group()
         if len(self._sorted) != len(self._groups):
-            with self._lock:
+            with self.lock:
                 names = list(self._groups)
             names.sort()
             self._sorted = names

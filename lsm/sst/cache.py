@@ -190,12 +190,17 @@ class Caches:
         return f"<Caches {self.status()}>"
 
 
+PATIENCE_SECONDS = 1.0
+"""How long a caller waits for another one's load."""
+
+
 class _Load:
     """Somebody is loading this item: wait for them."""
 
-    __slots__ = ("error", "is_done", "is_interrupted", "value")
+    __slots__ = ("error", "is_done", "is_interrupted", "thread", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
         self.is_done = False
         self.is_interrupted = False
         self.value: Any = None
@@ -206,15 +211,18 @@ class Loads:
     """The loads one handle has under way. Not shared as caches are: another handle's failure, or its end, is not ours."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._changed = runtime.condition()
         self._loads: dict[Key, _Load] = {}
 
     def get(self, cache: Cache, key: Key, load: Callable[[], tuple[Any, int]], *, keep: bool = True) -> Any:
         """The item, loaded by one of its callers if need be; `load` returns it with its weight in bytes.
 
-        A failed load raises in every caller that waited for it, and is tried again by the next.
+        A failed load raises in every caller that waited for it, and is tried again by the next. A load that takes long may
+        never end, its thread being in a signal handler: after PATIENCE_SECONDS a caller loads for itself.
         """
-        mine = _Load()
+        me = self._runtime.thread_id()
+        mine = _Load(me)
         try:
             with self._changed:
                 while True:
@@ -224,8 +232,8 @@ class Loads:
                     pending = self._loads.setdefault(key, mine)
                     if pending is mine:
                         break
-                    while not pending.is_done:
-                        self._changed.wait()
+                    if pending.thread == me or not self._wait(pending):
+                        break
                     if pending.is_interrupted:
                         continue
                     if pending.error is None:
@@ -234,7 +242,8 @@ class Loads:
             mine.value, weight = load()
             if keep:
                 cache.put(key, mine.value, weight)
-            self._finish(key, mine, None)
+            if pending is mine:
+                self._finish(key, mine, None)
         except BaseException as error:
             if self._loads.get(key) is mine:
                 # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
@@ -242,6 +251,16 @@ class Loads:
                 self._finish(key, mine, error)
             raise
         return mine.value
+
+    def _wait(self, pending: _Load) -> bool:
+        """Whether it is done. Requires: the lock."""
+        deadline = self._runtime.monotonic() + PATIENCE_SECONDS
+        while not pending.is_done:
+            left = deadline - self._runtime.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(left)
+        return True
 
     def _finish(self, key: Key, pending: _Load, error: BaseException | None) -> None:
         with self._changed:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from lsm.locks import SHORT
 from lsm.runtime import Runtime
 from lsm.testing.scheduler import Process, ProcessKilled, Scheduler, Task
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 class SimulatedRuntime(Runtime):
     """The runtime of one simulated process. Several share a scheduler; what one of them spawns dies with its process."""
+
+    is_simulated = True
 
     def __init__(self, scheduler: Scheduler, process: Process | None = None, *, cores: int = 2) -> None:
         super().__init__()
@@ -43,8 +46,13 @@ class SimulatedRuntime(Runtime):
     def jitter(self) -> float:
         return self.scheduler.random.random()
 
-    def lock(self) -> Any:
+    def lock(self, rank: int = SHORT) -> Any:
         return SimulatedLock(self.scheduler, self.process)
+
+    def gate(self) -> Any:
+        gate = SimulatedLock(self.scheduler, self.process)
+        gate.close()
+        return gate
 
     def condition(self, lock: Any = None) -> Any:
         return SimulatedCondition(lock if lock is not None else self.lock())
@@ -52,9 +60,6 @@ class SimulatedRuntime(Runtime):
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
         self.scheduler.point()
         return self.scheduler.spawn(name, target, self.process)
-
-    def is_forked_child(self) -> bool:
-        return False
 
     def process_name(self) -> str:
         return self.process.name
@@ -118,6 +123,14 @@ class SimulatedLock:
 
     def locked(self) -> bool:
         return self._is_held
+
+    def close(self) -> None:
+        """Be held from the beginning, as a gate is."""
+        self._is_held = True
+
+    def is_held_here(self) -> bool:
+        """No signal handler and no finalizer runs in the simulation."""
+        return False
 
     def __enter__(self) -> bool:
         return self.acquire()

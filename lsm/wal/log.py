@@ -11,6 +11,7 @@ objects of an older epoch, and the manifest remembers the oldest epoch that coun
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -205,7 +206,11 @@ class WriteAheadLog:
         turn = Turn(self._attempts)
         with self._lock:
             self._awaited.append(seq)
+        # Others wait for what this thread uploads, and for the clock it minds: a signal handler must not wait for them here.
+        me, obliged = self._runtime.thread_id(), self._runtime.obliged
+        before = obliged.get(me)
         try:
+            obliged[me] = sys._getframe()
             while self._await(seq, deadline, turn):
                 self._upload(turn)
         except TimeoutError:
@@ -216,6 +221,10 @@ class WriteAheadLog:
                     self.fail(halfway("a flush", error))
             raise
         finally:
+            if before is None:
+                obliged.pop(me, None)
+            else:
+                obliged[me] = before
             with self._lock:
                 self._awaited.remove(seq)
                 if self.durable_seq < seq or (not (self._is_timed or self._uploading) and self._waiters()):
@@ -476,12 +485,15 @@ class WriteAheadLog:
                 self._busy_tasks += 1
                 continue
             turn = Turn(self._attempts, upload)
+            me = self._runtime.thread_id()
             self._lock.release()
             try:
+                self._runtime.obliged[me] = sys._getframe()
                 self._upload(turn)
             except Error:
                 self._runtime.sleep(RETRY_SECONDS)  # It is kept in _outage or _fatal, for the next caller.
             finally:
+                self._runtime.obliged.pop(me, None)
                 self._lock.acquire()
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lsm.errors import Error, InvalidError, UnavailableError, halfway
+from lsm.errors import Error, InvalidError, ReentrantError, UnavailableError, halfway
 from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -97,6 +97,7 @@ class Writer:
                 raise self._poison
             if first < self._numbers.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
+            self._check_not_inside((family,))
             if size < len(names):
                 check_bytes(len(names), size)
             self._wal.raise_outage()
@@ -132,6 +133,7 @@ class Writer:
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
             for part, size in zip(batch.series, sizes, strict=True):
                 check_bytes(len(part.names), size)
+            self._check_not_inside([part.family for part in batch.series])
             if not in_outage:
                 self._wal.raise_outage()
             self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
@@ -168,6 +170,17 @@ class Writer:
         self.last_seq = seq
         if self._wal_enabled:
             wal.end_batch()
+
+    def _check_not_inside(self, families: Sequence[bytes]) -> None:
+        """A batch that a signal handler or a finalizer writes takes no lock in the middle that this thread has already: it
+        would be applied in part. Raises: ReentrantError. Requires: the lock."""
+        series = self._active.series
+        for family in families:
+            rows = series.get(family)
+            if rows is not None and rows.lock.is_held_here():
+                raise ReentrantError
+        if self._views.lock.is_held_here():
+            raise ReentrantError
 
     def _poison_with(self, error: BaseException) -> None:
         """An exception in the middle of a batch (KeyboardInterrupt, MemoryError) leaves it half applied in memory.

@@ -107,8 +107,9 @@ def nearly_full(case: Case) -> None:
 
 def out_of_sequences(case: Case) -> None:
     some(case)
-    case.log._writer._sequences._usable = case.log._writer._sequences.next
-    case.log._writer._sequences._ahead = None
+    sequences = case.log._writer._sequences
+    sequences._usable, sequences._ahead = sequences.next + len(KEYS), None
+    sequences._low = 1 << 20
 
 
 def trapped_append(case: Case, trap: Interrupter) -> None:

@@ -323,12 +323,12 @@ def test_a_durable_batch_wakes_only_those_it_concerns() -> None:
         assert isinstance(wakeups, DurableWakeups)
         followers = {key: log.follow(key) for key in (b"a", b"b")}
         append(log, (b"a", b""))
-        assert not followers[b"a"]._signal._is_set
+        assert not followers[b"a"]._signal.is_set
 
         log.flush()
 
-        assert followers[b"a"]._signal._is_set
-        assert not followers[b"b"]._signal._is_set
+        assert followers[b"a"]._signal.is_set
+        assert not followers[b"b"]._signal.is_set
 
 
 def cut_off(entries: list[LogEntry]) -> Iterator[list[LogEntry]]:

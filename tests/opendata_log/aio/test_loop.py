@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -190,12 +191,31 @@ def test_small_batches_are_appended_on_the_loop_and_large_ones_are_not(monkeypat
     assert {count for count, thread in appended if thread != mine} >= {1025, 100_000}
 
 
+@contextmanager
+def held_elsewhere(lock: Any) -> Iterator[None]:
+    """Another thread has the lock."""
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            may_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait()
+    try:
+        yield
+    finally:
+        may_go.set()
+        thread.join()
+
+
 def test_an_append_that_must_wait_does_so_in_a_thread_and_can_be_cancelled() -> None:
     async def main() -> None:
         async with await aio.LogDb.open(storage="memory://", engine=tiny()) as log:
             await log.try_append([(b"k", b"0")])
-            writer = log._log._writer
-            with writer._lock:
+            with held_elsewhere(log._log._writer._lock):
                 tasks = [asyncio.ensure_future(log.try_append([(b"k", b"x"), (b"k", b"y")])) for _ in range(40)]
                 await passes()
                 assert not any(task.done() for task in tasks)

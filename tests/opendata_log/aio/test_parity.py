@@ -24,8 +24,17 @@ from opendata_log import (
 )
 from tests.opendata_log.support import tiny
 
-FOR_THE_OTHER_FACE = {"append_if_quick", "await_turn", "is_slowed", "attach", "check", "next_block"}
-"""What the blocking classes offer to the other face."""
+FOR_THE_OTHER_FACE = {
+    "append_if_quick",
+    "await_turn",
+    "is_slowed",
+    "attach",
+    "check",
+    "next_block",
+    "be_ended",
+    "be_forked",
+}
+"""What the blocking classes offer to the other face, and to the process."""
 OWN = {"wrap"}
 
 

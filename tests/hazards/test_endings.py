@@ -1,0 +1,41 @@
+"""Signal handlers and finalizers that call the log in the middle of a call, and every way in which an interpreter ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def complaints(folder: Path, first: int, count: int) -> str:
+    """What went wrong in these rounds."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.hazards.endings", str(folder), str(first), str(count)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60 + 12 * count,
+    )
+    assert ended.stdout.endswith("done\n"), ended.stdout + ended.stderr
+    return ended.stdout.removesuffix("done\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("first", [0, 15])
+def test_a_call_that_comes_back_and_an_interpreter_that_ends_lose_nothing_and_hang_nowhere(
+    tmp_path: Path, first: int
+) -> None:
+    assert complaints(tmp_path, first, 15) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("first", range(1000, 2000, 100))
+def test_a_call_that_comes_back_and_an_interpreter_that_ends_in_the_long_run(tmp_path: Path, first: int) -> None:
+    assert complaints(tmp_path, first, 100) == ""

@@ -326,7 +326,9 @@ class CountOptions:
     """How a count is made."""
 
     approximate: bool = False
-    """Read indexes only, not the blocks in which the range starts and ends."""
+    """Read indexes only, not the blocks in which the range starts and ends. Off by at most the rows of one block per table for
+    a key that has blocks of its own. A key that shares its block counts as the average of those that share blocks in the table:
+    within a factor of two where they are about equally large, which is all that an index knows of them."""
 
     def __post_init__(self) -> None:
         _flag(self, "approximate")

@@ -143,7 +143,11 @@ def _count_span(
         after = index.keys[at + 1] if at + 1 < len(index) else table.last_key + b"\x00"
         if first > index.keys[at] or (last is not None and after > last):
             if approximate:
-                rows = _estimate(rows, index.keys[at], after, prefix, low, high)
+                if index.keys[at].startswith(prefix) and after.startswith(prefix):
+                    rows = _inside(rows, index.keys[at], after, len(prefix), low, high)
+                else:
+                    is_cut = start < at or at < end - 1
+                    rows = _share(rows, tables.rows_per_series(table), table, low, high, is_cut=is_cut)
             else:
                 block = tables.block(table, at)
                 begin, stop = block.find(family, name, low, high) if isinstance(block, SeriesBlock) else (0, 0)
@@ -156,12 +160,18 @@ def _count_span(
     return total, blocks
 
 
-def _estimate(rows: int, key: bytes, after: bytes, prefix: bytes, low: int, high: int) -> int:
-    """How many rows of a block from `key` to `after` are in the range: by their numbers where the block is all of the
-    series, else half of them."""
-    if not (key.startswith(prefix) and after.startswith(prefix)):
-        return (rows + 1) // 2
-    at = len(prefix)
+def _share(rows: int, average: float, table: TableInfo, low: int, high: int, *, is_cut: bool) -> int:
+    """How many rows of a block that several series share are one's in the range: the average one's, half of it where a
+    neighbouring block has the other half, as far as the table's numbers reach into the range."""
+    begin, end = table.first_number, table.last_number + 1
+    inside = max(0, min(high, end) - max(low, begin)) / (end - begin) if end > begin else 1.0
+    found = round(min(rows, average / 2 if is_cut else average) * inside)
+    return max(found, int(inside >= 1.0))  # Where none is there, the filter has said so before.
+
+
+def _inside(rows: int, key: bytes, after: bytes, at: int, low: int, high: int) -> int:
+    """How many rows of a block that one series has for itself, from `key` to `after`, are in the range: by their numbers,
+    which begin at byte `at`."""
     begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
     inside = min(high, end) - max(low, begin)
     return max(0, rows * inside // max(1, end - begin))

@@ -28,6 +28,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from math import log1p
 from typing import Final
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
@@ -37,6 +38,7 @@ from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
 _HEAD: Final = struct.Struct("<BI")
 _WORDS_1: Final = struct.Struct("<4I")
 _WORDS_2: Final = struct.Struct("<4H")
+_WORDS_PER_ITEM: Final = 4
 _GROUP_BITS: Final = 1 << 16
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 
@@ -143,6 +145,15 @@ class Filter:
     @property
     def weight(self) -> int:
         return len(self._data) + sum(map(len, self._firsts)) + 100 * len(self._firsts) + 600
+
+    @property
+    def estimated_items(self) -> int:
+        """How many items were added, by the bits that are set."""
+        total = 0.0
+        for bits, start in zip(self._bits, self._starts, strict=False):
+            marks = int.from_bytes(self._data[start : start + bits // 8], "little").bit_count()
+            total += -bits * log1p(-min(marks, bits - 1) / bits)
+        return round(total / _WORDS_PER_ITEM)
 
     def may_contain(self, item: bytes) -> bool:
         """False only if `item` was not in the filter."""

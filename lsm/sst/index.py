@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
@@ -69,6 +69,19 @@ class Index:
     def weight(self) -> int:
         series = len(self.last_numbers) if self.last_numbers is not None else 0
         return sum(map(len, self.keys)) + 150 * len(self.keys) + 16 * series + 500
+
+    def shared_rows(self, kind: int, last_key: bytes) -> tuple[int, int]:
+        """How many rows are in blocks of the kind that series rows are in, without those that are all of one series; how many
+        are in blocks of other kinds. A series' keys differ in their last eight bytes."""
+        series = [key[:-8] for key in self.keys]
+        shared = other = 0
+        for at, (one, following) in enumerate(pairwise([*series, last_key[:-8]])):
+            rows = self.rows_before[at + 1] - self.rows_before[at]
+            if self.kinds[at] != kind:
+                other += rows
+            elif one != following:
+                shared += rows
+        return shared, other
 
     def blocks_for(self, low: bytes | None, high: bytes | None) -> tuple[int, int]:
         """The blocks [start, end) that may hold keys in [low, high)."""

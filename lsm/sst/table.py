@@ -118,6 +118,17 @@ class TableReader:
     def index(self, table: TableInfo) -> Index:
         return self.meta(table)[1]
 
+    def rows_per_series(self, table: TableInfo) -> float:
+        """How many rows, on average, a series has in blocks that it shares. By the index and the filter, so an estimate.
+        Cost: as `meta`, and a pass over the keys of the blocks."""
+        table_filter, index = self.meta(table)
+        last_numbers = index.last_numbers
+        series = len(last_numbers) if last_numbers is not None else 0
+        shared, other = index.shared_rows(KIND_SERIES, table.last_key)
+        if table_filter is not None and (last_numbers is None or not last_numbers.is_whole):
+            series = max(series, table_filter.estimated_items - other)
+        return shared / max(1, series)
+
     def may_contain(self, table: TableInfo, item: bytes) -> bool:
         """Whether the table may hold this row key, or this series prefix. Cost: as `meta`."""
         table_filter = self.meta(table)[0]

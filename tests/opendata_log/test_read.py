@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from itertools import islice, product
 from typing import Any
 
 import pytest
 
+import lsm
 from opendata_log import (
     Config,
     CountOptions,
@@ -362,3 +364,38 @@ def test_list_segments_by_range_it_gives_those_that_overlap(log: LogDb) -> None:
     assert log.list_segments(9, 11) == [first, second]
     assert log.list_segments(10) == log.list_segments(19, 20) == [second]
     assert log.list_segments(5, 5) == log.list_segments(7, 3) == []
+
+
+@pytest.mark.parametrize("each", [1, 2, 5, 30])
+@pytest.mark.parametrize("budget", [0, 1 << 16])
+def test_approximate_counts_of_keys_that_share_blocks_they_are_within_a_factor_of_two(each: int, budget: int) -> None:
+    config = Config(
+        storage="memory://",
+        engine=tiny(l0_sst_size_bytes=1 << 20, max_sst_size=1 << 20, sst_block_size=1024, sequence_range_bytes=budget),
+    )
+    chance = random.Random(each)
+    records = [(b"key-%03d" % number, bytes(8)) for number in range(300) for _ in range(each)]
+    chance.shuffle(records)
+    with LogDb.open(config) as log:
+        for start in range(0, len(records), 1000):
+            log.try_append(records[start : start + 1000])
+        log.try_append([(b"large", bytes(8))] * 2000)
+        log._db.flush(lsm.FlushType.MEMTABLE)
+        roughly = CountOptions(approximate=True)
+
+        for number in range(300):
+            assert each / 2 <= log.count(b"key-%03d" % number, options=roughly) <= 2 * each
+        assert abs(log.count(b"large", options=roughly) - 2000) <= 2 * 1024 / 8
+        assert log.count(b"nobody", options=roughly) <= 1
+
+
+def test_approximate_counts_follow_the_range() -> None:
+    config = Config(
+        storage="memory://", engine=tiny(l0_sst_size_bytes=1 << 20, max_sst_size=1 << 20, sst_block_size=1024)
+    )
+    with LogDb.open(config) as log:
+        log.try_append([(b"key-%02d" % (at % 50), bytes(8)) for at in range(2000)])  # 40 of each key
+        log._db.flush(lsm.FlushType.MEMTABLE)
+
+        for number in range(50):
+            assert 10 <= log.count(b"key-%02d" % number, 1000, options=CountOptions(approximate=True)) <= 40

@@ -41,7 +41,7 @@ from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.metrics import PartitionStatus, ReaderStatus, Status
 from lsm.object_store.contract import ObjectStore
-from lsm.object_store.open import open_store
+from lsm.object_store.open import absolute_url, open_store
 from lsm.read.counting import SeriesCount, TierCount
 from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions, Steps
 from lsm.read.reader import DbReader
@@ -122,6 +122,7 @@ __all__ = [
     "UnavailableError",
     "WriteBatch",
     "WriteHandle",
+    "absolute_url",
     "add_compactor_options",
     "add_place",
     "age_seconds",

@@ -29,9 +29,10 @@ from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectMissing
-from lsm.object_store.names import MANIFESTS, number_of
+from lsm.object_store.names import MANIFESTS, manifest_number
 from lsm.runtime import Runtime
 from lsm.settings import Settings
+from lsm.wal.place import check_place
 
 
 class ManifestInfo(msgspec.Struct, frozen=True):
@@ -67,10 +68,11 @@ class Admin:
         self._parts = parts
         self._lock = self._runtime.long_lock()
         self._manifests: ManifestStore | None = None
+        self._is_checked = False
         self._collector: GarbageCollector | None = None
 
     def _load(self) -> ManifestStore:
-        """The newest manifest. Cost: the first time two LIST and a GET, later one LIST."""
+        """The newest manifest. Cost: the first time two LIST and a GET, and what `check_place` costs; later one LIST."""
         with self._lock:
             if self._manifests is None:
                 self._manifests = ManifestStore.load(self._stores.main, self._runtime)
@@ -80,11 +82,10 @@ class Admin:
                     )
             else:
                 self._manifests.refresh()
-            found = self._manifests.current.wal_url
-            if found != self._stores.wal_url:
-                raise InvalidError(
-                    f"the database keeps its log at {found!r}, not at {self._stores.wal_url!r}: pass wal_url"
-                )
+            if not self._is_checked:
+                stores = self._stores
+                check_place(stores.wal.with_cause("admin"), stores.wal_url, self._manifests.current)
+                self._is_checked = True
             return self._manifests
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class Admin:
         return [
             ManifestInfo(number, info.size, info.modified_ms)
             for info in self._stores.main.with_cause("admin").list(MANIFESTS)
-            if (number := number_of(info.name)) is not None
+            if (number := manifest_number(info.name)) is not None
             and (start is None or number >= start)
             and (end is None or number < end)
         ]

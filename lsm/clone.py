@@ -24,12 +24,12 @@ from lsm.manifest.codec import encode_manifest
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists, ObjectMissing
-from lsm.object_store.names import TABLES, manifest_name, wal_name
+from lsm.object_store.names import MANIFESTS, PREFIXES, WAL, is_foreign, is_probe, manifest_name, wal_name, wal_number
+from lsm.object_store.neighbours import refuse_neighbours
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION
-from lsm.wal.replay import list_wal
 
 
 def create_clone(
@@ -91,9 +91,16 @@ def create_clone(
 
 
 def _check_empty(clone: Stores, made: Checkpoint) -> None:
-    strays = [each for each in list_wal(clone.wal.with_cause("clone")) if not made.needs_log(each)]
-    if strays or clone.main.with_cause("clone").list(TABLES):
-        raise InvalidError(f"{clone.main.url} holds log objects or tables already: clone to an empty place")
+    main, log = clone.main.with_cause("clone"), clone.wal.with_cause("clone")
+    listed = [info for prefix in PREFIXES for info in main.list(prefix)]
+    if clone.wal is not clone.main:
+        listed += [info for prefix in (MANIFESTS, WAL) for info in log.list(prefix)]
+    for info in listed:
+        number = wal_number(info.name)
+        is_ours = is_probe(info.name) or (number is not None and made.needs_log(number))
+        if not is_ours and not is_foreign(info.name):
+            raise InvalidError(f"{clone.main.url} holds log objects or tables already: clone to an empty place")
+    refuse_neighbours(clone.main, clone.wal, listed)
 
 
 def _parents(pinned: Manifest, stores: Stores, runtime: Runtime, made: Checkpoint) -> tuple[Parent, ...]:

@@ -136,6 +136,7 @@ class Stores:
                 assume_single_writer=self._settings.assume_single_writer,
                 reads_only=True,
                 request_timeout=self._settings.request_timeout,
+                may_create=False,
             )
             self._parents[url] = self._reliable(store, self._runtime)
         return self._parents[url]

@@ -13,7 +13,14 @@ import msgspec
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import MANIFESTS_KEPT, Manifest
 from lsm.object_store.contract import ObjectInfo
-from lsm.object_store.names import COUNTER_BITS, note_name, number_of, pinned_name, table_name
+from lsm.object_store.names import (
+    COUNTER_BITS,
+    manifest_number,
+    note_number,
+    pinned_number,
+    table_number,
+    wal_number,
+)
 
 
 class Garbage(msgspec.Struct, frozen=True):
@@ -32,10 +39,11 @@ def dead_tables(
     `horizons`: for epochs in use, those the manifest holds, or is about to hold.
     """
     for info in tables:
-        number = number_of(info.name)
-        if number is None or manifest.is_claimed(number):
+        number, note = table_number(info.name), note_number(info.name)
+        if number is not None and number in live:
             continue
-        if info.name != note_name(number) and (info.name != table_name(number) or number in live):
+        number = number if number is not None else note
+        if number is None or manifest.is_claimed(number):
             continue
         epoch = number >> COUNTER_BITS
         unnamed = f"manifest {manifest.number} and its checkpoints do not name it"
@@ -48,7 +56,7 @@ def dead_tables(
 def dead_log(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garbage]:
     """Log objects whose rows are all in tables, no fences among them, and that no checkpoint needs (rule G5)."""
     for info in objects:
-        number = number_of(info.name)
+        number = wal_number(info.name)
         # Rule W6: a fence stays for ever, or the writer it stopped could write its number after all.
         if number is None or number >= manifest.replay_after or number in manifest.fences:
             continue
@@ -62,7 +70,7 @@ def dead_log(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garb
 def dead_manifests(objects: Iterable[ObjectInfo], old: Collection[str], manifest: Manifest) -> Iterator[Garbage]:
     """Versions before the newest eight, as far as they are in `old`: ascending, none left out (rule M4)."""
     for info in sorted(objects, key=lambda info: info.name):
-        number = number_of(info.name)
+        number = manifest_number(info.name)
         if number is None:
             continue
         if number > manifest.number - MANIFESTS_KEPT or info.name not in old:
@@ -74,13 +82,8 @@ def dead_copies(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[G
     """Copies of versions that no checkpoint of `manifest` names; of later versions it knows nothing (rule G6)."""
     pinned = {each.manifest_id for each in manifest.checkpoints}
     for info in objects:
-        number = number_of(info.name)
-        if (
-            number is not None
-            and info.name == pinned_name(number)
-            and number not in pinned
-            and number <= manifest.number
-        ):
+        number = pinned_number(info.name)
+        if number is not None and number not in pinned and number <= manifest.number:
             yield Garbage(info.name, info.size, f"no checkpoint of manifest {manifest.number} names version {number}")
 
 
@@ -130,7 +133,7 @@ def protected_by_age(objects: Iterable[ObjectInfo], limit_ms: int) -> int | None
     known = [
         (info.modified_ms is None or info.modified_ms <= limit_ms, number)
         for info in objects
-        if (number := number_of(info.name)) is not None
+        if (number := manifest_number(info.name)) is not None
     ]
     old = [number for is_old, number in known if is_old]
     return max(old, default=min((number for _, number in known), default=None))

@@ -30,7 +30,16 @@ from lsm.manifest.codec import reseal_manifest
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing
-from lsm.object_store.names import MANIFESTS, PINNED, TABLES, WAL, manifest_name, number_of, pinned_name
+from lsm.object_store.names import (
+    MANIFESTS,
+    PINNED,
+    TABLES,
+    WAL,
+    is_leftover,
+    manifest_name,
+    manifest_number,
+    pinned_name,
+)
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 
@@ -145,20 +154,20 @@ class GarbageCollector:
         """What creates that were cut off left behind. One that is still under way begins again (rule G8)."""
         why = "a create that was cut off left it"
         stores = {id(store.store): store for store in (self._store, self._wal_store)}.values()
-        left = [info for store in stores for info in self._old_enough(store.leftovers(), age)]
+        left = [info for store in stores for info in self._old_enough(store.leftovers(), age) if is_leftover(info.name)]
         return [Garbage(info.name, info.size, why) for info in left]
 
     def _keep_pinned(self, retired: list[Garbage], manifest: Manifest) -> None:
         """Copy versions that checkpoints need out of the way of M4, before they go (rule G6)."""
         pinned = {each.manifest_id for each in manifest.checkpoints}
         for garbage in retired:
-            number = number_of(garbage.name)
+            number = manifest_number(garbage.name)
             if number in pinned:
                 assert number is not None
                 try:
                     copy = self._store.insist(partial(self._copy_of, number), is_known=True)
                 except ObjectMissing:
-                    if any(number_of(info.name) == number for info in self._store.list(MANIFESTS)):
+                    if any(manifest_number(info.name) == number for info in self._store.list(MANIFESTS)):
                         raise UnavailableError(f"{garbage.name} is listed, and cannot be read: it is kept") from None
                     continue  # Another collector copied and deleted it.
                 # Another copy is the right one: what is in the version's place now came late, when the version had gone.

@@ -101,7 +101,7 @@ class DbCompactor:
         extractor, layout = parts.prefix_extractor, parts.series_layout
         manifest = manifests.current
         names = (extractor.name if extractor is not None else "", layout.name if layout is not None else "")
-        check_identity(manifest, Identity(*names, manifest.wal_url))
+        check_identity(manifest, Identity(*names))
         self._stores.attach(manifest.parents)
         rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
         tables = table_reader(self._stores.main, manifest, self._runtime, settings, parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 import lsm
 from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
-from opendata_log.config import Config, ReadVisibility, timeout_seconds, writer_settings
+from opendata_log.config import Config, ReadVisibility, StorageConfig, timeout_seconds, writer_settings
 from opendata_log.errors import (
     AppendStorageError,
     AppendTimeoutError,
@@ -69,7 +69,6 @@ class LogDb(Reads):
         self._is_closed = self._is_shut = self._may_not_read = self._was_read = False
         self._since_read, self._loss = 0, ""
         self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
-        self._file_system = file_system
         storage = config.storage_config
         settings = writer_settings(config)
         live = LiveSegments()
@@ -94,6 +93,7 @@ class LogDb(Reads):
             )
         except lsm.Error as error:
             raise translate(error) from error
+        self._places, self._file_system = _absolute(storage, file_system), file_system
         self._is_memory_visible = config.read_visibility is ReadVisibility.MEMORY
         self._wakeups = Wakeups(self._runtime) if self._is_memory_visible else DurableWakeups(self._runtime, self._db)
         self._db.subscribe(self._wakeups.advanced, self._stop_reads)
@@ -347,9 +347,9 @@ class LogDb(Reads):
         try:
             source = checkpoint if checkpoint is not None else self._db.create_checkpoint(CLONE_SECONDS).id
             with lsm.Admin(
-                storage.url,
+                self._places[0],
                 storage_options=storage.storage_options,
-                wal_url=storage.wal_url,
+                wal_url=self._places[1],
                 parent_storage_options=storage.parent_storage_options,
                 file_system=self._file_system,
             ) as admin:
@@ -516,3 +516,9 @@ class LogDbBuilder:
             compaction_executor=self._compaction_executor,
             sequence_block=self.sequence_block,
         )
+
+
+def _absolute(storage: StorageConfig, file_system: Any) -> tuple[str, str | None]:
+    """The log's URL and its `wal_url`: relative ones are those of this moment, wherever the process goes later."""
+    wal_url = None if storage.wal_url is None else lsm.absolute_url(storage.wal_url)
+    return lsm.absolute_url(storage.url, fs=file_system), wal_url

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from lsm.object_store import names
 from lsm.object_store.contract import ObjectStore
 from lsm.testing.stores import (
     CALLS,
@@ -30,9 +31,16 @@ __all__ = [
     "SimulatedCrash",
     "SlowStore",
     "WrappedStore",
+    "number_of",
 ]
 
 T = TypeVar("T")
+
+
+def number_of(name: str) -> int | None:
+    """The number in the name of an object of a database, whatever its kind."""
+    kinds = (names.manifest_number, names.wal_number, names.table_number, names.note_number, names.pinned_number)
+    return next((number for kind in kinds if (number := kind(name)) is not None), None)
 
 
 class GatedStore(WrappedStore):

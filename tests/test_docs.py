@@ -173,7 +173,7 @@ def test_threads_of_the_architecture_are_those_spawned() -> None:
 
 # -- rules ------------------------------------------------------------------------------------------------------------
 
-RULE = re.compile(r"[MWOFCJGRSK][1-9]")
+RULE = re.compile(r"[BMWOFCJGRSK][1-9]")
 
 
 def stated_rules() -> list[str]:

@@ -11,7 +11,7 @@ from lsm.fsck.tables import TableCheck
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectInfo, ObjectMissing
-from lsm.object_store.names import note_name, number_of
+from lsm.object_store.names import note_name, note_number
 from lsm.object_store.reliable import ReliableStore
 from lsm.sst.builder import TableInfo
 
@@ -29,16 +29,12 @@ def check_claims(
     `is_claimed`: asked where a note is gone: does the newest manifest still hold its claim? A table that has no note is
     being written, or garbage.
     """
-    notes = [number for info in stored if (number := number_of(info.name)) is not None and _is_note(info, number)]
+    notes = [number for info in stored if (number := note_number(info.name)) is not None]
     for job in manifest.jobs:
         finished = [table for part in job.parts for table in part.done]
         finished += _noted(store, manifest, job, notes, report, is_claimed)
         for table in finished:
             check.check_table(manifest.partition(job.prefix) or Partition(job.prefix), table)
-
-
-def _is_note(info: ObjectInfo, number: int) -> bool:
-    return info.name == note_name(number)
 
 
 def _noted(

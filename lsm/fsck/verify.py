@@ -31,18 +31,26 @@ from lsm.object_store.names import (
     PROBES,
     TABLES,
     WAL,
+    is_foreign,
+    is_leftover,
+    is_probe,
     manifest_name,
-    number_of,
+    manifest_number,
+    note_number,
     pinned_name,
-    table_name,
+    pinned_number,
+    table_number,
 )
 from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.sst.cache import Caches
+from lsm.wal.place import check_place
 
 INDEX_CACHE_BYTES = 64 << 20
 RUNS_MAX = 5
 """Verifications of a database that changes, until two find the same."""
+FOREIGN_SHOWN = 50
+"""Names of other programs' files in a report; more are counted."""
 
 
 def fsck(
@@ -118,7 +126,8 @@ class _Fsck:
     def run(self) -> FsckReport:
         report = self._report
         main = self._stores.main.with_cause("fsck")
-        versions = {number: info for info in main.list(MANIFESTS) if (number := number_of(info.name)) is not None}
+        listed = main.list(MANIFESTS)
+        versions = {number: info for info in listed if (number := manifest_number(info.name)) is not None}
         try:
             self._manifests = ManifestStore.load(main, self._runtime)
         except CorruptionError as error:
@@ -127,21 +136,23 @@ class _Fsck:
         if self._manifests is None:
             raise UnavailableError(f"there is no database at {main.url}: nobody has written one yet")
         newest = self._manifests.current
-        if newest.wal_url != self._stores.wal_url:
-            raise InvalidError(f"the database keeps its log at {newest.wal_url!r}: pass wal_url")
+        check_place(self._stores.wal.with_cause("fsck"), self._stores.wal_url, newest)
         report.database, report.manifest_id = newest.database.hex(), newest.number
         report.checkpoints = len(newest.checkpoints)
         self._stores.attach(newest.parents)
         # Tables first: what is put between the listings is young, and not named by this version.
         tables = main.list(TABLES)
-        log = listed_log(self._stores.wal.with_cause("fsck").list(WAL))
+        log_objects = self._stores.wal.with_cause("fsck").list(WAL)
+        log = listed_log(log_objects)
         self._total = sum(info.size for info in (*tables, *log.values()))
         self._check_versions(versions, newest)
         self._check_checkpoints(newest)
         check_log(self._stores.wal.with_cause("fsck"), newest, log, report, self._advance)
         self._check_tables(newest)
         check_claims(main, newest, tables, report, self._table_check(newest), self._is_claimed)
-        self._find_orphans(tables, newest)
+        others = [*main.list(PINNED), *main.list(PROBES)]
+        self._find_orphans([*tables, *others], newest)
+        self._note_foreign([*listed, *log_objects, *tables, *others])
         return report
 
     def is_undisturbed(self) -> bool:
@@ -264,27 +275,33 @@ class _Fsck:
         assert self._manifests is not None
         return self._manifests.refresh().is_claimed(number)
 
-    def _find_orphans(self, tables: list[ObjectInfo], newest: Manifest) -> None:
+    def _find_orphans(self, objects: list[ObjectInfo], newest: Manifest) -> None:
         report = self._report
         named = newest.table_numbers().union(*(each.table_numbers() for each in self._pinned.values()))
-        for info in tables:
-            number = number_of(info.name)
-            if number is not None and newest.is_claimed(number):
-                continue
-            if number is None or info.name != table_name(number) or number not in named:
-                report.orphans.append(Orphan(info.name, info.size))
         pinned = {each.manifest_id for each in newest.checkpoints}
-        for info in self._stores.main.with_cause("fsck").list(PINNED):
-            if number_of(info.name) not in pinned:
+        for info in objects:
+            table, note, copy = table_number(info.name), note_number(info.name), pinned_number(info.name)
+            is_stray_table = table is not None and table not in named and not newest.is_claimed(table)
+            is_stray_note = note is not None and not newest.is_claimed(note)
+            if is_stray_table or is_stray_note or (copy is not None and copy not in pinned):
                 report.orphans.append(Orphan(info.name, info.size))
-        for info in self._stores.main.with_cause("fsck").list(PROBES):
-            if info.name == PROBE:
-                continue
-            report.notes.append(
-                f"{info.name} is left of a create that was cut off: it harms nothing and may be deleted"
+            if is_probe(info.name) and info.name != PROBE:
+                report.notes.append(
+                    f"{info.name} is left of a create that was cut off: it harms nothing and may be deleted"
+                )
+        stores = {store.url: store for store in (self._stores.main, self._stores.wal)}.values()
+        left = (info for store in stores for info in store.leftovers() if is_leftover(info.name))
+        report.orphans += [Orphan(info.name, info.size) for info in left]
+
+    def _note_foreign(self, objects: list[ObjectInfo]) -> None:
+        """Names that no database gives: other programs' files."""
+        foreign = [info.name for info in objects if is_foreign(info.name)]
+        for name in foreign[:FOREIGN_SHOWN]:
+            self._report.notes.append(
+                f"{name} is not this database's: it is never read or deleted, and may be moved away"
             )
-        left = {store.url: store for store in (self._stores.main, self._stores.wal)}.values()
-        report.orphans += [Orphan(info.name, info.size) for store in left for info in store.leftovers()]
+        if len(foreign) > FOREIGN_SHOWN:
+            self._report.notes.append(f"{len(foreign) - FOREIGN_SHOWN} more names are not this database's")
 
 
 def _step_problem(older: Manifest, newer: Manifest) -> str | None:

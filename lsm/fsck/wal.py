@@ -9,7 +9,7 @@ from lsm.fsck.report import FsckReport, Orphan
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectInfo
-from lsm.object_store.names import number_of, wal_name
+from lsm.object_store.names import wal_name, wal_number
 from lsm.object_store.reliable import ReliableStore
 from lsm.wal.frames import Frame
 from lsm.wal.gaps import lost, was_durable
@@ -82,4 +82,4 @@ def _check_pinned(report: FsckReport, checkpoint: Checkpoint, listed: dict[int, 
 
 def listed_log(objects: list[ObjectInfo]) -> dict[int, ObjectInfo]:
     """Log objects by number; names this engine did not give are left out."""
-    return {number: info for info in objects if (number := number_of(info.name)) is not None}
+    return {number: info for info in objects if (number := wal_number(info.name)) is not None}

@@ -18,7 +18,7 @@ from lsm.errors import CorruptionError, Error, FencedError, UnavailableError
 from lsm.manifest.codec import ManifestEncoder, decode_manifest
 from lsm.manifest.model import MANIFESTS_KEPT, Manifest, Partition
 from lsm.object_store.contract import ObjectExists, ObjectMissing
-from lsm.object_store.names import MANIFESTS, manifest_name, number_of
+from lsm.object_store.names import MANIFESTS, manifest_name, manifest_number
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
@@ -302,4 +302,6 @@ def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = 
 
 def _greatest(store: ReliableStore) -> int | None:
     """The greatest number of a version that is stored. Cost: one LIST."""
-    return max((number for info in store.list(MANIFESTS) if (number := number_of(info.name)) is not None), default=None)
+    return max(
+        (number for info in store.list(MANIFESTS) if (number := manifest_number(info.name)) is not None), default=None
+    )

@@ -18,7 +18,7 @@ and memory cannot give (every object here is written once).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +135,15 @@ class ObjectStore(ABC):
     def spec(self) -> StoreSpec | None:
         """How another process can open this store, or None where it cannot (memory, a file system handed in)."""
         return None
+
+    def outer(self) -> Iterable[tuple[ObjectStore, str]]:
+        """The stores of the same backend that this root lies in, the nearest first, each with the path from there to here,
+        which ends in '/'. They need not be closed."""
+        return ()
+
+    def is_replaced(self) -> bool:
+        """Whether the root is not the one this store found when it was first used. Cost: no request."""
+        return False
 
     def close(self) -> None:  # noqa: B027 -- most backends have nothing to release
         """Release connections. Idempotent."""

@@ -47,6 +47,7 @@ from lsm.object_store.contract import (
     StoreSpec,
 )
 from lsm.object_store.faults import RangePastEnd, Request, oversize, translate
+from lsm.object_store.names import PREFIXES, is_foreign
 
 ATOMIC_FILE_SYSTEMS = {
     ("s3fs", "S3FileSystem"): ("s3", "s3a"),
@@ -166,6 +167,16 @@ class FsspecStore(ObjectStore):
     def spec(self) -> StoreSpec | None:
         return self._spec
 
+    def outer(self) -> Iterator[tuple[ObjectStore, str]]:
+        levels = self._stem.rstrip("/").split("/")
+        for depth in range(len(levels) - 1, 0, -1):
+            path = "/".join(levels[depth:]) + "/"
+            root = "/".join(levels[:depth])
+            # The first level is a bucket or container; a root without any is a file system's own.
+            if root.strip("/") or self._stem.startswith("/"):
+                url = self.url.rstrip("/").removesuffix(path.rstrip("/"))
+                yield type(self)(self._fs, root or "/", url, reads_only=True), path
+
     def close(self) -> None:
         """Refuse further calls. Adapters close what they opened where its own finalizer is not enough."""
         self._is_closed = True
@@ -191,7 +202,7 @@ class FsspecStore(ObjectStore):
         found = self._entries(prefix, timeout)
         if not self._writes_in_place:
             return found
-        return [info for info in found if not info.name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)]
+        return [info for info in found if _created_by(info.name) is None]
 
     def _entries(self, prefix: str, timeout: float) -> Sequence[ObjectInfo]:
         if self._is_async:
@@ -267,19 +278,17 @@ class FsspecStore(ObjectStore):
                 raise StoreFault(gone, transient=True) from error
 
     def finish_creates(self, *, timeout: float) -> None:
-        """Cost: one listing of everything, on file systems that write in place; else none."""
+        """Cost: five LIST, on file systems that write in place; else none."""
         if not self._writes_in_place:
             return
         try:
             with _create_lock:
-                temporaries = [
-                    self._stem + info.name
-                    for info in self._entries("", timeout)
-                    if info.name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
-                ]
-                for each in temporaries:
-                    folder, slash, name = each.rpartition("/")
-                    path = folder + slash + name.removeprefix(TEMPORARY_PREFIX)
+                temporaries = [info.name for prefix in PREFIXES for info in self._entries(prefix, timeout)]
+                for name in temporaries:
+                    made = _created_by(name)
+                    if made is None:
+                        continue
+                    each, path = self._stem + name, self._stem + made
                     with contextlib.suppress(FileNotFoundError):  # A worker that outlives its writer has moved it.
                         if self._is_there(path, timeout):
                             self._complete(each, path, timeout)
@@ -324,6 +333,13 @@ class FsspecStore(ObjectStore):
             self._raise(error, "read", name)
         except RangePastEnd:
             return b""
+
+
+def _created_by(name: str) -> str | None:
+    """The object whose create a temporary file of this name belongs to; None: it is somebody else's file (rule B4)."""
+    folder, slash, last = name.rpartition("/")
+    made = f"{folder}{slash}{last.removeprefix(TEMPORARY_PREFIX)}"
+    return made if made != name and not is_foreign(made) else None
 
 
 def _temporary(path: str) -> str:

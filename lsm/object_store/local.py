@@ -5,11 +5,15 @@ A create never shows part of an object, because the bytes get their name last:
     O_TMPFILE file without a name -> write -> fdatasync -> linkat(final name) -> fsync(directory)
 
 `linkat` fails with EEXIST if the name is taken, which is the atomic decision between racing creators, of whatever
-process. Where O_TMPFILE is missing (some network and FUSE file systems) a file named `.tmp-*` in the same directory
-takes its place; a crash can leave one behind, and nothing ever lists it.
+process. Where O_TMPFILE is missing (some network and FUSE file systems) a file named `.tmp-<pid>-<random>` in the same
+directory takes its place; a crash can leave one behind, and nothing ever lists it.
 
 The order matters. Linking before the fdatasync would save one of the two journal commits, but after a power loss
-the name could then hold an empty or partial object. fsspec's own local file system does exists-then-write in place.
+the name could then hold an empty or partial object. fsync means F_FULLFSYNC on macOS, whose fsync leaves the bytes in
+the drive's cache. fsspec's own local file system does exists-then-write in place.
+
+The root may be moved away or unmounted, and something else may appear under its path. So the directories are held open,
+every call goes through them and not through the path, and nothing counts unless the path still leads to them (rule B1).
 
 Cost (ext4, virtual disk, p50): 1 KiB 0.38 ms on a quiet machine and 0.5 ms on a busy one, as the bare system calls in
 a row; the two syncs are all of it but 30 to 45 us. A range read 6 to 8 us.
@@ -26,7 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import (
-    TEMPORARY_PREFIX,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -34,13 +37,20 @@ from lsm.object_store.contract import (
     StoreFault,
     StoreSpec,
 )
+from lsm.object_store.descriptors import (
+    HELD,
+    READ,
+    WHOLE_DIRECTORY,
+    link_named,
+    link_unnamed,
+    open_beyond_standard,
+    sync,
+    sync_directory,
+)
 from lsm.object_store.faults import RequestRefused
+from lsm.object_store.names import MANIFESTS, PINNED, TABLES, TEMPORARY, WAL
 
-_UNNAMED = getattr(os, "O_TMPFILE", 0) | os.O_WRONLY | os.O_CLOEXEC
-_NAMED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_CLOEXEC
-_BUFFERS_MAX = os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 16
+_POSIX_CALLS = ("O_DIRECTORY", "pread", "writev")
 _CREATE_ATTEMPTS = 4
 _UNCHECKED_READ = 1 << 20
 
@@ -72,12 +82,13 @@ _TRANSIENT = {
 
 
 class _Directory:
-    """An open directory, kept for fsync. Closed when the last thread using it lets go."""
+    """A directory held open: its inode is not given to another one meanwhile. Closed when the last user lets go."""
 
-    __slots__ = ("descriptor", "identity")
+    __slots__ = ("can_sync", "descriptor", "identity")
 
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, _DIRECTORY)
+    def __init__(self, path: str, *, within: int | None = None, can_sync: bool = False) -> None:
+        self.can_sync = can_sync
+        self.descriptor = open_beyond_standard(path, WHOLE_DIRECTORY if can_sync else HELD, within=within)
         found = os.fstat(self.descriptor)
         self.identity = (found.st_dev, found.st_ino)
 
@@ -90,31 +101,153 @@ class _Directory:
 
 
 class LocalStore(ObjectStore):
-    """Files under `root`, which is made absolute here and created by the first put. Timeouts do not apply."""
+    """Files under `root`, which is made absolute here. Timeouts do not apply.
+
+    The first put makes the root where `may_create` and no call has found it before. Whatever was found once must stay: a
+    call after the root, or a directory in it, was moved, replaced or unmounted is a StoreFault. `close` forgets what was
+    found.
+    """
 
     is_near = True
     decides_itself = True
     object_bytes_max = 1 << 40
 
-    def __init__(self, root: str | os.PathLike[str], *, use_tmpfile: bool = True) -> None:
-        """Raises: InvalidError where the root or one of its parents is a file."""
+    def __init__(self, root: str | os.PathLike[str], *, use_tmpfile: bool = True, may_create: bool = True) -> None:
+        """Raises: InvalidError where the root or one of its parents is a file, or a link that leads nowhere."""
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         self.url = f"file://{self.root}"
         self._stem = self.root if self.root.endswith("/") else self.root + "/"
         self._has_tmpfile = use_tmpfile and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+        self._may_create = may_create
         self._directories: dict[str, _Directory] = {}
+        _refuse_platform(self.root)
         _refuse_file(self.root)
+
+    # -- directories --------------------------------------------------------------------------------------------------
+
+    def _root(self) -> _Directory | None:
+        """The root, held from its first use on; None where there is none yet."""
+        found = self._directories.get("")
+        if found is None:
+            try:
+                found = self._directories.setdefault("", _Directory(self.root))
+            except FileNotFoundError:
+                return None
+            for prefix in (MANIFESTS, WAL, TABLES, PINNED):
+                self._hold(found, prefix[:-1])
+        return found
+
+    def _place(self, name: str) -> tuple[_Directory, str]:
+        """A directory that is held, and the object's name in it. Raises: FileNotFoundError.
+
+        The caller keeps the directory, not its number: a put may open it anew, and the number then goes to another file.
+        """
+        folder, _, last = name.rpartition("/")
+        held = self._directories.get(folder)
+        if held is not None:
+            return held, last
+        root = self._root()
+        if root is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
+        return root, name
+
+    def _hold(self, root: _Directory, at: str) -> None:
+        """Hold a directory below the root, if it is there."""
+        if at not in self._directories:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                self._directories.setdefault(at, _Directory(at, within=root.descriptor))
+
+    def _writable(self, at: str) -> _Directory:
+        """A directory below the root, made where it was never found, and every name that leads to it durable; once a
+        directory and handle. Raises: FileNotFoundError where nobody may make the root."""
+        held = self._directories.get(at)
+        if held is not None and held.can_sync:
+            return held
+        root = self._root() or self._make_root()
+        levels = [at[:end] for end, letter in enumerate(at + "/") if letter == "/" and at]
+        made = set()
+        for level in levels:
+            if level not in self._directories:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(level, dir_fd=root.descriptor)
+                    made.add(level)
+        # A process that made the directories may have died before it synced them, so existing ones are synced too.
+        with contextlib.suppress(PermissionError):
+            sync_directory(os.path.dirname(self.root))
+        for level in levels:
+            try:
+                sync_directory(os.path.dirname(level) or ".", within=root.descriptor)
+            except PermissionError:
+                if level in made:
+                    raise
+        held = self._directories.get(at)
+        if held is None:
+            held = _Directory(at or ".", within=root.descriptor, can_sync=True)
+        else:
+            held = _Directory(".", within=held.descriptor, can_sync=True)
+        self._directories[at] = held
+        return held
+
+    def _make_root(self) -> _Directory:
+        if not self._may_create:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
+        missing = []
+        at = self.root
+        while not os.path.isdir(at):
+            missing.append(at)
+            at = os.path.dirname(at)
+        for path in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+        for path in missing:
+            sync_directory(os.path.dirname(path))
+        root = self._root()
+        if root is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
+        return root
+
+    def _check(self, verb: str, name: str, at: str, directory: _Directory) -> None:
+        """Raises: StoreFault where the path of a directory does not lead to it any more."""
+        path = self._stem + at if at else self.root
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:
+            raise self._fault(verb, name, error) from error
+        if found is None or (found.st_dev, found.st_ino) != directory.identity:
+            what = "does not exist any more" if found is None else "is another directory now"
+            raise StoreFault(
+                f"{verb} {name} at {self.url}: {path!r} {what} (moved, replaced or unmounted while it was in use). "
+                f"Put it back and try again, or close this handle and open the place where the data is",
+                transient=False,
+            )
+
+    def _check_all(self, verb: str, name: str) -> None:
+        for at, directory in list(self._directories.items()):
+            self._check(verb, name, at, directory)
+
+    def is_replaced(self) -> bool:
+        try:
+            self._check_all("look at", "the root")
+        except StoreFault:
+            return True
+        return False
+
+    # -- objects ------------------------------------------------------------------------------------------------------
 
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
         size = sum(map(len, parts))
-        path = self._stem + name
-        folder = path[: path.rindex("/")]
+        folder, _, last = name.rpartition("/")
         for _ in range(_CREATE_ATTEMPTS):
             try:
-                is_taken = self._link(folder, path, parts, size)
-            except FileNotFoundError:
-                # The directory does not exist yet, or was removed under the cached descriptor: make it and go again.
-                self._directories.pop(folder, None)
+                directory = self._writable(folder)
+                is_taken = self._link(directory, last, parts, size)
+            except FileNotFoundError as error:
+                # The directory is gone, or a collector took the temporary file (rule G8).
+                self._check_all("write", name)
+                if not self._directories:
+                    raise self._no_root("write", name) from error
                 continue
             except OSError as error:
                 if not (self._has_tmpfile and error.errno in _NO_TMPFILE):
@@ -124,55 +257,32 @@ class LocalStore(ObjectStore):
             try:
                 # Also where the name is taken: its creator, or an earlier attempt of ours, may not have synced it
                 # yet, and whoever compares the bytes and believes them relies on it.
-                self._sync(folder)
-            except FileNotFoundError:
-                continue
+                sync(directory.descriptor)
             except OSError as error:
                 raise self._fault("write", name, error) from error
+            self._check("write", name, folder, directory)
             if is_taken:
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")
             return
-        raise StoreFault(f"write {name} at {self.url}: its directory keeps disappearing", transient=True)
+        raise StoreFault(f"write {name} at {self.url}: its temporary file keeps disappearing", transient=True)
 
-    def _link(self, folder: str, path: str, parts: Sequence[bytes], size: int) -> bool:
+    def _no_root(self, verb: str, name: str) -> StoreFault:
+        return StoreFault(
+            f"{verb} {name} at {self.url}: the directory does not exist, and only creating a database makes it",
+            transient=False,
+        )
+
+    def _link(self, directory: _Directory, name: str, parts: Sequence[bytes], size: int) -> bool:
         """Write the parts and give them their name; true if the name was taken."""
-        if folder not in self._directories:
-            self._open_directory(folder)
         try:
             if self._has_tmpfile:
-                _link_unnamed(folder, path, parts, size)
+                link_unnamed(directory.descriptor, name, parts, size)
             else:
-                _link_named(folder, path, parts, size)
+                temporary = f".tmp-{os.getpid()}-{os.urandom(8).hex()}"
+                link_named(directory.descriptor, name, temporary, parts, size)
         except FileExistsError:
             return True
         return False
-
-    def _sync(self, folder: str) -> None:
-        directory = self._directories.get(folder)
-        found = os.stat(folder)
-        if directory is None or (found.st_dev, found.st_ino) != directory.identity:
-            directory = self._open_directory(folder)
-        os.fsync(directory.descriptor)
-
-    def _open_directory(self, folder: str) -> _Directory:
-        """Create `folder` if needed and make every name that leads to it durable; once a directory and process."""
-        missing = []
-        at = folder
-        while not os.path.isdir(at):
-            missing.append(at)
-            at = os.path.dirname(at)
-        for path in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path)
-        # A process that made the directories may have died before it synced them, so existing ones are synced too.
-        for path in {*missing, *_levels(folder, self.root)}:
-            try:
-                _fsync_directory(os.path.dirname(path))
-            except PermissionError:
-                if path in missing:
-                    raise
-        directory = self._directories[folder] = _Directory(folder)
-        return directory
 
     def get(self, name: str, *, timeout: float) -> bytes:
         return self._read(name, 0, None)
@@ -182,7 +292,8 @@ class LocalStore(ObjectStore):
 
     def _read(self, name: str, start: int, end: int | None) -> bytes:
         try:
-            descriptor = os.open(self._stem + name, _READ)
+            folder, last = self._place(name)
+            descriptor = open_beyond_standard(last, READ, within=folder.descriptor)
             try:
                 wanted = _UNCHECKED_READ + 1 if end is None else end - start
                 if wanted > _UNCHECKED_READ:
@@ -199,14 +310,17 @@ class LocalStore(ObjectStore):
             finally:
                 os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            self._check_all("read", name)
             raise ObjectMissing(f"read {name} at {self.url}: no such object") from error
         except OSError as error:
             raise self._fault("read", name, error) from error
 
     def head(self, name: str, *, timeout: float) -> ObjectInfo:
         try:
-            found = os.stat(self._stem + name)
+            folder, last = self._place(name)
+            found = os.stat(last, dir_fd=folder.descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
+            self._check_all("look at", name)
             raise ObjectMissing(f"look at {name} at {self.url}: no such object") from error
         except OSError as error:
             raise self._fault("look at", name, error) from error
@@ -216,16 +330,24 @@ class LocalStore(ObjectStore):
 
     def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
         try:
-            return sorted(self._walk(prefix), key=lambda info: os.fsencode(info.name))
+            root = self._root()
+            if root is None:
+                return []
+            self._hold(root, prefix.rstrip("/"))
+            found = sorted(self._walk(prefix), key=lambda info: os.fsencode(info.name))
         except OSError as error:
             raise self._fault("list", prefix or "everything", error) from error
+        self._check_all("list", prefix or "everything")
+        return found
 
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         """Temporary files, which a kill in the middle of a create leaves where O_TMPFILE is missing."""
         try:
-            return list(self._walk("", temporary=True))
+            found = list(self._walk("", temporary=True))
         except OSError as error:
             raise self._fault("list", "leftovers", error) from error
+        self._check_all("list", "leftovers")
+        return found
 
     def _walk(self, prefix: str, *, temporary: bool = False) -> Iterator[ObjectInfo]:
         try:
@@ -237,20 +359,29 @@ class LocalStore(ObjectStore):
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._walk(name + "/", temporary=temporary)
-                elif entry.name.startswith(TEMPORARY_PREFIX) == temporary:
+                elif (TEMPORARY.fullmatch(entry.name) is not None) == temporary:
                     try:
                         found = entry.stat()
                     except FileNotFoundError:
-                        continue  # deleted since the directory was read
+                        continue  # deleted since the directory was read, or a link that leads nowhere
                     yield ObjectInfo(name, found.st_size, found.st_mtime_ns // 1_000_000)
 
     def delete(self, name: str, *, timeout: float) -> None:
         try:
-            os.unlink(self._stem + name)
+            folder, last = self._place(name)
+            os.unlink(last, dir_fd=folder.descriptor)
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             raise self._fault("delete", name, error) from error
+
+    def outer(self) -> Iterator[tuple[ObjectStore, str]]:
+        for root in dict.fromkeys((self.root, os.path.realpath(self.root))):
+            levels = root.strip("/").split("/")
+            for depth in range(len(levels) - 1, -1, -1):
+                above = "/" + "/".join(levels[:depth])
+                if os.path.isdir(above):
+                    yield LocalStore(above, may_create=False), "/".join(levels[depth:]) + "/"
 
     def spec(self) -> StoreSpec:
         return StoreSpec(self.url)
@@ -265,72 +396,24 @@ class LocalStore(ObjectStore):
         return kind(f"{verb} {name} at {self.url}: {advice} ({said})", transient=code in _TRANSIENT)
 
 
-def _link_unnamed(folder: str, path: str, parts: Sequence[bytes], size: int) -> None:
-    descriptor = os.open(folder, _UNNAMED, 0o644)
-    try:
-        _write_all(descriptor, parts, size)
-        _sync_bytes(descriptor)
-        # src_dir_fd makes CPython call linkat with AT_SYMLINK_FOLLOW; plain link() would try to link procfs (EXDEV).
-        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
-    finally:
-        os.close(descriptor)
-
-
-def _link_named(folder: str, path: str, parts: Sequence[bytes], size: int) -> None:
-    temporary = f"{folder}/{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
-    descriptor = os.open(temporary, _NAMED, 0o644)
-    try:
-        _write_all(descriptor, parts, size)
-        _sync_bytes(descriptor)
-        os.link(temporary, path)
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _write_all(descriptor: int, parts: Sequence[bytes], size: int) -> None:
-    """Write every byte, whatever the number of parts and however little the kernel takes at a time."""
-    if 0 < len(parts) <= _BUFFERS_MAX and os.writev(descriptor, parts) == size:
-        return
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    left = [memoryview(part) for part in parts if len(part)]
-    at = 0
-    while at < len(left):
-        written = os.writev(descriptor, left[at : at + _BUFFERS_MAX])
-        while at < len(left) and written >= len(left[at]):
-            written -= len(left[at])
-            at += 1
-        if written:
-            left[at] = left[at][written:]
-
-
-def _sync_bytes(descriptor: int) -> None:
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)
-    else:  # macOS has none
-        os.fsync(descriptor)
-
-
-def _levels(folder: str, root: str) -> Iterator[str]:
-    """`folder` and its parents down to `root`."""
-    while len(folder) > len(root):
-        yield folder
-        folder = os.path.dirname(folder)
-    yield root
-
-
-def _fsync_directory(path: str) -> None:
-    descriptor = os.open(path, _DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _refuse_platform(root: str) -> None:
+    missing = [name for name in _POSIX_CALLS if not hasattr(os, name)]
+    if missing:
+        raise InvalidError(
+            f"{root!r}: local directories need POSIX file calls, and this system has no os.{missing[0]}; "
+            f"use memory:// or an object store such as s3://"
+        )
 
 
 def _refuse_file(root: str) -> None:
     at = root
     while not os.path.lexists(at):
         at = os.path.dirname(at)
-    if not os.path.isdir(at):
-        raise InvalidError(f"{root!r} cannot hold a database: {at!r} is a file, not a directory")
+    if os.path.isdir(at):
+        return
+    if os.path.islink(at):
+        raise InvalidError(
+            f"{root!r} cannot hold a database: {at!r} is a link to {os.readlink(at)!r}, which does not exist or is no "
+            f"directory; mount or make that, or remove the link"
+        )
+    raise InvalidError(f"{root!r} cannot hold a database: {at!r} is a file, not a directory")

@@ -6,7 +6,7 @@ name, and lives until the process ends or `MemoryStore.forget` drops it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lsm.locks import SHORT, shared
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
@@ -78,6 +78,13 @@ class MemoryStore(ObjectStore):
         with self._lock:
             self._objects.pop(name, None)
             self._modified.pop(name, None)
+
+    def outer(self) -> Iterator[tuple[ObjectStore, str]]:
+        levels = self.url.removeprefix("memory://").split("/")
+        for depth in range(len(levels) - 1, 0, -1):
+            found = _shared.get("/".join(levels[:depth]))
+            if found is not None:
+                yield found, "/".join(levels[depth:]) + "/"
 
     def _info(self, name: str) -> ObjectInfo:
         return ObjectInfo(name, len(self._objects[name]), self._modified.get(name))

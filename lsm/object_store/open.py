@@ -41,8 +41,10 @@ def open_store(
     assume_single_writer: bool = False,
     reads_only: bool = False,
     request_timeout: float = 15.0,
+    may_create: bool = True,
 ) -> ObjectStore:
     """The store at `url`. `reads_only`: a file system that cannot create atomically needs no assertion, and refuses creates.
+    Without `may_create` a local directory must be there.
 
     Cost: no request.
     Raises: InvalidError for a URL, option or file system that cannot be used; the message says what can.
@@ -52,7 +54,7 @@ def open_store(
     if not isinstance(text, str) or not text:
         raise InvalidError(f"a store needs a URL or a path, got {url!r}")
     if fs is not None:
-        return _open_handed_in(text, fs, options, assume_single_writer, reads_only)
+        return _open_handed_in(text, fs, options, assume_single_writer, reads_only, may_create)
     if _is_chained(text):
         raise InvalidError(
             f"{text}: chained fsspec URLs are not supported; name the innermost store directly, and begin a relative path "
@@ -60,14 +62,29 @@ def open_store(
         )
     found = _SCHEME.fullmatch(text)
     if found is None:
-        return _open_local(text, options)
+        return _open_local(text, options, may_create)
     scheme, rest = found[1].lower(), found[2]
     if scheme in ("file", "local"):
-        return _open_local(rest, options)
+        return _open_local(rest, options, may_create)
     if scheme == "memory":
         _refuse_options(text, options)
         return MemoryStore.shared(rest.strip("/")) if rest.strip("/") else MemoryStore()
     return _open_remote(scheme, rest, options, assume_single_writer, reads_only, request_timeout)
+
+
+def absolute_url(url: str | os.PathLike[str], *, fs: Any = None) -> str:
+    """`url` as it must be kept to name the same place later, when the process may have another current directory.
+
+    >>> absolute_url("s3://bucket/log"), absolute_url("file:///srv/../log")
+    ('s3://bucket/log', 'file:///log')
+    """
+    text = os.fspath(url)
+    if fs is not None:
+        return str(fs._strip_protocol(text))
+    found = _SCHEME.fullmatch(text)
+    if found is not None and found[1].lower() not in ("file", "local"):
+        return text
+    return f"file://{os.path.abspath(os.path.expanduser(text if found is None else found[2]))}"
 
 
 def takes_options(url: str | os.PathLike[str]) -> bool:
@@ -76,13 +93,13 @@ def takes_options(url: str | os.PathLike[str]) -> bool:
     return found is not None and found[1].lower() not in ("file", "local", "memory")
 
 
-def _open_local(path: str, options: dict[str, Any]) -> LocalStore:
+def _open_local(path: str, options: dict[str, Any], may_create: bool) -> LocalStore:
     if not path:
         raise InvalidError("file:// names no directory; write file://relative/path or file:///absolute/path")
     if "\0" in path:
         raise InvalidError(f"{path!r} cannot be a path: it holds a zero byte")
     _refuse_options(path, options)
-    return LocalStore(path)
+    return LocalStore(path, may_create=may_create)
 
 
 def _open_remote(
@@ -189,7 +206,7 @@ def _file_system_class(scheme: str) -> Any:
 
 
 def _open_handed_in(
-    url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool, reads_only: bool
+    url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool, reads_only: bool, may_create: bool
 ) -> ObjectStore:
     if options:
         raise InvalidError("storage_options go to the file system; pass them when making the one you hand in as fs")
@@ -197,7 +214,7 @@ def _open_handed_in(
         raise InvalidError(f"fs must be an fsspec file system, got {type(fs).__name__}")
     path = str(fs._strip_protocol(url))
     if is_a(fs, "fsspec", "LocalFileSystem"):
-        return LocalStore(path)  # our durable create instead of fsspec's exists-then-write
+        return LocalStore(path, may_create=may_create)  # our durable create instead of fsspec's exists-then-write
     shown = f"{describe(fs)}://{path.lstrip('/')}"
     if is_a(fs, "s3fs", "S3FileSystem"):
         if not path.strip("/"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lsm.object_store.contract import MissingInParent, ObjectInfo, ObjectMissing, ObjectStore
@@ -59,6 +59,12 @@ class RoutedStore(ObjectStore):
 
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
         return self.own.leftovers(timeout=timeout)
+
+    def outer(self) -> Iterable[tuple[ObjectStore, str]]:
+        return self.own.outer()
+
+    def is_replaced(self) -> bool:
+        return self.own.is_replaced()
 
     def close(self) -> None:
         for each in {id(store): store for store in (self.own, *self._elsewhere.values())}.values():

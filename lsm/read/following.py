@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from lsm.components import Stores
-from lsm.errors import CorruptionError, Error, SnapshotExpiredError, TableMissingError
+from lsm.errors import CorruptionError, Error, InvalidError, SnapshotExpiredError, TableMissingError
 from lsm.manifest.model import Manifest, may_have_dropped
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.names import wal_name
@@ -209,6 +209,11 @@ class Following:
         manifest = self._manifests.refresh() if sure else self._manifests.poll()
         if manifest.number == self._manifest.number:
             return False
+        if manifest.wal_url != self._manifest.wal_url:
+            raise InvalidError(
+                f"the database's log was moved from {self._manifest.wal_url!r} to {manifest.wal_url!r}: open the reader "
+                f"again with that wal_url"
+            )
         position, seq = self._next, self._seq
         with self._changing():
             known = self._manifest

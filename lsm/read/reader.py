@@ -41,6 +41,7 @@ from lsm.read.reads import Reads
 from lsm.runtime import Runtime, Task
 from lsm.settings import Settings
 from lsm.view import Bounds, View
+from lsm.wal.place import check_place
 
 SeriesNews = Mapping[bytes, set[bytes]] | None
 """Of each series family the names that got rows; None: any may have got some."""
@@ -101,6 +102,7 @@ class DbReader(Reads):
         wanted = (extractor.name if extractor is not None else "", layout.name if layout is not None else "")
         if names != wanted:
             raise InvalidError(f"the database was created with extractor and layout {names}, not {wanted}")
+        check_place(self._stores.wal.with_cause("open"), self._stores.wal_url, found)
         self._stores.attach(found.parents)
         self._tables = table_reader(self._stores.main, found, self._runtime, settings, parts)
         self._following: Following | Frozen

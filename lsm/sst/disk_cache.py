@@ -38,6 +38,7 @@ from typing import Final, NamedTuple
 import msgspec
 from crc32c import crc32c
 
+from lsm.object_store.descriptors import open_beyond_standard
 from lsm.runtime import Runtime
 
 HEADER: Final = struct.Struct("<4sHH16sQII")
@@ -49,6 +50,7 @@ PART_BYTES: Final = (128 << 10) - HEADER.size
 ROOT: Final = "table-parts-1"
 RETRY_SECONDS: Final = 60.0
 _DISK_BLOCK: Final = 4096
+_AS_IT_IS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OURS: Final = (re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{2}"), re.compile(r"\.tmp-[0-9a-f]+|.+-[0-9a-f]+"))
 
 
@@ -262,7 +264,7 @@ def _on_disk(size: int) -> int:
 
 def _read_used(path: str, limit: int) -> bytes:
     """Up to `limit` bytes of a file, which is marked as used now. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_beyond_standard(path, os.O_RDONLY | _AS_IT_IS)
     try:
         found = os.read(descriptor, limit)
         with contextlib.suppress(OSError):  # The directory may be read-only: then nothing is evicted either.
@@ -274,16 +276,20 @@ def _read_used(path: str, limit: int) -> bytes:
 
 def _write(root: str, temporary: str, path: str, head: bytes, data: bytes) -> bool:
     """Create a file whole; false where another process made room with it before it had its name. Raises: OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_IS
     try:
-        descriptor = os.open(temporary, flags, 0o600)
+        descriptor = open_beyond_standard(temporary, flags, 0o600)
     except FileNotFoundError:
         os.makedirs(root, 0o700, exist_ok=True)  # The mode is that of the last directory, hence in two steps.
         os.makedirs(os.path.dirname(temporary), 0o700, exist_ok=True)
-        descriptor = os.open(temporary, flags, 0o600)
+        descriptor = open_beyond_standard(temporary, flags, 0o600)
     try:
         try:
-            if os.writev(descriptor, (head, data)) != len(head) + len(data):
+            if hasattr(os, "writev"):
+                written = os.writev(descriptor, (head, data))
+            else:  # Windows
+                written = os.write(descriptor, b"".join((head, data)))
+            if written != len(head) + len(data):
                 raise OSError(errno.ENOSPC, "a file was cut short: the disk may be full")
         finally:
             os.close(descriptor)

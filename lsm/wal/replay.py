@@ -10,7 +10,7 @@ import msgspec
 from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope
 from lsm.errors import CorruptionError
 from lsm.object_store.contract import ObjectMissing
-from lsm.object_store.names import WAL, number_of, wal_name
+from lsm.object_store.names import WAL, wal_name, wal_number
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -33,7 +33,7 @@ class LogEntries(msgspec.Struct, frozen=True):
 
 def list_wal(store: ReliableStore) -> list[int]:
     """The numbers of all log objects, ascending. Cost: one LIST per 1000 objects."""
-    return sorted(number for info in store.list(WAL) if (number := number_of(info.name)) is not None)
+    return sorted(number for info in store.list(WAL) if (number := wal_number(info.name)) is not None)
 
 
 def read_wal_object(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> LogEntries | None:

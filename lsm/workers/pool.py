@@ -106,12 +106,13 @@ class StoreAddress:
     def open(self) -> ReliableStore:
         """The store, opened once per process and address."""
         key = pickle.dumps((self.spec.url, dict(self.spec.storage_options), self.op_timeout, self.request_timeout))
-        if key not in _opened:
+        if key not in _opened or _opened[key].store.is_replaced():
             store = open_store(
                 self.spec.url,
                 self.spec.storage_options,
                 assume_single_writer=self.single_writer,
                 request_timeout=self.request_timeout,
+                may_create=False,
             )
             _opened[key] = ReliableStore(
                 store, process_runtime(), op_timeout=self.op_timeout, request_timeout=self.request_timeout

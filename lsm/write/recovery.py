@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+import msgspec
+
 from lsm import events
 from lsm.checks import text
 from lsm.coding import KIND_WAL_FENCE, seal_envelope
@@ -17,23 +19,34 @@ from lsm.errors import CorruptionError, FencedError, InvalidError
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists
-from lsm.object_store.names import TABLES, manifest_name, wal_name
+from lsm.object_store.names import (
+    MANIFESTS,
+    PREFIXES,
+    WAL,
+    is_foreign,
+    is_probe,
+    manifest_name,
+    manifest_number,
+    wal_name,
+)
+from lsm.object_store.neighbours import refuse_neighbours
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION, encode_mark
 from lsm.wal.gaps import first_gap
-from lsm.wal.replay import LogEntries, apply_frames, list_wal, read_wal, read_wal_object
+from lsm.wal.place import check_place
+from lsm.wal.replay import LogEntries, apply_frames, read_wal, read_wal_object
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What must be the same at every open of a database."""
+    """What must be the same at every open of a database. The log's store may be another one if the log was moved there."""
 
     extractor_name: str
     series_name: str
-    wal_url: str
+    wal_url: str = ""
 
     def __post_init__(self) -> None:
         text(self.extractor_name, "a prefix extractor's name")
@@ -77,6 +90,7 @@ def open_database(
     if manifests is None:
         manifests = _create(store, wal_store, runtime, identity)
     check_identity(manifests.current, identity)
+    check_place(wal_store.with_cause("open"), identity.wal_url, manifests.current)
     for each in stores:
         if each.proof.generation < 0:
             probe_conditional_create(each)  # Rule O2: before the first commit, and before anybody is fenced out.
@@ -86,6 +100,7 @@ def open_database(
         fence = _fence(wal_store, runtime, manifests, epoch)
         manifests.check_owner()
         recovered = _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
+        _record_place(manifests, identity.wal_url, recovered.fences)
     except CorruptionError as error:
         # A still newer writer flushes, and its collector takes log objects, while this one looks for them.
         raise manifests.explain(error) from error
@@ -98,15 +113,24 @@ def open_database(
 
 
 def _create(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, identity: Identity) -> ManifestStore:
-    if list_wal(wal_store.with_cause("open")) or store.with_cause("open").list(TABLES):
+    main, log = store.with_cause("open"), wal_store.with_cause("open")
+    listed = [info for prefix in PREFIXES for info in main.list(prefix)]
+    if wal_store is not store:
+        listed += [info for prefix in (MANIFESTS, WAL) for info in log.list(prefix)]
+    if any(not is_foreign(info.name) and not is_probe(info.name) for info in listed):
         # Somebody else may have created the database since this process looked for one.
         created = ManifestStore.load(store, runtime)
         if created is not None:
             return created
+        if wal_store is not store and any(manifest_number(info.name) for info in listed):
+            raise InvalidError(
+                f"wal_url: {wal_store.url} holds a database: choose a place of its own for this one's log"
+            )
         raise CorruptionError(
             f"{store.url} holds log objects or tables but no manifest: it is damaged, or half deleted",
             object_name=manifest_name(1),
         )
+    refuse_neighbours(store, wal_store, listed)
     for each in {id(store): store, id(wal_store): wal_store}.values():
         probe_conditional_create(each)
     manifest = Manifest(
@@ -124,10 +148,21 @@ def check_identity(manifest: Manifest, identity: Identity) -> None:
     for what, found, wanted in (
         ("prefix extractor", manifest.extractor_name, identity.extractor_name),
         ("series layout", manifest.series_name, identity.series_name),
-        ("WAL store", manifest.wal_url, identity.wal_url),
     ):
         if found != wanted:
             raise InvalidError(f"the database was created with {what} {found!r}; it cannot be opened with {wanted!r}")
+
+
+def _record_place(manifests: ManifestStore, wal_url: str, fences: tuple[int, ...]) -> None:
+    """Rule B2: of a log in a store of its own, where it is, and a fence that any other place has not."""
+
+    def edit(manifest: Manifest) -> Manifest | None:
+        if manifest.wal_url == wal_url and manifest.fences:
+            return None
+        return msgspec.structs.replace(manifest, wal_url=wal_url, fences=tuple(sorted({*manifest.fences, *fences})))
+
+    if wal_url:
+        manifests.update(edit)
 
 
 def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore, epoch: int) -> int:

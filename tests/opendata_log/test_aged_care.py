@@ -16,10 +16,9 @@ import lsm
 import lsm.__main__
 import opendata_log.__main__
 from lsm.object_store import LocalStore
-from lsm.object_store.names import number_of
 from opendata_log import Config, LogDb, LogDbBuilder, RetentionConfig, SegmentConfig
 from opendata_log.compactor import open_compactor
-from tests.doubles import SimulatedCrash, WrappedStore
+from tests.doubles import SimulatedCrash, WrappedStore, number_of
 from tests.opendata_log.support import ManualClock, tiny, values
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -119,7 +118,7 @@ def kinds(place: Path) -> dict[str, str]:
         pinned = min(each.manifest_id for each in newest.checkpoints)
         of_checkpoint = admin.read_manifest(pinned).table_numbers() - newest.table_numbers()
     notes = sorted(path.name for path in (place / "sst").glob("*.done"))
-    claimed = next(name for name in notes if newest.is_claimed(number_of(name) or 0))
+    claimed = next(name for name in notes if newest.is_claimed(number_of(f"sst/{name}") or 0))
     return {
         "table": f"sst/{min(newest.table_numbers()):020d}.sst",
         "table of a checkpoint": f"sst/{min(of_checkpoint):020d}.sst",
@@ -161,11 +160,11 @@ def test_tells_every_kind_of_object(
 def test_a_quiet_collection_leaves_what_is_needed(aged: Path, tmp_path: Path) -> None:
     place = tmp_path / "log"
     shutil.copytree(aged / "log", place)
-    (place / "sst" / ".tmp-77-dead").write_bytes(b"half a table")
+    (place / "sst" / ".tmp-77-00000000deadbeef").write_bytes(b"half a table")
     (place / "sst" / f"{99:020d}.done").write_bytes(b"note of a job nobody knows")
     with lsm.Admin(place) as admin:
         told = {each.name: each.reason for each in admin.run_gc_once(dry_run=True, min_age=0)}
-        assert "sst/.tmp-77-dead" in told
+        assert "sst/.tmp-77-00000000deadbeef" in told
         assert all(told.values())
     compact(place)  # The next compactor takes the dead one's claim over.
     clock = ManualClock(int(100 * HOUR * 1000))
@@ -184,9 +183,9 @@ def test_a_quiet_collection_leaves_what_is_needed(aged: Path, tmp_path: Path) ->
     tables = set().union(*(each.table_numbers() for each in versions))
     assert {path.name for path in (place / "sst").iterdir()} == {f"{number:020d}.sst" for number in tables}
     pinned = {each.manifest_id for each in newest.checkpoints if each.manifest_id <= newest.number - 8}
-    assert {number_of(path.name) for path in (place / "pinned").iterdir()} == pinned
+    assert {number_of(f"pinned/{path.name}") for path in (place / "pinned").iterdir()} == pinned
     for path in (place / "wal").iterdir():
-        number = number_of(path.name)
+        number = number_of(f"wal/{path.name}")
         assert number is not None
         needed = number in newest.fences or any(each.needs_log(number) for each in newest.checkpoints)
         assert needed or number >= newest.replay_after

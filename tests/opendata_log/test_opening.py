@@ -82,7 +82,7 @@ def test_the_write_ahead_log_on_another_store_it_is_there(tmp_path: Path) -> Non
 
     assert os.listdir(tmp_path / "wal" / "wal")
     assert not (tmp_path / "main" / "wal").exists()
-    with pytest.raises(InvalidInputError, match="created with WAL store"):
+    with pytest.raises(InvalidInputError, match="pass wal_url="):
         LogDb.open(storage=str(tmp_path / "main"))
 
 

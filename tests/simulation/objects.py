@@ -14,12 +14,12 @@ from lsm.object_store.names import (
     WAL,
     manifest_name,
     note_name,
-    number_of,
     pinned_name,
     table_name,
     wal_name,
 )
 from lsm.testing.bucket import SimulatedBucket
+from tests.doubles import number_of
 
 MANIFESTS_KEPT = 8
 

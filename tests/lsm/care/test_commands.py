@@ -32,7 +32,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_gc_says_why_and_then_does_it(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    leftover = database / "sst" / ".tmp-1-00ff"
+    leftover = database / "sst" / ".tmp-1-00000000000000ff"
     leftover.write_bytes(b"half an object")
     status, out, err = run(capsys, "gc", str(database), "--dry-run", "--min-age", "0")
     could_go = json.loads(out)

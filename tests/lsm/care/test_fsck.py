@@ -15,10 +15,10 @@ import lsm
 from lsm.fsck.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
-from lsm.object_store.names import PROBE, manifest_name, note_name, number_of, table_name
+from lsm.object_store.names import PROBE, manifest_name, note_name, table_name
 from lsm.rows.chunk import DELETE, PUT, RowChunk
 from lsm.sst.block import SeriesBlock, encode_series
-from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
+from tests.doubles import CrashAt, CrashingStore, SimulatedCrash, number_of
 from tests.lsm.care.test_checkpoints import churn, open_admin
 from tests.lsm.care.test_clones import Named
 from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, copy_of, layouts, objects_of, open_db, tiny

@@ -12,8 +12,8 @@ import pytest
 
 import lsm
 from lsm.object_store import LocalStore, MemoryStore
-from lsm.object_store.names import COUNTER_BITS, PROBE, number_of
-from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash
+from lsm.object_store.names import COUNTER_BITS, PROBE
+from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash, number_of
 from tests.lsm.care.test_checkpoints import TEN_YEARS_MS, Clocks, churn, open_admin
 from tests.lsm.care.test_clones import Named
 from tests.lsm.care.test_fsck import verify
@@ -311,22 +311,22 @@ def test_removes_what_a_killed_create_left_and_disturbs_none_under_way(tmp_path:
     store = LocalStore(tmp_path / "db", use_tmpfile=False)
     with open_plain(store) as db:
         db.put(b"a", b"1", await_durable=True)
-        (tmp_path / "db" / "wal" / ".tmp-77-dead").write_bytes(b"half")
+        (tmp_path / "db" / "wal" / ".tmp-77-00000000deadbeef").write_bytes(b"half")
         link = os.link
         collected: list[lsm.Garbage] = []
 
-        def collect_first(source: str, target: str) -> None:
+        def collect_first(source: str, target: str, **options: Any) -> None:
             if not collected:
                 with open_admin(LocalStore(tmp_path / "db")) as admin:
                     collected.extend(admin.run_gc_once(min_age=0))
-            link(source, target)
+            link(source, target, **options)
 
         monkeypatch.setattr(os, "link", collect_first)
         db.put(b"b", b"2", await_durable=True)
         monkeypatch.undo()
         names = [each.name for each in collected if ".tmp-" in each.name]
         assert len(names) == 2
-        assert "wal/.tmp-77-dead" in names
+        assert "wal/.tmp-77-00000000deadbeef" in names
         assert read_rows(db) == [(b"a", b"1"), (b"b", b"2")]
     assert not list((tmp_path / "db").rglob(".tmp-*"))
 

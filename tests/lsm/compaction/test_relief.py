@@ -14,7 +14,7 @@ import lsm
 from lsm.compaction.job import CompactionJob
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, merge_spec
 from lsm.object_store import MemoryStore
-from lsm.object_store.names import number_of
+from tests.doubles import number_of
 from tests.lsm.support import append, objects_of, open_db, read_rows, read_series, tiny
 
 LEVELED = lsm.LeveledScheduler(l0_min=2, l0_max=3, base_bytes=800, ratio=2)

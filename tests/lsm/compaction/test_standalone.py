@@ -16,8 +16,7 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
-from lsm.object_store.names import number_of
-from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
+from tests.doubles import CrashAt, CrashingStore, SimulatedCrash, number_of
 from tests.lsm.support import Lists, TwoBytes, append, copy_of, objects_of, open_db, read_rows, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

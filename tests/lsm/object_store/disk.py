@@ -1,9 +1,9 @@
 """A disk that loses its power: watches what the local store asks of the system, and lays out what may be left of it.
 
-`WatchedDisk` stands where `lsm.object_store.local` has the module `os`. It passes every call on, and remembers which bytes and
-which directory entries were synced. `outage` makes a directory as it may be found afterwards: what was synced is there, and
-of the rest any subset that POSIX allows: a file's unsynced bytes whole, torn, zeroed or gone, an entry there or not, and
-nothing under a directory whose own entry is gone.
+`WatchedDisk` stands where `lsm.object_store.local` and `descriptors` have the module `os`. It passes every call on, and
+remembers which bytes and which directory entries were synced. `outage` makes a directory as it may be found afterwards:
+what was synced is there, and of the rest any subset that POSIX allows: a file's unsynced bytes whole, torn, zeroed or gone,
+an entry there or not, and nothing under a directory whose own entry is gone.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class WatchedDisk:
         self._top = _Directory()
         self._open: dict[int, _File | _Directory] = {}
         self._at: dict[int, int] = {}
+        self._paths: dict[int, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -65,10 +66,15 @@ class WatchedDisk:
         if self.calls_left is not None and self.calls > self.calls_left:
             raise PowerLoss
 
-    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+    def _resolved(self, path: str, directory: int | None) -> str:
+        return path if directory is None else os.path.normpath(os.path.join(self._paths[directory], path))
+
+    def open(self, path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._step()
-        descriptor = os.open(path, flags, mode)
+        descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
+        path = self._resolved(path, dir_fd)
+        self._paths[descriptor] = path
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             self._open[descriptor] = _File()
         elif flags & os.O_CREAT:
@@ -81,6 +87,7 @@ class WatchedDisk:
 
     def close(self, descriptor: int) -> None:
         self._open.pop(descriptor, None)
+        self._paths.pop(descriptor, None)
         os.close(descriptor)
 
     def writev(self, descriptor: int, parts: Sequence[Any]) -> int:
@@ -114,20 +121,24 @@ class WatchedDisk:
     def link(self, source: str, target: str, **options: Any) -> None:
         self._step()
         os.link(source, target, **options)
+        target = self._resolved(target, options.get("dst_dir_fd"))
         if source.startswith("/proc/self/fd/"):
             file = self._open[int(source.rpartition("/")[2])]
         else:
+            source = self._resolved(source, options.get("src_dir_fd"))
             file = self._directory(os.path.dirname(source)).entries[os.path.basename(source)]
         self._directory(os.path.dirname(target)).change(os.path.basename(target), file)
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
         self._step()
-        os.unlink(path)
+        os.unlink(path, dir_fd=dir_fd)
+        path = self._resolved(path, dir_fd)
         self._directory(os.path.dirname(path)).change(os.path.basename(path), None)
 
-    def mkdir(self, path: str, mode: int = 0o777) -> None:
+    def mkdir(self, path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         self._step()
-        os.mkdir(path, mode)
+        os.mkdir(path, mode, dir_fd=dir_fd)
+        path = self._resolved(path, dir_fd)
         if self._is_ours(path):
             self._directory(os.path.dirname(path)).change(os.path.basename(path), _Directory())
 

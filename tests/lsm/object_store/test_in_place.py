@@ -90,7 +90,7 @@ def test_a_create_that_died_anywhere_is_whole_or_nothing_after_the_next_open(tmp
         fs = InPlace(moves_by)
         fs.dies_at = at
         try:
-            store_of(fs, root).put_if_absent("wal/1", [b"0123456789"], timeout=SECONDS)
+            store_of(fs, root).put_if_absent("wal/00000000000000000001.wal", [b"0123456789"], timeout=SECONDS)
         except Died:
             pass
         else:
@@ -100,10 +100,10 @@ def test_a_create_that_died_anywhere_is_whole_or_nothing_after_the_next_open(tmp
         store.finish_creates(timeout=SECONDS)
 
         found = [(info.name, info.size) for info in store.list("", timeout=SECONDS)]
-        assert found in ([], [("wal/1", 10)])
+        assert found in ([], [("wal/00000000000000000001.wal", 10)])
         assert len(list((root / "wal").iterdir())) == len(found)
         if found:
-            assert store.get("wal/1", timeout=SECONDS) == b"0123456789"
+            assert store.get("wal/00000000000000000001.wal", timeout=SECONDS) == b"0123456789"
         outcomes.add(len(found))
     assert 0 in outcomes
 
@@ -115,16 +115,16 @@ def test_a_create_whose_connection_broke_anywhere_is_done_by_the_next_attempt(tm
         fs.fails_at = at
         store = store_of(fs, tmp_path / str(at))
         try:
-            store.put_if_absent("wal/1", [b"0123456789"], timeout=SECONDS)
+            store.put_if_absent("wal/00000000000000000001.wal", [b"0123456789"], timeout=SECONDS)
         except StoreFault as fault:
             assert fault.transient
             with contextlib.suppress(ObjectExists):
-                store.put_if_absent("wal/1", [b"0123456789"], timeout=SECONDS)
+                store.put_if_absent("wal/00000000000000000001.wal", [b"0123456789"], timeout=SECONDS)
 
-        assert store.get("wal/1", timeout=SECONDS) == b"0123456789"
-        assert [info.name for info in store.list("", timeout=SECONDS)] == ["wal/1"]
+        assert store.get("wal/00000000000000000001.wal", timeout=SECONDS) == b"0123456789"
+        assert [info.name for info in store.list("", timeout=SECONDS)] == ["wal/00000000000000000001.wal"]
         with pytest.raises(ObjectExists):
-            store.put_if_absent("wal/1", [b"other"], timeout=SECONDS)
+            store.put_if_absent("wal/00000000000000000001.wal", [b"other"], timeout=SECONDS)
 
 
 def test_a_listing_shows_no_temporary_file(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_a_listing_shows_no_temporary_file(tmp_path: Path) -> None:
     fs.dies_at = 1
     store = store_of(fs, tmp_path)
     with pytest.raises(Died):
-        store.put_if_absent("wal/1", [b"0123456789"], timeout=SECONDS)
+        store.put_if_absent("wal/00000000000000000001.wal", [b"0123456789"], timeout=SECONDS)
 
-    assert [path.name for path in (tmp_path / "wal").iterdir()] == [".tmp-1"]
+    assert [path.name for path in (tmp_path / "wal").iterdir()] == [".tmp-00000000000000000001.wal"]
     assert store.list("", timeout=SECONDS) == store.list("wal/", timeout=SECONDS) == []
 
 
@@ -257,11 +257,11 @@ def test_a_file_system_handed_in_needs_no_assertion_to_read(tmp_path: Path) -> N
 def test_a_scheme_of_the_applications_own_is_no_part_of_the_path(tmp_path: Path) -> None:
     store = open_store("mine://registered-by-a-test/db", assume_single_writer=True)
 
-    store.put_if_absent("wal/1", [b"x"], timeout=SECONDS)
+    store.put_if_absent("wal/00000000000000000001.wal", [b"x"], timeout=SECONDS)
 
     fs = MemoryFileSystem()
-    assert fs.cat_file("/registered-by-a-test/db/wal/1") == b"x"
-    assert [info.name for info in store.list("", timeout=SECONDS)] == ["wal/1"]
+    assert fs.cat_file("/registered-by-a-test/db/wal/00000000000000000001.wal") == b"x"
+    assert [info.name for info in store.list("", timeout=SECONDS)] == ["wal/00000000000000000001.wal"]
     fs.rm("/registered-by-a-test", recursive=True)
 
 

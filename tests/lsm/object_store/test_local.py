@@ -18,7 +18,6 @@ import pytest
 
 from lsm.errors import InvalidError
 from lsm.object_store import LocalStore, ObjectExists, RequestRefused, StoreFault
-from lsm.object_store.local import TEMPORARY_PREFIX
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -87,7 +86,6 @@ def test_of_several_processes_one_wins_each_name(tmp_path: Path, use_tmpfile: bo
 
 
 def test_kill_while_writing_leaves_no_part_of_an_object(tmp_path: Path, use_tmpfile: bool) -> None:
-    store = LocalStore(tmp_path / "db")
     for turn in range(6):
         shutil.rmtree(tmp_path / "db", ignore_errors=True)
         writer = _python(_WRITER, tmp_path / "db", use_tmpfile)
@@ -98,45 +96,29 @@ def test_kill_while_writing_leaves_no_part_of_an_object(tmp_path: Path, use_tmpf
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
 
-        found = store.list("", timeout=1.0)
+        found = LocalStore(tmp_path / "db").list("", timeout=1.0)
         assert found
         assert {info.size for info in found} == {16 << 20}
         if use_tmpfile:
-            assert not [name for name in os.listdir(tmp_path / "db/wal") if name.startswith(TEMPORARY_PREFIX)]
+            assert not [name for name in os.listdir(tmp_path / "db/wal") if name.startswith(".tmp-")]
 
 
 def test_a_leftover_temporary_file_is_never_listed(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     _put(store, "wal/1", b"x")
-    (tmp_path / "wal" / f"{TEMPORARY_PREFIX}12-ab").write_bytes(b"half")
+    (tmp_path / "wal" / ".tmp-12-0123456789abcdef").write_bytes(b"half")
 
     assert [info.name for info in store.list("", timeout=1.0)] == ["wal/1"]
+    assert [info.name for info in store.leftovers(timeout=1.0)] == ["wal/.tmp-12-0123456789abcdef"]
 
 
-def test_writes_go_on_after_the_directory_was_removed(tmp_path: Path, use_tmpfile: bool) -> None:
-    store = LocalStore(tmp_path / "db", use_tmpfile=use_tmpfile)
-    _put(store, "wal/1", b"x")
-    shutil.rmtree(tmp_path / "db")
+@pytest.mark.parametrize("name", [".tmp-12-ab", ".tmp-0123456789abcdef", ".tmp-12-0123456789abcdef.part", "a.tmp-1-2"])
+def test_another_programs_temporary_file_is_no_leftover(tmp_path: Path, name: str) -> None:
+    store = LocalStore(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
 
-    _put(store, "wal/2", b"y")
-    shutil.rmtree(tmp_path / "db")
-    (tmp_path / "db" / "wal").mkdir(parents=True)
-    _put(store, "wal/3", b"z")
-
-    assert [info.name for info in store.list("", timeout=1.0)] == ["wal/3"]
-
-
-def test_a_replaced_directory_is_the_one_written_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = LocalStore(tmp_path / "db")
-    _put(store, "wal/1", b"x")
-    (tmp_path / "db").rename(tmp_path / "old")
-    (tmp_path / "db" / "wal").mkdir(parents=True)
-    synced = _watch_fsync(monkeypatch)
-
-    _put(store, "wal/2", b"y")
-
-    assert (tmp_path / "db/wal/2").read_bytes() == b"y"
-    assert str(tmp_path / "db/wal") in synced
+    assert store.leftovers(timeout=1.0) == []
+    assert [info.name for info in store.list("", timeout=1.0)] == [name]
 
 
 def _watch_fsync(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -303,6 +285,14 @@ def test_a_file_as_root_or_parent_is_refused(tmp_path: Path, below: str) -> None
 
     with pytest.raises(InvalidError, match="is a file"):
         LocalStore(f"{tmp_path}/taken{below}")
+
+
+@pytest.mark.parametrize("below", ["", "/db", "/db/deeper"])
+def test_a_link_that_leads_nowhere_is_told_from_a_file(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to("gone/away")
+
+    with pytest.raises(InvalidError, match="is a link to 'gone/away', which does not exist"):
+        LocalStore(f"{tmp_path}/link{below}")
 
 
 def test_descriptors_are_returned_on_close(tmp_path: Path) -> None:

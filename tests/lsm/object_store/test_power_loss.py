@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lsm
-from lsm.object_store import local
+from lsm.object_store import descriptors, local
 from lsm.object_store.contract import ObjectExists
 from lsm.object_store.local import LocalStore
 from tests.lsm.object_store.disk import PowerLoss, WatchedDisk
@@ -30,7 +30,8 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
         root = tmp_path / f"{seed}.{calls_left}"
         root.mkdir()
         disk = WatchedDisk(root, random.Random(seed), calls_left=calls_left)
-        monkeypatch.setattr(local, "os", disk)
+        for module in (local, descriptors):
+            monkeypatch.setattr(module, "os", disk)
         return disk
 
     return begin
@@ -41,7 +42,8 @@ def restore(monkeypatch: pytest.MonkeyPatch) -> Restore:
     """Switches it on again: what is left, which is no longer watched."""
 
     def begin(disk: WatchedDisk, target: Path, seed: int) -> Path:
-        monkeypatch.setattr(local, "os", os)
+        for module in (local, descriptors):
+            monkeypatch.setattr(module, "os", os)
         return disk.outage(target, random.Random(seed))
 
     return begin

@@ -12,8 +12,8 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
-from lsm.object_store.names import number_of, wal_name
-from tests.doubles import CountingStore, WrappedStore
+from lsm.object_store.names import wal_name
+from tests.doubles import CountingStore, WrappedStore, number_of
 from tests.lsm.read.support import HookedStore, WriterOfObjects, busy_writer, open_reader, open_series_reader, shown_by
 from tests.lsm.support import FAMILIES, append, objects_of, open_db, open_plain, read_rows, tiny
 

@@ -26,6 +26,7 @@ from lsm.errors import (
     TableMissingError,
     UnavailableError,
     internal,
+    kept,
 )
 from lsm.exits import tell_at_exit
 from lsm.forks import tell_in_child
@@ -146,7 +147,7 @@ class Db(Reads):
         `has_space`. Raises: as `write`.
         """
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         return self._engine.writer.append_series(family, names, first, values, size)
 
     def keep_arrivals(self) -> None:
@@ -254,7 +255,7 @@ class Db(Reads):
         if engine.wal.durable_seq >= seq:
             return
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         engine.runtime.check_waiting()
         if not engine.settings.wal_enabled:
             engine.writer.freeze()
@@ -270,7 +271,7 @@ class Db(Reads):
         """
         if self.durable_seq <= seq:
             if self._closed is not None:
-                raise self._closed
+                raise kept(self._closed)
             self.check_outside()
         return self._engine.wal.wait_beyond(seq, timeout_seconds(timeout))
 
@@ -308,10 +309,10 @@ class Db(Reads):
 
     def _see_family(self, family: bytes) -> tuple[View, int]:
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         engine = self._engine
         if engine.writer.poison is not None:
-            raise engine.writer.poison
+            raise kept(engine.writer.poison)
         view = engine.views.current
         return view, engine.writer.series_bound(family)
 
@@ -456,10 +457,10 @@ class Db(Reads):
 
     def _check_open(self) -> None:
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         poison = self._engine.writer.poison
         if poison is not None:
-            raise poison
+            raise kept(poison)
 
     def check_outside(self) -> None:
         """Raise ReentrantError where this thread could not wait for others: in a signal handler or a finalizer that runs in
@@ -518,7 +519,7 @@ class Db(Reads):
         if failure is None:
             self._flush_all()
         elif not isinstance(failure, FencedError):
-            raise failure
+            raise kept(failure)
 
     def _flush_all(self) -> None:
         with contextlib.suppress(FencedError):

@@ -18,6 +18,10 @@ instead of a reason, so that `except FencedError` works.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 
 class Error(Exception):
     """Root of everything the engine raises on purpose."""
@@ -116,6 +120,12 @@ def out_of_memory(what: str, error: MemoryError) -> UnavailableError:
     failure = UnavailableError(f"{what}: not enough memory; free some, then call again")
     failure.__cause__ = error
     return failure
+
+
+def kept(error: E) -> E:
+    """An error that is kept and raised by every call from now on. Its traceback begins anew each time: else it would hold the
+    frames of all of those calls, and what they had in their hands. Where it came from its causes tell."""
+    return error.with_traceback(None)
 
 
 def internal(message: str, cause: BaseException) -> InternalError:

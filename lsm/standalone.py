@@ -16,8 +16,9 @@ from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import CompactorFencedError, Error, InvalidError, TableMissingError, UnavailableError
+from lsm.errors import CompactorFencedError, Error, InvalidError, TableMissingError, UnavailableError, kept
 from lsm.executors import Executors, compaction_workplace, scheduler_of
+from lsm.exits import tell_at_exit
 from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
@@ -56,6 +57,7 @@ class DbCompactor:
         except BaseException:
             self._shut_down()
             raise
+        tell_at_exit(self, self._runtime)
 
     @classmethod
     def open(
@@ -162,7 +164,7 @@ class DbCompactor:
 
     def _check(self) -> None:
         if self._failed is not None:
-            raise self._failed
+            raise kept(self._failed)
         if self._compactor.is_superseded:
             raise CompactorFencedError(f"another compactor took over from this one (epoch {self.epoch})")
 

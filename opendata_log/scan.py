@@ -160,7 +160,7 @@ class LogIterator:
     def next_block(self) -> Iterator[LogEntry] | None:
         """What is left of the current block, else the next one; None at the end."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         block, position = self._block, self._position  # Before the look whether another thread moves on from here.
         if not self._turn:
             raise shared("scan")
@@ -199,7 +199,7 @@ class LogIterator:
     def _take_blocks(self, count: int) -> list[LogEntry]:
         """Requires: the turn."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         at = self.next_sequence
         # A `for` loop may stand in the current block, and go on meanwhile: what is left of it is taken one by one.
         found: list[LogEntry] = list(islice(self._position, count)) if self._block else []
@@ -267,7 +267,7 @@ class LogKeyIterator:
 
     def __next__(self) -> LogKey:
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         try:
             return next(self._keys)
         except Error:

@@ -43,6 +43,7 @@ from lsm.errors import (
     InvalidError,
     TableMissingError,
     UnavailableError,
+    kept,
 )
 from lsm.health import BackgroundHealth
 from lsm.manifest.job_record import JobRecord
@@ -148,7 +149,7 @@ class Compactor:
                     return False
                 is_failing = self._health.failures_in_a_row("compaction") > FAILURES_MAX
                 if wait is None and is_failing and isinstance(self.last_failure, Error):
-                    raise self.last_failure
+                    raise kept(self.last_failure)
                 self._changed.wait(wait)
         return True
 
@@ -184,9 +185,9 @@ class Compactor:
                     if self._is_closing:
                         raise ClosedError("the database is closed: open it again")
                     if self.refused != refused and self.last_refusal is not None:
-                        raise self.last_refusal
+                        raise kept(self.last_refusal)
                     if self.failures > failures + FAILURES_MAX and isinstance(self.last_failure, Error):
-                        raise self.last_failure
+                        raise kept(self.last_failure)
                     self._changed.wait()
             finally:
                 self._requests.remove(plan)

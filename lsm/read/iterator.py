@@ -105,7 +105,7 @@ class RowIterator:
 
     def __next__(self) -> KeyValue:
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         try:
             row = next(self._rows)
         except Error as error:
@@ -128,14 +128,14 @@ class RowIterator:
 
     def _check_shared(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
 
     def fetchmany(self, count: int) -> list[KeyValue]:
         """Up to `count` rows; an empty list at the end."""
         if count < 0:
             raise InvalidError(f"fetchmany takes a count of at least 0, got {count}")
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         try:
             rows = list(islice(self._rows, count))
         except Error as error:

@@ -25,6 +25,7 @@ from lsm.errors import (
     InvalidError,
     TableMissingError,
     UnavailableError,
+    kept,
     out_of_memory,
 )
 from lsm.exits import tell_at_exit
@@ -153,7 +154,7 @@ class DbReader(Reads):
         Raises: UnavailableError, CorruptionError; what was seen stays readable.
         """
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         self._poll(look=True, sure=True)
 
     def on_news(self, callback: Callable[[SeriesNews], object]) -> None:
@@ -315,9 +316,9 @@ class DbReader(Reads):
 
     def _check_open(self) -> None:
         if self._closed is not None:
-            raise self._closed
+            raise kept(self._closed)
         if self._damage is not None:
-            raise self._damage
+            raise kept(self._damage)
 
     def close(self) -> None:
         """Stop following. Idempotent. Raises: ReentrantError, from a signal handler or a finalizer in the middle of a call;

@@ -27,6 +27,7 @@ from lsm.errors import (
     UnavailableError,
     halfway,
     internal,
+    kept,
     out_of_memory,
 )
 from lsm.health import BackgroundHealth
@@ -180,7 +181,7 @@ class WriteAheadLog:
     def raise_outage(self) -> None:
         """Raise what stands between appends and durability. Requires: the write lock."""
         if self._fatal is not None:
-            raise self._fatal
+            raise kept(self._fatal)
         if self._outage is not None:
             outage = self._outage
             text = f"the log cannot be written at present: {outage}"
@@ -241,7 +242,7 @@ class WriteAheadLog:
             turn.is_moving = True
             while self.durable_seq < seq:
                 if self._fatal is not None:
-                    raise self._fatal
+                    raise kept(self._fatal)
                 if self._failed_attempt > turn.attempts and self._outage is not None:
                     outage = self._outage
                     text = f"the log could not be written: {outage}"
@@ -287,7 +288,7 @@ class WriteAheadLog:
         with self._lock:
             while self.durable_seq <= seq:
                 if self._fatal is not None:
-                    raise self._fatal
+                    raise kept(self._fatal)
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     raise TimeoutError(f"nothing newer became durable within {timeout} s")

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lsm.errors import Error, FencedError, InternalError, UnavailableError
+from lsm.errors import Error, FencedError, InternalError, UnavailableError, kept
 from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
@@ -130,9 +130,9 @@ class Flusher:
             while self.flushed_seq < seq:
                 writer = self._writer
                 if writer is not None and writer.poison is not None:
-                    raise writer.poison
+                    raise kept(writer.poison)
                 if self._failures > failures and self._error is not None:
-                    raise self._error
+                    raise kept(self._error)
                 if self._building or not self._is_level0_full():
                     stalled_since = None
                 elif stalled_since is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lsm.errors import Error, InvalidError, ReentrantError, UnavailableError, halfway
+from lsm.errors import Error, InvalidError, ReentrantError, UnavailableError, halfway, kept
 from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -94,7 +94,7 @@ class Writer:
         """
         with self._lock:
             if self._poison is not None:
-                raise self._poison
+                raise kept(self._poison)
             if first < self._numbers.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
             self._check_not_inside((family,))
@@ -127,7 +127,7 @@ class Writer:
         sizes = [total_length(part.names) + total_length(part.values) for part in batch.series]
         with self._lock:
             if self._poison is not None:
-                raise self._poison
+                raise kept(self._poison)
             for part in batch.series:
                 if part.first < self._numbers.get(part.family, 0):
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
@@ -249,7 +249,7 @@ class Writer:
         with self._lock:
             while self.unflushed_bytes >= self._unflushed_bytes_max:
                 if self._poison is not None:
-                    raise self._poison
+                    raise kept(self._poison)
                 if not self._frozen_bytes:
                     self._freeze()
                 wait = None if deadline is None else deadline - self._runtime.monotonic()

@@ -11,6 +11,7 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
+from lsm.object_store.names import PROBE
 from tests.lsm.support import (
     FAMILIES,
     Lists,
@@ -65,7 +66,8 @@ def build() -> tuple[MemoryStore, Content]:
 
 
 STORE, EXPECTED = build()
-NAMES = sorted(objects_of(STORE))
+NAMES = sorted(name for name in objects_of(STORE) if name != PROBE)
+"""Objects that hold data. The probe holds none."""
 
 
 def newest(kind: str) -> str:
@@ -109,6 +111,10 @@ def test_builds_every_kind_of_object() -> None:
     assert any(partition.l0 for partition in partitions)
     assert any(partition.runs for partition in partitions)
     assert survives(copy_of(STORE))
+
+
+def test_the_bytes_of_the_probe_mean_nothing() -> None:
+    assert survives(damaged(PROBE, lambda data: bytes(len(data))))
 
 
 def is_current(name: str) -> bool:

@@ -310,7 +310,7 @@ def test_a_compaction_that_fails_because_another_compactor_took_over_says_so() -
     with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as old:
         (table,) = old._compactor._manifests.current.partitions[0].l0
         failure = TableMissingError("the table is missing", object_name=table.name, offset=0)
-        job = SimpleNamespace(parts=[])
+        job = SimpleNamespace(parts=[], failed_elsewhere=lambda _: False)
         with pytest.raises(TableMissingError):
             old._compactor._give_up(job, failure)  # type: ignore[arg-type]
         with lsm.DbCompactor.open("memory://", tiny(), object_store=memory), pytest.raises(CompactorFencedError):
@@ -382,7 +382,7 @@ def test_a_compaction_whose_sources_an_earlier_attempt_has_merged_is_planned_ane
     with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as compactor:
         failure = TableMissingError("the table is missing", object_name="sst/1.sst", offset=0)
 
-        compactor._compactor._give_up(SimpleNamespace(parts=[]), failure)  # type: ignore[arg-type]
+        compactor._compactor._give_up(SimpleNamespace(parts=[], failed_elsewhere=lambda _: False), failure)  # type: ignore[arg-type]
 
         assert compactor._compactor.last_failure is failure
         assert compactor.run_once(20)

@@ -328,7 +328,7 @@ def test_the_command_ends_on_sigterm_with_nothing_lost(tmp_path: Path) -> None:
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     process = command(tmp_path)
     assert "nobody has written one yet" in process.communicate(timeout=60)[1]
-    assert process.returncode == 2
+    assert process.returncode == 1
 
 
 def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path) -> None:

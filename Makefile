@@ -14,13 +14,16 @@ KILLS_STATE ?= .kills.jsonl
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+export NO_MKDOCS_2_WARNING := 1
 
-# A Python without ensurepip (as Debian splits it) makes an environment without pip; then its own pip installs into it.
+# A Python without ensurepip (as Debian splits it) makes an environment without pip; then its own pip brings one.
 PIP = if $(BIN)/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m pip "$$@"; \
 	else $(PYTHON) -m pip --python $(BIN)/python "$$@"; fi
+# Dependency groups need pip 25.1.
+NEW_PIP = set -- install -qq --upgrade 'pip>=25.1'; $(PIP)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-long soak kills planted check coverage lint benchmarks clean
+.PHONY: help setup bench test test-long soak kills planted check coverage lint docs benchmarks clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +34,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@echo "setting up $(VENV) ..." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
-	@set -- install -qq --editable '.[dev]'; $(PIP)
+	@$(NEW_PIP)
+	@$(BIN)/python -m pip install -qq --editable . --group dev
 	@touch $(STAMP)
 
 bench: $(STAMP) ## Measure this machine and a storage; options in ARGS="--storage memory://"
@@ -68,9 +72,12 @@ lint: $(STAMP) ## Style, formatting and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 
+docs: $(STAMP) ## Build the documentation into build/site, warnings as errors
+	@$(BIN)/python -m mkdocs build --quiet --strict
+
 benchmarks: $(STAMP) ## Compare with other engines on this machine; options in ARGS="--rounds 1"
 	@$(BIN)/python -c 'import lmdb, matplotlib, rocksdict, slatedb' 2>/dev/null \
-		|| { set -- install -qq --editable '.[dev,bench]'; $(PIP); }
+		|| $(BIN)/python -m pip install -qq --group bench
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results; logs that you wrote stay

@@ -1,4 +1,6 @@
-"""Fixtures for pytest: stores that fail, count or dawdle, and simulations. Found by pytest where this package is installed.
+"""Fixtures for pytest: stores that fail, count or dawdle, and simulations.
+
+Load them with `pytest_plugins = ["lsm.testing.plugin"]` in the top `conftest.py`, or with `pytest -p lsm.testing.plugin`.
 
 `misbehaving_store(*faults, seed=None)`   a FaultyStore in memory: these faults first, then (with a seed) random ones
 `counting_store`                          a CountingStore in memory

@@ -255,5 +255,5 @@ def _executable(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise RuntimeError(f"{name} is not installed beside {sys.executable}; pip install -e '.[dev]'")
+        raise RuntimeError(f"{name} is not installed beside {sys.executable}; run make setup")
     return found

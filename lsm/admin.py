@@ -22,7 +22,7 @@ from lsm.checkpoints import (
 )
 from lsm.checks import age_seconds, integer
 from lsm.components import Components, Stores
-from lsm.errors import InvalidError, UnavailableError
+from lsm.errors import InvalidError, nothing_there
 from lsm.garbage import Garbage
 from lsm.gc import GarbageCollector
 from lsm.manifest.checkpoint import Checkpoint
@@ -77,9 +77,7 @@ class Admin:
             if self._manifests is None:
                 self._manifests = ManifestStore.load(self._stores.main, self._runtime)
                 if self._manifests is None:
-                    raise UnavailableError(
-                        f"there is no database at {self._stores.main.url}: nobody has written one yet"
-                    )
+                    raise nothing_there(self._stores.main.url)
             else:
                 self._manifests.refresh()
             if not self._is_checked:

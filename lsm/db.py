@@ -234,6 +234,13 @@ class Db(Reads):
             self.check_outside()
         self._flush(kind)
 
+    def flush_tables(self) -> None:
+        """As `flush(FlushType.MEMTABLE)`, for background threads of those who build on this database: `flush` refuses them,
+        as it cannot tell their own work from a finalizer that interrupts it. Requires: no lock is held."""
+        self._check_open()
+        self._engine.runtime.check_waiting()
+        self._flush(FlushType.MEMTABLE)
+
     def _flush(self, kind: FlushType) -> None:
         engine = self._engine
         if kind is FlushType.WAL:

@@ -6,6 +6,7 @@
     |   `-- FencedError      a newer writer owns the database: stop, do not retry
     |-- ReentrantError       a signal handler or finalizer called in the middle of a call: call again when that returned
     |-- UnavailableError     the store did not answer in time: try again later
+    |   |-- NotFoundError    nobody has written a database there: check the URL
     |   `-- SnapshotExpiredError  a reader was overtaken by the collector: refresh and read again
     |-- InvalidError         the call or the settings are wrong: fix the program
     |-- CorruptionError      stored bytes do not decode: do not retry, restore or investigate
@@ -72,6 +73,18 @@ class UnavailableError(Error):
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
         self.retryable = retryable
+
+
+class NotFoundError(UnavailableError):
+    """Nobody has written a database there. Check the URL, or let a writer create the database first."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=False)
+
+
+def nothing_there(url: str) -> NotFoundError:
+    """For handles that do not create a database."""
+    return NotFoundError(f"there is no database at {url}: nobody has written one yet")
 
 
 class SnapshotExpiredError(UnavailableError):

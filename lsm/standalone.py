@@ -16,7 +16,15 @@ from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
 from lsm.compaction.running import JobStatus
 from lsm.components import Components, Stores, table_format, table_reader
-from lsm.errors import CompactorFencedError, Error, InvalidError, TableMissingError, UnavailableError, kept
+from lsm.errors import (
+    CompactorFencedError,
+    Error,
+    InvalidError,
+    TableMissingError,
+    UnavailableError,
+    kept,
+    nothing_there,
+)
 from lsm.executors import Executors, compaction_workplace, scheduler_of
 from lsm.exits import tell_at_exit
 from lsm.health import BackgroundHealth
@@ -76,7 +84,7 @@ class DbCompactor:
         `poll_interval`: seconds between two looks at the manifest. `before_proposals`: called with the tables of each version
         before the scheduler is asked about it, for one that goes by what is stored; an error it raises ends the compaction,
         UnavailableError has it tried again. Cost: one LIST, one GET, one commit.
-        Raises: InvalidError, CorruptionError; UnavailableError where nobody has written a database.
+        Raises: InvalidError, CorruptionError; NotFoundError where nobody has written a database.
         """
         try:
             parts = Components(storage_options=storage_options or {}, **components)
@@ -99,7 +107,7 @@ class DbCompactor:
     ) -> Compactor:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
         if manifests is None:
-            raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
+            raise nothing_there(self._stores.main.url)
         extractor, layout = parts.prefix_extractor, parts.series_layout
         manifest = manifests.current
         names = (extractor.name if extractor is not None else "", layout.name if layout is not None else "")

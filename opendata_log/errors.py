@@ -3,6 +3,7 @@
     Error
     |-- StorageError               the store failed, refused, or did not answer in time: try again where `retryable`
     |   |-- FencedError            a newer writer owns the log: stop, only a fresh open can write again
+    |   |-- NotFoundError          nobody has written a log there: check the URL
     |   `-- SnapshotExpired        garbage collection overtook a slow reader: start the read again
     |-- EncodingError              bytes could not be encoded or decoded
     |   `-- CorruptionError        stored bytes do not decode: do not retry; names object and offset
@@ -65,6 +66,15 @@ class FencedError(StorageError):
     """Another writer took over the log. Step down; only a fresh open can write again."""
 
     retryable = False
+
+
+class NotFoundError(StorageError):
+    """Nobody has written a log there. Check the URL, or let a writer create the log first."""
+
+    retryable = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, retryable=False)
 
 
 class SnapshotExpired(StorageError):
@@ -169,6 +179,8 @@ def translate(error: lsm.Error) -> Error:
             return ClosedError(message)
         case lsm.ReentrantError():
             return ReentrantError(message)
+        case lsm.NotFoundError():
+            return NotFoundError(message)
         case lsm.SnapshotExpiredError():
             return SnapshotExpired(message)
         case lsm.UnavailableError():

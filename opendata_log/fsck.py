@@ -36,7 +36,7 @@ def fsck(
 
     Beyond what the engine verifies: listings name every key, segment metadata is sound and there for every tree, no
     segment reaches into the next one, and the block of sequences covers all that were given out (rules S1 to S3).
-    Cost: reads every byte, in bounded memory. Raises: StorageError where nobody has written a log; damage is in the report.
+    Cost: reads every byte, in bounded memory. Raises: NotFoundError where nobody has written a log; damage is in the report.
     """
     components: dict[str, Any] = {
         "storage_options": storage_options or {},

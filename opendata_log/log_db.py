@@ -433,7 +433,7 @@ class LogDb(Reads):
         return self._loss
 
     def be_forked(self) -> None:
-        self._may_not_read = self._is_shut = True
+        self._is_closed = self._may_not_read = self._is_shut = True
 
     def __enter__(self) -> LogDb:
         return self

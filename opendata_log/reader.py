@@ -75,7 +75,7 @@ class LogDbReader(Reads):
     def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
         """Open the log `config` names; `overrides` replace its fields.
 
-        Raises: StorageError where nobody has written a log; InvalidInputError, CorruptionError.
+        Raises: NotFoundError where nobody has written a log; InvalidInputError, CorruptionError.
         """
         if config is not None and not isinstance(config, ReaderConfig):
             raise InvalidInputError(f"config must be a ReaderConfig, got {type(config).__name__}")

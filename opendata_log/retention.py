@@ -105,7 +105,7 @@ class Retention:
                 try:
                     self.tick()
                     self._db.job_succeeded("retention")
-                except (lsm.UnavailableError, lsm.InvalidError, MemoryError) as error:
+                except (lsm.UnavailableError, lsm.InvalidError, lsm.ReentrantError, MemoryError) as error:
                     # The store fails, or a clock that was handed in gives no time. Until it succeeds, nothing is retired.
                     self._db.job_failed("retention", error)
         except lsm.Error:
@@ -142,7 +142,7 @@ class Retention:
             self._must_flush = True
             self._db.wake_compactor()
         if self._must_flush:
-            self._db.flush(lsm.FlushType.MEMTABLE)
+            self._db.flush_tables()
             self._must_flush = False
 
     def _is_all_due(

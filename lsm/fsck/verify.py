@@ -15,7 +15,7 @@ from typing import Any
 from lsm import events
 from lsm.checkpoints import load_version
 from lsm.components import Components, Stores
-from lsm.errors import CorruptionError, InternalError, InvalidError, UnavailableError
+from lsm.errors import CorruptionError, InternalError, InvalidError, nothing_there
 from lsm.fsck.claims import check_claims
 from lsm.fsck.report import FsckReport, Orphan, Problem, Progress
 from lsm.fsck.tables import SummedReader, TableCheck
@@ -134,7 +134,7 @@ class _Fsck:
             report.add_error(error)
             return report
         if self._manifests is None:
-            raise UnavailableError(f"there is no database at {main.url}: nobody has written one yet")
+            raise nothing_there(main.url)
         newest = self._manifests.current
         check_place(self._stores.wal.with_cause("fsck"), self._stores.wal_url, newest)
         report.database, report.manifest_id = newest.database.hex(), newest.number

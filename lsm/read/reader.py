@@ -26,6 +26,7 @@ from lsm.errors import (
     TableMissingError,
     UnavailableError,
     kept,
+    nothing_there,
     out_of_memory,
 )
 from lsm.exits import tell_at_exit
@@ -96,7 +97,7 @@ class DbReader(Reads):
     def _open(self, settings: Settings, parts: Components, checkpoint: str | None) -> None:
         manifests = ManifestStore.load(self._stores.main, self._runtime)
         if manifests is None:
-            raise UnavailableError(f"there is no database at {self._stores.main.url}: nobody has written one yet")
+            raise nothing_there(self._stores.main.url)
         found = manifests.current
         names = (found.extractor_name, found.series_name)
         extractor, layout = parts.prefix_extractor, parts.series_layout
@@ -133,7 +134,7 @@ class DbReader(Reads):
 
         `checkpoint`: the id of one; the reader shows what it pins, byte for byte, until the checkpoint is over.
 
-        Raises: UnavailableError where nobody has written a database; InvalidError, CorruptionError.
+        Raises: NotFoundError where nobody has written a database; InvalidError, CorruptionError.
         """
         try:
             parts = Components(storage_options=storage_options or {}, **components)

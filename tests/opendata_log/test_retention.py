@@ -401,6 +401,27 @@ def test_everything_of_an_emptied_log_is_reclaimed_while_it_is_open() -> None:
         assert log.list_segments() == []
 
 
+def test_the_thread_reclaims_by_itself_what_was_in_log_objects_only() -> None:
+    clock, memory = ManualClock(), MemoryStore()
+    retention = RetentionConfig(retention=2 * HOUR, check_interval=0.005)
+    settings = tiny(gc_interval=0.01, gc_min_age=0.0)
+    made = LogDbBuilder(config("memory://", retention=retention, engine=settings)).with_clock(clock)
+    with made.with_object_store(memory).build() as log:
+        log.try_append([(b"a", bytes(100_000))])
+        log.flush()
+        clock.advance(DAY)
+        stored = 100_000
+        for _ in range(4000):
+            stored = sum(info.size for info in memory.list("", timeout=1.0))
+            if stored < 20_000:
+                break
+            lsm.Runtime().sleep(0.005)
+
+        assert log.list_segments() == []
+        assert stored < 20_000
+        assert log.status().background == {}
+
+
 def test_a_compactor_elsewhere_drops_what_retention_took_last(tmp_path: Path) -> None:
     clock = ManualClock()
     changes = {"engine": tiny(compaction_enabled=False)}

@@ -163,4 +163,5 @@ def test_nothing_grows_once_retention_takes_as_much_as_comes_in() -> None:
         for what, bound in month.days[8].items():
             largest = max(day[what] for day in month.days[9:])
             assert largest <= 1.1 * bound + 3, (what, bound, largest)
-        assert max(month.most_stored[9:]) <= 1.5 * month.days[8]["bytes"]
+        # Between two collections there is garbage of two hours, and no more of it from day to day.
+        assert max(month.most_stored[9:]) <= 1.1 * month.most_stored[8]

@@ -34,7 +34,7 @@ def segment(number: int, l0: int = 0, runs: Sequence[int] = ()) -> lsm.Partition
 
 def live(oldest: int, newest: int) -> LiveSegments:
     found = LiveSegments()
-    found.load(SegmentTable(Segment(each, each * 10, 0) for each in range(oldest, newest + 1)))
+    found.load(SegmentTable(Segment(each, each * 10, 0) for each in range(oldest, newest + 1)), 0)
     return found
 
 
@@ -184,7 +184,7 @@ def test_a_segment_that_begins_is_told_of_before_it_is_written() -> None:
 def test_a_newest_segment_without_metadata_is_an_error() -> None:
     for known in (live(1, 4), LiveSegments()):
         if known.bounds is None:
-            known.load(SegmentTable())
+            known.load(SegmentTable(), 0)
         with pytest.raises(lsm.InternalError, match="segment 5 has tables and no metadata"):
             proposed(segment(4, l0=1), segment(5, l0=1), known=known)
 
@@ -317,7 +317,7 @@ def test_an_orphan_is_dropped_without_a_table_read_or_written(place: str) -> Non
 def test_a_newest_segment_without_metadata_reaches_the_user(place: str) -> None:
     log = open_log(place)
     ingest(log, 1)
-    log._writer._live.load(SegmentTable())
+    log._writer._live.load(SegmentTable(), 0)
     with pytest.raises(InternalError, match="segment 1 has tables and no metadata"):
         for _ in range(100):
             ingest(log, 10)

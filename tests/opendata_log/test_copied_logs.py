@@ -13,7 +13,7 @@ import pytest
 import lsm
 from lsm.coding import ENVELOPE
 from lsm.manifest.codec import decode_manifest, encode_manifest
-from lsm.object_store.names import manifest_name, number_of
+from lsm.object_store.names import manifest_name, manifest_number
 from opendata_log import Caches, LogDb, LogDbReader, StorageConfig
 from opendata_log.fsck import fsck
 from tests.opendata_log.support import tiny, values
@@ -105,7 +105,11 @@ def test_a_clone_of_a_copy_reads_the_copys_tables(forks: tuple[Path, Path], tmp_
 
 def without_content(root: Path) -> None:
     """As a version wrote it that did not say what tables hold."""
-    number = max(found for path in (root / "manifest").iterdir() if (found := number_of(path.name)) is not None)
+    number = max(
+        found
+        for path in (root / "manifest").iterdir()
+        if (found := manifest_number(f"manifest/{path.name}")) is not None
+    )
     path = root / manifest_name(number)
     data = path.read_bytes()
     nonce, epoch = ENVELOPE.unpack_from(data)[6], ENVELOPE.unpack_from(data)[5]

@@ -99,7 +99,7 @@ def test_a_flipped_bit_at_any_byte_of_any_object_it_is_right_or_refused(place: s
                 assert str(error).startswith(victim)
                 refused += 1
 
-    assert {victim.split("/")[0] for victim in objects} == {"manifest", "wal", "sst"}
+    assert {victim.split("/")[0] for victim in objects} == {"manifest", "probe", "wal", "sst"}
     assert refused > 1000
 
 

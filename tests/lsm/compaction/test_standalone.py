@@ -358,5 +358,5 @@ def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path) 
         db.collect_garbage(min_age=0)
         assert read_rows(db) == [*expected, (b"p0zz", b"")]
         stored = {path.name for path in (place / "sst").iterdir()}
-        assert {number_of(name) for name in stored} == db.manifest.table_numbers()
+        assert {number_of(f"sst/{name}") for name in stored} == db.manifest.table_numbers()
         assert db.manifest.jobs == ()

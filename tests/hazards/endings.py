@@ -72,6 +72,7 @@ class Round:
         self.ending = self.random.choice(ENDINGS)
         self.ledger = Ledger(root / "ledger")
         self.root = root
+        self.pid = os.getpid()
         self.may_raise = self.is_over = self.has_failed = False
         self.numbers = iter(range(1 << 30))
         settings = tiny(
@@ -110,7 +111,7 @@ class Round:
         except Error:
             self.has_failed = True  # The next call says nothing any more, as all was said.
             raise
-        if not self.has_failed:
+        if not self.has_failed and os.getpid() == self.pid:  # A forked child closes nothing: the log is its parent's.
             self.ledger.write("durable", before)
 
     def read(self) -> None:

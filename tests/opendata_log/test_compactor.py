@@ -218,7 +218,7 @@ def wait_for(is_true: Callable[[], bool]) -> None:
 def test_says_what_is_wrong(tmp_path: Path) -> None:
     done = command(tmp_path / "nothing")
     assert done.returncode == 1
-    assert "StorageError" in done.stderr
+    assert "NotFoundError" in done.stderr
     assert "--storage-option needs NAME=VALUE" in command(tmp_path, "--storage-option", "anon").stderr
     with pytest.raises(StorageError, match="nobody has written"):
         open_compactor(config_of(tmp_path / "nothing"))

@@ -42,7 +42,7 @@ bench: $(STAMP) ## Measure this machine and a storage; options in ARGS="--storag
 	@$(BIN)/python -m opendata_log.bench $(ARGS)
 
 test: $(STAMP) ## Run the tests, those against real S3 server processes included
-	@$(BIN)/python -m pytest -q -n 3 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" $(ARGS)
 
 test-long: $(STAMP) ## Run the slow tests, too
 	@$(BIN)/python -m pytest -q -n 2 $(ARGS)

@@ -34,6 +34,8 @@ WRITE: Final = 1
 """Rank of an engine's write lock."""
 SHORT: Final = 2
 """Rank of a lock under which nothing is waited for."""
+BRIEF_SECONDS: Final = 0.02
+"""How long a thread waits for a lock before it looks whether it may: nearly always another thread just passes by."""
 PATIENCE_SECONDS: Final = 1.0
 """How long a thread waits for a short lock while it holds another one. It does that only where it was interrupted."""
 
@@ -65,6 +67,8 @@ class Lock(RLock):  # type: ignore[misc]  # Final in the stubs; the interpreter'
         """Whoever has it may wait for a lock that this thread has, and took in another order: before it was interrupted."""
         if sys.is_finalizing():
             raise ClosedError(ENDING)
+        if self.acquire(timeout=BRIEF_SECONDS):
+            return True
         if self._rank == LONG and self._family.is_obliged():
             raise ReentrantError  # Who has it may wait for this thread, in a finalizer of which this is.
         held = self._family.rank_held()

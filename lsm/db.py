@@ -250,6 +250,11 @@ class Db(Reads):
         else:
             engine.flusher.wait_flushed(engine.writer.freeze())
 
+    def await_durable(self, timeout: float | None = None) -> None:
+        """Return when everything written before is durable. Raises: TimeoutError, UnavailableError, ClosedError."""
+        self._check_open()
+        self._wait_durable(self._engine.writer.last_seq, timeout_seconds(timeout))
+
     def flush_soon(self) -> None:
         """Have a background thread make durable what was written so far. Returns at once."""
         if self._engine.settings.wal_enabled:

@@ -10,6 +10,7 @@ URL, a seal interval or limit of zero is refused, and files give durations in se
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
@@ -462,6 +463,27 @@ def writer_settings(config: Config) -> Settings:
     if config.sst_block_size is not None:
         changes["sst_block_size"] = config.sst_block_size
     return engine_settings(config.engine, changes)
+
+
+Storage = str | os.PathLike[str] | StorageConfig
+"""What a `storage` is given as: a URL, a path, or a URL with options."""
+K = TypeVar("K", Config, ReaderConfig)
+
+
+def config_of(kind: type[K], given: K | Storage | None, overrides: Mapping[str, Any]) -> K:
+    """The configuration that a handle is opened with: `given` is one, or what its `storage` shall be, or None for the
+    default. Raises: InvalidInputError."""
+    if given is None:
+        found = kind()
+    elif isinstance(given, kind):
+        found = given
+    elif isinstance(given, str | os.PathLike | StorageConfig):
+        if "storage" in overrides:
+            raise InvalidInputError(f"storage is given twice: {given!r} and storage={overrides['storage']!r}")
+        found = kind(storage=os.fspath(given) if isinstance(given, os.PathLike) else given)
+    else:
+        raise InvalidInputError(f"config must be a {kind.__name__}, a URL or a path, got {type(given).__name__}")
+    return found.with_overrides(**overrides)
 
 
 def _check_names(kind: type[Any], values: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lsm
-from opendata_log.config import ReaderConfig, engine_settings
-from opendata_log.errors import ClosedError, InvalidInputError, translate, translated
+from opendata_log.config import ReaderConfig, Storage, config_of, engine_settings
+from opendata_log.errors import ClosedError, translate, translated
 from opendata_log.keys import (
     SEGMENT_META_PREFIX,
     TIME_MARK_PREFIX,
@@ -72,14 +72,12 @@ class LogDbReader(Reads):
         self._db.on_news(self._wake)
 
     @classmethod
-    def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
-        """Open the log `config` names; `overrides` replace its fields.
+    def open(cls, config: ReaderConfig | Storage | None = None, **overrides: Any) -> LogDbReader:
+        """Open the log `config` names: a `ReaderConfig`, or a URL or path. `overrides` replace its fields.
 
         Raises: NotFoundError where nobody has written a log; InvalidInputError, CorruptionError.
         """
-        if config is not None and not isinstance(config, ReaderConfig):
-            raise InvalidInputError(f"config must be a ReaderConfig, got {type(config).__name__}")
-        return cls((config if config is not None else ReaderConfig()).with_overrides(**overrides))
+        return cls(config_of(ReaderConfig, config, overrides))
 
     def refresh(self) -> None:
         """See everything that is durable now, without waiting for `refresh_interval`. Raises: StorageError."""

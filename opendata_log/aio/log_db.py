@@ -15,9 +15,18 @@ from opendata_log.aio.loops import give_way, outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
 from opendata_log.aio.watch import DurableWatch, Watermark
-from opendata_log.config import Config, timeout_seconds
-from opendata_log.errors import AppendTimeoutError, Error, InvalidInputError, QueueFullError
-from opendata_log.record import AppendOutput, RecordLike, SegmentId, Sequence, listed
+from opendata_log.config import Config, Storage, timeout_seconds
+from opendata_log.errors import (
+    AppendError,
+    AppendStorageError,
+    AppendTimeoutError,
+    ClosedError,
+    Error,
+    InvalidInputError,
+    QueueFullError,
+    StorageError,
+)
+from opendata_log.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
 
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""
@@ -51,7 +60,7 @@ class LogDb(Reads):
         self._lock = threads.lock()
 
     @classmethod
-    async def open(cls, config: Config | None = None, **overrides: Any) -> LogDb:
+    async def open(cls, config: Config | Storage | None = None, **overrides: Any) -> LogDb:
         """As the blocking `open`. Cancelled, it leaves nothing open."""
         return await LogDbBuilder(config, **overrides).build()
 
@@ -102,6 +111,35 @@ class LogDb(Reads):
         except asyncio.CancelledError:
             future.cancel()
             raise
+
+    async def append(
+        self,
+        key: BytesLike,
+        value: BytesLike,
+        *,
+        durable: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> AppendOutput:
+        """As the blocking `append`. Tasks that wait for durability share one flush, and take no thread each."""
+        seconds = timeout_seconds(timeout)
+        if seconds is None:
+            seconds = self._log.op_timeout
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        output = await self.append_timeout([(key, value)], seconds)
+        if durable:
+            try:
+                async with asyncio.timeout_at(begun + seconds):
+                    await self._flush.join()
+            except TimeoutError as error:
+                raise log_db.not_durable_in_time(seconds) from error
+            except (AppendError, ClosedError):
+                raise
+            except StorageError as error:
+                raise AppendStorageError(
+                    f"accepted, and not known to be durable: {error}", outcome_unknown=True
+                ) from error
+        return output
 
     async def flush(self) -> None:
         """As the blocking `flush`. Any number of tasks share it; one that is cancelled leaves it to the others."""
@@ -203,7 +241,7 @@ def _may_try_again(closing: Future[None]) -> bool:
 class LogDbBuilder:
     """A log with components of one's own: each `with_…` returns the builder, `await build()` opens."""
 
-    def __init__(self, config: Config | None = None, **overrides: Any) -> None:
+    def __init__(self, config: Config | Storage | None = None, **overrides: Any) -> None:
         self._builder = log_db.LogDbBuilder(config, **overrides)
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:

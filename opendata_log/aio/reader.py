@@ -10,7 +10,7 @@ from opendata_log import reader
 from opendata_log.aio.loops import outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
-from opendata_log.config import ReaderConfig
+from opendata_log.config import ReaderConfig, Storage
 from opendata_log.errors import InvalidInputError
 
 
@@ -26,7 +26,7 @@ class LogDbReader(Reads):
         self._lock = threads.lock()
 
     @classmethod
-    async def open(cls, config: ReaderConfig | None = None, **overrides: Any) -> LogDbReader:
+    async def open(cls, config: ReaderConfig | Storage | None = None, **overrides: Any) -> LogDbReader:
         """As the blocking `open`. Cancelled, it leaves nothing open."""
         threads = Threads()
         try:

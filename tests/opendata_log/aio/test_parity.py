@@ -28,6 +28,7 @@ FOR_THE_OTHER_FACE = {
     "append_if_quick",
     "await_turn",
     "is_slowed",
+    "op_timeout",
     "attach",
     "check",
     "next_block",

@@ -19,7 +19,7 @@ from tests.simulation.__main__ import main as run
 from tests.simulation.swarm import swarm
 from tests.simulation.world import run_world
 
-SEEDS = 400
+SEEDS = 320
 CHUNK = 20
 STEPS = 5_000
 

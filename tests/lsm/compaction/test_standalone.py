@@ -162,13 +162,16 @@ def compaction_calls() -> int:
 CALLS = compaction_calls()
 
 
+@pytest.mark.parametrize("which", ["odd", pytest.param("even", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", CrashAt, ids=lambda how: how.name.lower())
-def test_killed_at_every_call_the_next_one_finishes_the_job_and_nothing_is_left(how: CrashAt) -> None:
+def test_killed_at_every_call_the_next_one_finishes_the_job_and_nothing_is_left(how: CrashAt, which: str) -> None:
+    """Each way takes the other half of the calls than the one before it; the long run takes all."""
+    first_call = 1 + (list(CrashAt).index(how) + (which == "even")) % 2
     resumed = crashed = 0
     with filled() as (original, db):
         expected = read_rows(db)
         db.close()
-        for at in range(1, CALLS + 1):
+        for at in range(first_call, CALLS + 1, 2):
             memory = copy_of(original)
             store = CrashingStore(memory, at, how)
             with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(store, poll_interval=20) as first:
@@ -189,8 +192,8 @@ def test_killed_at_every_call_the_next_one_finishes_the_job_and_nothing_is_left(
                 runs = [run for partition in writer.manifest.partitions for run in partition.runs]
                 epochs = {table.number >> 40 for run in runs for table in run.tables}
                 resumed += epochs == {2, 4}  # The first compactor's and the second's; the writer's is between them.
-    assert resumed > 3
-    assert crashed >= CALLS - 8  # A thread may need a call or two less than when they were counted.
+    assert resumed > 2
+    assert crashed >= CALLS // 2 - 5  # A thread may need a call or two less than when they were counted.
 
 
 def half_done() -> tuple[MemoryStore, list[tuple[bytes, bytes]]]:

@@ -19,7 +19,7 @@ from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
 from lsm.view import Bounds, View
 from lsm.wal.frames import Frame
-from lsm.wal.gaps import is_lost, lost
+from lsm.wal.gaps import is_lost, lost, was_durable
 from lsm.wal.replay import PREFETCH, LogEntries, apply_frames, list_wal, read_wal_object
 
 SINGLE_READS_MAX: Final = 8
@@ -154,6 +154,18 @@ class Following:
 
     def _read_listed(self) -> bool:
         taken = set(list_wal(self._store))
+        while True:
+            if self._read_taken(taken):
+                return True
+            if is_lost(self._store, self._next, taken, self._manifest.database, self._marks):
+                if self._look():  # It was collected.
+                    return True
+                raise lost(self._next)
+            if not was_durable(self._next, self._marks):
+                return False
+            taken.add(self._next)  # Created since the listing, as a later one that was listed says.
+
+    def _read_taken(self, taken: set[int]) -> bool:
         end = self._next
         while end in taken:
             end += 1
@@ -167,10 +179,6 @@ class Following:
                 if self._take(entries):
                     return True
             self._publish()
-        if is_lost(self._store, self._next, taken, self._manifest.database, self._marks):
-            if self._look():  # It was collected.
-                return True
-            raise lost(self._next)
         return False
 
     def _read_together(self, numbers: Sequence[int]) -> list[LogEntries | None]:

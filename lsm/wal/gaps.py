@@ -30,11 +30,12 @@ def is_lost(store: ReliableStore, number: int, listed: Iterable[int], database: 
     """Whether log object `number`, which is not among those `listed`, was durable and is not there now.
 
     It may have been collected since: the caller looks at the manifest after this, and only a replay position that is still
-    below `number` makes it damage. `marks`: as `read_marks`. Cost: as `read_marks`; one HEAD where a later object knows of it.
+    below `number` makes it damage. `marks`: as `read_marks`. Cost: as `read_marks`; one HEAD where a later object knows of it,
+    three where it is not there.
     """
     read_marks(store, number, listed, database, marks)
     # A listing of a directory is no snapshot of it: what was created meanwhile may be listed or not.
-    return was_durable(number, marks) and not exists(store, number)
+    return was_durable(number, marks) and not exists(store, number, is_known=True)
 
 
 def read_marks(
@@ -56,10 +57,11 @@ def read_marks(
             marks[later] = entries.durable_through
 
 
-def exists(store: ReliableStore, number: int) -> bool:
-    """Whether there is a log object of that number. Cost: one HEAD."""
+def exists(store: ReliableStore, number: int, *, is_known: bool = False) -> bool:
+    """Whether there is a log object of that number. Cost: one HEAD. `is_known`: it was there once, so that an answer that it
+    is missing is doubted."""
     try:
-        store.head(wal_name(number))
+        store.insist(lambda: store.head(wal_name(number)), is_known=is_known)
     except ObjectMissing:
         return False
     return True

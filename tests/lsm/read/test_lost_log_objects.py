@@ -12,11 +12,12 @@ import lsm
 from lsm.errors import CorruptionError
 from lsm.fsck.verify import fsck
 from lsm.object_store import MemoryStore
+from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.wal.gaps import first_gap, was_durable
-from tests.doubles import CountingStore
+from tests.doubles import CountingStore, WrappedStore
 from tests.lsm.read.support import HookedStore, WriterOfObjects, open_reader
 from tests.lsm.support import copy_of, open_plain, tiny
 
@@ -120,6 +121,41 @@ def test_an_upload_that_is_under_way_or_was_cut_off_is_no_loss(way: str) -> None
     close = getattr(found, "close", None)
     if close is not None:
         close()
+
+
+class Gateway(WrappedStore):
+    """A listing from before log object 8 was created, though it shows later ones; and two false answers about that object."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.is_near = False
+        self.false_answers = 2
+        self.is_early = True
+
+    def list(self, prefix: str, *, timeout: float) -> Any:
+        found = super().list(prefix, timeout=timeout)
+        if prefix == "wal/" and self.is_early:
+            self.is_early = False
+            return [info for info in found if info.name != wal_name(8)]
+        return found
+
+    def head(self, name: str, *, timeout: float) -> Any:
+        if name == wal_name(8) and self.false_answers:
+            self.false_answers -= 1
+            raise ObjectMissing(name)
+        return super().head(name, timeout=timeout)
+
+
+@pytest.mark.parametrize("way", ["open", "read", "checkpoint"])
+def test_a_false_answer_about_a_log_object_that_is_there_is_doubted(way: str) -> None:
+    store = Gateway(written(12))
+
+    found = WAYS[way](store)  # type: ignore[arg-type]
+
+    assert store.false_answers == 0
+    if isinstance(found, lsm.Db | lsm.DbReader):
+        assert len(list(found.scan())) == 12
+        found.close()
 
 
 def test_what_lies_behind_a_gap_is_read_once() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from lsm.errors import CorruptionError, UnavailableError
+from lsm.errors import CorruptionError, TableMissingError, UnavailableError
 from lsm.health import StoreHealth
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
 from lsm.object_store.faults import RequestRefused, Unreachable
@@ -244,18 +244,23 @@ class ReliableStore:
     def insist(self, read: Callable[[], T], *, is_known: bool = False) -> T:
         """The result of `read`, which is called again where what it reads is damaged, or, with `is_known`, missing, until that
         was said three times. Gateways have answers of their own, and some pass for the store's; what is near has nothing
-        between. An object may be gone in truth and then be answered for by a gateway: so each kind is counted by itself.
+        between. An object may be gone in truth and then be answered for by a gateway: so each kind is counted by itself, and
+        damage anew after the object was missing.
 
         Requires: `read` only reads.
         """
         doubtful: tuple[type[Exception], ...] = (CorruptionError, ObjectMissing) if is_known else (CorruptionError,)
-        pauses = {kind: iter(() if self.store.is_near else DOUBT_SECONDS) for kind in doubtful}
+        pauses = () if self.store.is_near else DOUBT_SECONDS
+        missing, damaged = iter(pauses), iter(pauses)
         while True:
             try:
                 return read()
             except doubtful as error:
-                kind = CorruptionError if isinstance(error, CorruptionError) else ObjectMissing
-                pause = next(pauses[kind], None)
+                if isinstance(error, ObjectMissing | TableMissingError):
+                    pause = next(missing, None)
+                    damaged = iter(pauses)
+                else:
+                    pause = next(damaged, None)
                 if pause is None:
                     raise
             self.runtime.sleep(pause)

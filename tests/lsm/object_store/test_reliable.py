@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsm.errors import CorruptionError, InvalidError, UnavailableError
+from lsm.errors import CorruptionError, InvalidError, TableMissingError, UnavailableError
 from lsm.object_store import (
     MemoryStore,
     ObjectExists,
@@ -392,6 +392,22 @@ def test_damage_that_stays_is_damage_and_a_near_store_is_not_doubted(runtime: Fa
         with pytest.raises(CorruptionError):
             store.insist(lambda: decoded(store.get("x")), is_known=True)
         assert len(runtime.pauses) == pauses
+
+
+@pytest.mark.parametrize("gone", [ObjectMissing, TableMissingError])
+def test_pages_between_the_answers_that_an_object_is_gone_make_it_no_damage(
+    runtime: FastRuntime, gone: type[Exception]
+) -> None:
+    store = reliable(Doubtful(MemoryStore(), []), runtime)
+    page, missing = CorruptionError("a page of 53 bytes"), gone("x is not there")
+    answers = iter([page, page, missing, page, page, missing, page, missing])
+
+    def read() -> bytes:
+        raise next(answers)
+
+    with pytest.raises(gone):
+        store.insist(read, is_known=True)
+    assert next(answers, None) is None
 
 
 @pytest.mark.parametrize("lies", [[b"page"], [None, b"page"], [b"page", None]])

@@ -48,6 +48,7 @@ def beside(store: GatedStore, work: Callable[[], Any]) -> Any:
     outcome: list[Any] = []
 
     def run() -> None:
+        store.threads.discard(threading.get_ident())  # A thread that ended may have had the same number.
         try:
             outcome.append(work())
         except BaseException as error:

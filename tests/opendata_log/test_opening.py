@@ -164,8 +164,8 @@ def test_a_clock_that_gives_no_milliseconds_it_is_refused_and_nothing_is_written
         (lambda: LogDbBuilder().with_clock(1), "a clock needs a method now_ms"),
         (lambda: LogDbBuilder().with_object_store("s3").build(), "fs must be an fsspec file system, got str"),
         (lambda: LogDbBuilder().with_sst_block_size(1), "sst_block_size must be an integer, from 64"),
-        (lambda: LogDbBuilder("memory://"), "config must be a Config, got str"),
-        (lambda: LogDb.open({"storage": "memory://"}), "config must be a Config, got dict"),
+        (lambda: LogDbBuilder(b"memory://"), "config must be a Config, a URL or a path, got bytes"),
+        (lambda: LogDb.open({"storage": "memory://"}), "config must be a Config, a URL or a path, got dict"),
         (lambda: LogDb.open(storge="memory://"), "unknown name 'storge'; known names are"),
         (lambda: LogDb.open(storage="memory://", engine={"l0_size": 1}), "unknown name 'l0_size'"),
         (

@@ -23,10 +23,10 @@ from lsm.compaction.plan import Sources
 from lsm.object_store.memory import MemoryStore
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import PUT, RowChunk, SeriesChunk
-from lsm.rules import Rules
 from lsm.settings import Settings
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.rolling import RollingTables
+from lsm.sst.spec import Rules
 from lsm.workers.pool import process_runtime
 
 _DATABASE: Final = bytes(16)

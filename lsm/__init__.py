@@ -7,19 +7,24 @@
 (b'Alice', 1)
 """
 
-from lsm import events
 from lsm.admin import Admin, ManifestInfo
 from lsm.builder import DbBuilder
 from lsm.checks import age_seconds, shown, timeout_seconds, wait_seconds
+from lsm.cli.compactor import add_options as add_compactor_options
+from lsm.cli.compactor import run_compactor
+from lsm.cli.terminal import add_place, failed, progress_line, tell_report
+from lsm.cli.terminal import storage_options as compactor_storage_options
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
 from lsm.compaction.running import JobStatus
 from lsm.compaction.tiered import SizeTieredScheduler, size_tier
 from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
-from lsm.compactor_command import add_options as add_compactor_options
-from lsm.compactor_command import run_compactor
 from lsm.components import Components
+from lsm.concurrency.exits import tell_at_exit
+from lsm.concurrency.forks import tell_in_child
 from lsm.db import Db, FlushType
+from lsm.db_compactor import DbCompactor
+from lsm.db_reader import DbReader
 from lsm.errors import (
     ClosedError,
     CorruptionError,
@@ -33,19 +38,16 @@ from lsm.errors import (
     TransactionError,
     UnavailableError,
 )
-from lsm.exits import tell_at_exit
-from lsm.forks import tell_in_child
 from lsm.fsck.report import FsckReport, Orphan, Problem
 from lsm.fsck.verify import fsck
-from lsm.garbage import Garbage
+from lsm.gc.policy import Garbage
 from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.model import Manifest, Partition, Run
-from lsm.metrics import PartitionStatus, ReaderStatus, Status
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import absolute_url, open_store
+from lsm.observe import events
 from lsm.read.counting import SeriesCount, TierCount
 from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions, Steps
-from lsm.read.reader import DbReader
 from lsm.read.snapshot import Snapshot
 from lsm.read.tables_only import TableReads
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout, series_prefix
@@ -54,9 +56,7 @@ from lsm.settings import Settings, read_settings_file
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches, CachesStatus, CacheStatus
 from lsm.sst.disk_cache import DiskCacheStatus
-from lsm.standalone import DbCompactor
-from lsm.terminal import add_place, failed, progress_line, tell_report
-from lsm.terminal import storage_options as compactor_storage_options
+from lsm.status import PartitionStatus, ReaderStatus, Status
 from lsm.write.batch import WriteBatch, WriteHandle
 
 __version__ = "0.1.0"

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lsm.care_commands import add_commands
-from lsm.compactor_command import add_command
+from lsm.cli.admin import add_commands
+from lsm.cli.compactor import add_command
+from lsm.cli.terminal import failed
 from lsm.errors import Error
-from lsm.terminal import failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from lsm import clone
-from lsm.checkpoints import (
+from lsm.checkpoint import clone
+from lsm.checkpoint.checkpoints import (
     create_checkpoint,
     delete_checkpoint,
     durable_end,
@@ -23,8 +23,8 @@ from lsm.checkpoints import (
 from lsm.checks import age_seconds, integer
 from lsm.components import Components, Stores
 from lsm.errors import InvalidError, nothing_there
-from lsm.garbage import Garbage
-from lsm.gc import GarbageCollector
+from lsm.gc.collector import GarbageCollector
+from lsm.gc.policy import Garbage
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lsm import events
-from lsm.assembly import Engine
-from lsm.checkpoints import create_checkpoint
+from lsm.checkpoint.checkpoints import create_checkpoint
 from lsm.checks import age_seconds, timeout_seconds
 from lsm.compaction.plan import compact_range
 from lsm.components import Components
+from lsm.concurrency.exits import tell_at_exit
+from lsm.concurrency.forks import tell_in_child
 from lsm.errors import (
     ClosedError,
     Error,
@@ -28,20 +28,20 @@ from lsm.errors import (
     internal,
     kept,
 )
-from lsm.exits import tell_at_exit
-from lsm.forks import tell_in_child
-from lsm.garbage import Garbage
-from lsm.health import failing_for, newest_failure
+from lsm.gc.policy import Garbage
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
-from lsm.metrics import PartitionStatus, Status
+from lsm.observe import events
+from lsm.observe.health import failing_for, newest_failure
+from lsm.opening.engine import Engine
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
+from lsm.rows.bytes_in import BytesLike, as_key
 from lsm.rows.chunk import partition_rows
-from lsm.rows.content import BytesLike, as_key
 from lsm.runtime import Task
 from lsm.settings import Settings
+from lsm.status import PartitionStatus, Status
 from lsm.view import Bounds, View
 from lsm.write.batch import Prefixes, WriteBatch, WriteHandle
 

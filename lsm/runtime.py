@@ -19,9 +19,9 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final, Protocol, TypeVar
 
+from lsm.concurrency.locks import LONG, SHORT, Condition, Locks
+from lsm.concurrency.threads import ThreadPool, call_here, start_thread
 from lsm.errors import InvalidError, UnavailableError
-from lsm.locks import LONG, SHORT, Condition, Locks
-from lsm.threads import ThreadPool, call_here, start_thread
 
 T = TypeVar("T")
 

@@ -88,3 +88,27 @@ class LiveViews:
         for manifest in {view.manifest.number: view.manifest for view in views}.values():
             numbers |= manifest.table_numbers()
         return numbers
+
+
+class OpenSnapshots:
+    """The sequence numbers that open snapshots still read at: flush and compaction keep the versions they see. A multiset.
+    Thread-safe."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._lock = runtime.lock()
+        self._counts: dict[int, int] = {}
+
+    def open(self, seq: int) -> None:
+        with self._lock:
+            self._counts[seq] = self._counts.get(seq, 0) + 1
+
+    def release(self, seq: int) -> None:
+        with self._lock:
+            self._counts[seq] -= 1
+            if not self._counts[seq]:
+                del self._counts[seq]
+
+    def held(self) -> tuple[int, ...]:
+        """The numbers, ascending."""
+        with self._lock:
+            return tuple(sorted(self._counts))

@@ -4,8 +4,8 @@ Each key is its own ordered log; a new one is just a new key. One global sequenc
 """
 
 from lsm import Caches
-from opendata_log.backward import ReverseIterator
-from opendata_log.config import (
+from opendata_log.log_db import LogDb, LogDbBuilder
+from opendata_log.model.config import (
     Config,
     CountOptions,
     LogCompactionOptions,
@@ -16,7 +16,7 @@ from opendata_log.config import (
     SegmentConfig,
     StorageConfig,
 )
-from opendata_log.errors import (
+from opendata_log.model.errors import (
     AppendError,
     AppendStorageError,
     AppendTimeoutError,
@@ -34,19 +34,7 @@ from opendata_log.errors import (
     SnapshotExpired,
     StorageError,
 )
-from opendata_log.follow import LogFollower
-from opendata_log.inspection import (
-    Inspection,
-    LevelSummary,
-    SegmentInspection,
-    SegmentReads,
-    SegmentTree,
-    TreeSummary,
-)
-from opendata_log.log_db import LogDb, LogDbBuilder
-from opendata_log.log_read import LogRead
-from opendata_log.reader import LogDbReader
-from opendata_log.record import (
+from opendata_log.model.record import (
     AppendOutput,
     AppendResult,
     LogEntry,
@@ -57,8 +45,20 @@ from opendata_log.record import (
     SegmentId,
     Sequence,
 )
-from opendata_log.scan import LogIterator, LogKeyIterator
-from opendata_log.watch import DurableWatch
+from opendata_log.read.follow import LogFollower
+from opendata_log.read.inspection import (
+    Inspection,
+    LevelSummary,
+    SegmentInspection,
+    SegmentReads,
+    SegmentTree,
+    TreeSummary,
+)
+from opendata_log.read.reads import LogRead
+from opendata_log.read.reverse import ReverseIterator
+from opendata_log.read.scan import LogIterator, LogKeyIterator
+from opendata_log.reader import LogDbReader
+from opendata_log.waiting.watch import DurableWatch
 
 __version__ = "0.1.0"
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import lsm
-from opendata_log.compactor import add_command
-from opendata_log.errors import Error
 from opendata_log.fsck import fsck
+from opendata_log.maintain.compactor import add_command
+from opendata_log.model.errors import Error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import lsm
-from opendata_log.errors import CorruptionError, translate
-from opendata_log.keys import (
+from opendata_log.model.errors import CorruptionError, translate
+from opendata_log.model.keys import (
     SEGMENT_META_PREFIX,
     SEQ_BLOCK_KEY,
     SYSTEM_SEGMENT_ID,
@@ -18,8 +18,8 @@ from opendata_log.keys import (
     entry_family,
     segment_of_prefix,
 )
-from opendata_log.record import Segment
-from opendata_log.segment import SegmentTable, last_retired
+from opendata_log.model.record import Segment
+from opendata_log.model.segment import SegmentTable, last_retired
 
 TRIES = 10
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import lsm
-from opendata_log.compaction import LiveSegments, LogScheduler, segment_states
-from opendata_log.config import (
+from opendata_log.maintain.policy import LiveSegments, LogScheduler, segment_states
+from opendata_log.model.config import (
     Config,
     ReadVisibility,
     Storage,
@@ -20,7 +20,7 @@ from opendata_log.config import (
     timeout_seconds,
     writer_settings,
 )
-from opendata_log.errors import (
+from opendata_log.model.errors import (
     AppendStorageError,
     AppendTimeoutError,
     ClosedError,
@@ -33,17 +33,17 @@ from opendata_log.errors import (
     translate_append,
     translated,
 )
-from opendata_log.keys import LogPartitions, LogSeries
-from opendata_log.log_read import Reads
-from opendata_log.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, columns
-from opendata_log.retention import Retention
-from opendata_log.scan import SeriesReads
-from opendata_log.segment import SegmentTable
-from opendata_log.sequence import BLOCK_MIN, SequencesShortError
-from opendata_log.time_track import TimeTrack
-from opendata_log.wakeups import DurableWakeups, Wakeups
-from opendata_log.watch import DurableWatch
-from opendata_log.writer import LogWriter
+from opendata_log.model.keys import LogPartitions, LogSeries
+from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, columns
+from opendata_log.model.segment import SegmentTable
+from opendata_log.model.time_track import TimeTrack
+from opendata_log.read.reads import Reads
+from opendata_log.read.scan import SeriesReads
+from opendata_log.waiting.wakeups import DurableWakeups, Wakeups
+from opendata_log.waiting.watch import DurableWatch
+from opendata_log.write.retention import Retention
+from opendata_log.write.sequence import BLOCK_MIN, SequencesShortError
+from opendata_log.write.writer import LogWriter
 
 _NOTHING_WRITTEN = AppendOutput(0)
 HAND_OVER_ROWS = 1024

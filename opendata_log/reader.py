@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lsm
-from opendata_log.config import ReaderConfig, Storage, config_of, engine_settings
-from opendata_log.errors import ClosedError, translate, translated
-from opendata_log.keys import (
+from opendata_log.model.config import ReaderConfig, Storage, config_of, engine_settings
+from opendata_log.model.errors import ClosedError, translate, translated
+from opendata_log.model.keys import (
     SEGMENT_META_PREFIX,
     TIME_MARK_PREFIX,
     LogPartitions,
@@ -16,12 +16,12 @@ from opendata_log.keys import (
     TimeMark,
     entry_family,
 )
-from opendata_log.log_read import Reads
-from opendata_log.record import Sequence
-from opendata_log.scan import SeriesReads
-from opendata_log.segment import SegmentTable
-from opendata_log.time_track import TimeTrack
-from opendata_log.wakeups import Wakeups
+from opendata_log.model.record import Sequence
+from opendata_log.model.segment import SegmentTable
+from opendata_log.model.time_track import TimeTrack
+from opendata_log.read.reads import Reads
+from opendata_log.read.scan import SeriesReads
+from opendata_log.waiting.wakeups import Wakeups
 
 ATTEMPTS_MAX = 10
 """Looks at the segments in a row that the collector may overtake."""

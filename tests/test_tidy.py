@@ -6,6 +6,7 @@ The order of the modules and the two walks are read from docs/architecture.md, s
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import tomllib
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|mis
 CLOCKS_CHANCE_THREADS = {"threading", "_thread", "time", "random", "uuid", "secrets", "asyncio", "multiprocessing"}
 SEAMS = {
     "lsm/runtime.py",
-    "lsm/locks.py",
-    "lsm/threads.py",
+    "lsm/concurrency/locks.py",
+    "lsm/concurrency/threads.py",
     "lsm/workers/channel.py",
     "lsm/workers/pool.py",
     "lsm/workers/process.py",
@@ -145,6 +146,26 @@ def test_imports_point_up_the_order(path: str) -> None:
             assert found == "lsm/__init__.py", f"{path} imports {found}"
         else:
             assert order[found] < order[path], f"{path} imports {found}, which stands below it in docs/architecture.md"
+
+
+ROOM_FILES_MAX = {"lsm": 16, "opendata_log": 8}
+"""Files at the root of a package: what one opens, and the ground floor."""
+
+
+@pytest.mark.parametrize("package", ROOM_FILES_MAX)
+def test_rooms_have_one_order_and_the_root_is_no_drawer(package: str) -> None:
+    def room(path: str) -> str:
+        return "/".join(path.split("/")[:2])
+
+    mine = [path for path in MODULES if path.startswith(f"{package}/")]
+    graph: dict[str, set[str]] = {}
+    for path in mine:
+        into = {room(found) for found in imported_files(path) if found in mine}
+        graph.setdefault(room(path), set()).update(into - {room(path)})
+
+    graphlib.TopologicalSorter(graph).prepare()  # Raises CycleError, which names the rooms.
+    at_root = [path for path in sources(package) if path.count("/") == 1]
+    assert len(at_root) <= ROOM_FILES_MAX[package], at_root
 
 
 @pytest.mark.parametrize("path", CODE)

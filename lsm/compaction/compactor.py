@@ -8,19 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 
-from lsm import events
-from lsm.compaction.layout import places
-from lsm.compaction.notes import finished_tables
-from lsm.compaction.plan import (
-    CompactionScheduler,
-    CompactionSpec,
-    Sources,
-    check_form,
-    check_spec,
-    is_move,
-    with_compaction,
-)
-from lsm.compaction.records import (
+from lsm.compaction.block_places import places
+from lsm.compaction.completion_markers import finished_tables
+from lsm.compaction.job_edits import (
     SourcesClaimedError,
     check_compactor,
     continued,
@@ -31,6 +21,15 @@ from lsm.compaction.records import (
     with_result,
     without_claim,
     without_claims_of,
+)
+from lsm.compaction.plan import (
+    CompactionScheduler,
+    CompactionSpec,
+    Sources,
+    check_form,
+    check_spec,
+    is_move,
+    with_compaction,
 )
 from lsm.compaction.running import JobStatus, RunningJob, Workplace, is_relief, jobs_of
 from lsm.compaction.split import KeyRange, key_ranges
@@ -45,16 +44,17 @@ from lsm.errors import (
     UnavailableError,
     kept,
 )
-from lsm.health import BackgroundHealth
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import Edit, ManifestStore
+from lsm.manifest.table_ids import TableNumbers
 from lsm.object_store.reliable import ReliableStore
-from lsm.rules import Rules
+from lsm.observe import events
+from lsm.observe.health import BackgroundHealth
 from lsm.runtime import Runtime, Task
 from lsm.sst.builder import TableInfo
+from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
-from lsm.table_numbers import TableNumbers
 
 RETRY_SECONDS = 0.5
 ROUNDS = 2

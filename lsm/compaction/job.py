@@ -9,22 +9,22 @@ from typing import Final
 
 import msgspec
 
-from lsm.compaction.layout import BlockPlace, places
-from lsm.compaction.notes import put_note
+from lsm.compaction.block_places import BlockPlace, places
+from lsm.compaction.completion_markers import put_note
+from lsm.compaction.merge_rounds import Head, Round, Stored, rounds
 from lsm.compaction.plan import Sources
-from lsm.compaction.rounds import Head, Round, Stored, rounds
 from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
 from lsm.rows.merge import has_one_version_a_key, interleaved, prune_rows
-from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import KIND_SERIES, RowsBlock, SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches
 from lsm.sst.index import Index
 from lsm.sst.rolling import RollingTables
+from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
 from lsm.workers.pool import StoreAddress, process_runtime
 

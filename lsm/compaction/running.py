@@ -10,16 +10,16 @@ import msgspec
 
 from lsm.compaction.job import CompactionJob, compact, compact_in_worker
 from lsm.compaction.plan import CompactionSpec, Sources
+from lsm.concurrency.threads import call_here
 from lsm.errors import UnavailableError
 from lsm.manifest.job_record import JobRecord
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import note_name, table_name
 from lsm.object_store.reliable import ReliableStore
-from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
-from lsm.threads import call_here
-from lsm.workers.elsewhere import Elsewhere
+from lsm.sst.spec import Rules
+from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress
 
 WORKER_BYTES_MIN = 8 << 20

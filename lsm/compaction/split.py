@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from lsm.compaction.layout import BlockPlace
+from lsm.compaction.block_places import BlockPlace
 
 KeyRange = tuple[bytes | None, bytes | None]
 """The keys [low, high); None: unbounded."""

@@ -12,11 +12,10 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from lsm import events
-from lsm.checkpoints import load_version
+from lsm.checkpoint.checkpoints import load_version
 from lsm.components import Components, Stores
 from lsm.errors import CorruptionError, InternalError, InvalidError, nothing_there
-from lsm.fsck.claims import check_claims
+from lsm.fsck.jobs import check_claims
 from lsm.fsck.report import FsckReport, Orphan, Problem, Progress
 from lsm.fsck.tables import SummedReader, TableCheck
 from lsm.fsck.wal import check_log, listed_log
@@ -41,6 +40,7 @@ from lsm.object_store.names import (
     pinned_number,
     table_number,
 )
+from lsm.observe import events
 from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.sst.cache import Caches

@@ -34,8 +34,8 @@ from typing import Any, NoReturn
 
 from fsspec.asyn import sync
 
+from lsm.concurrency.locks import LONG, shared
 from lsm.errors import InvalidError
-from lsm.locks import LONG, shared
 from lsm.object_store.contract import (
     CREATE_BYTES_MAX,
     TEMPORARY_PREFIX,
@@ -46,7 +46,8 @@ from lsm.object_store.contract import (
     StoreFault,
     StoreSpec,
 )
-from lsm.object_store.faults import RangePastEnd, Request, oversize, translate
+from lsm.object_store.error_map import Request, oversize, translate
+from lsm.object_store.faults import RangePastEnd
 from lsm.object_store.names import PREFIXES, is_foreign
 
 ATOMIC_FILE_SYSTEMS = {

@@ -13,8 +13,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from fsspec import asyn
 
+from lsm.concurrency.threads import ThreadPool
 from lsm.errors import UnavailableError
-from lsm.threads import ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")

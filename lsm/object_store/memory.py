@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lsm.locks import SHORT, shared
+from lsm.concurrency.locks import SHORT, shared
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
 
 _shared: dict[str, MemoryStore] = {}

@@ -21,7 +21,7 @@ import fsspec
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import ObjectStore, StoreSpec
-from lsm.object_store.faults import WRONG_OPTION, unusable
+from lsm.object_store.error_map import WRONG_OPTION, unusable
 from lsm.object_store.fsspec_store import ATOMIC_FILE_SYSTEMS, FsspecStore, describe, is_a
 from lsm.object_store.io_loop import ready_loop
 from lsm.object_store.local import LocalStore

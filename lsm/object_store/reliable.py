@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from lsm.errors import CorruptionError, TableMissingError, UnavailableError
-from lsm.health import StoreHealth
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore, StoreFault, StoreSpec
 from lsm.object_store.faults import RequestRefused, Unreachable
+from lsm.observe.health import StoreHealth
 from lsm.runtime import Runtime
 
 T = TypeVar("T")

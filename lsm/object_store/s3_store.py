@@ -29,7 +29,7 @@ from fsspec.asyn import sync
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import ObjectInfo, ObjectMissing, StoreFault
-from lsm.object_store.faults import WRONG_OPTION, Request, unusable
+from lsm.object_store.error_map import WRONG_OPTION, Request, unusable
 from lsm.object_store.fsspec_store import FsspecStore, modified_ms
 
 _CLOSE_SECONDS = 5.0

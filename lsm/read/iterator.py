@@ -12,8 +12,8 @@ import msgspec
 
 from lsm.errors import Error, InvalidError, TableMissingError
 from lsm.read.scan import scan
+from lsm.rows.bytes_in import BytesLike, as_bytes
 from lsm.rows.chunk import RowChunk, prefix_end
-from lsm.rows.content import BytesLike, as_bytes
 from lsm.sst.table import TableReader
 from lsm.view import Bounds, View
 

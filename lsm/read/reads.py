@@ -20,8 +20,8 @@ from lsm.read.iterator import (
     range_under,
 )
 from lsm.read.series import NumbersAndValues, is_at_hand, memory_rows, recent_arrivals, scan_series, series_names
+from lsm.rows.bytes_in import BytesLike, as_key
 from lsm.rows.chunk import SeriesLayout
-from lsm.rows.content import BytesLike, as_key
 from lsm.rows.memtable import Arrival
 from lsm.sst.read_ahead import READ_AHEAD_BYTES
 from lsm.sst.table import TableReader

@@ -8,9 +8,8 @@ from lsm.errors import ClosedError, Error, TableMissingError
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.rows.chunk import SeriesLayout
-from lsm.snapshots import OpenSnapshots
 from lsm.sst.table import TableReader
-from lsm.view import Bounds, View
+from lsm.view import Bounds, OpenSnapshots, View
 
 
 class Snapshot(Reads):

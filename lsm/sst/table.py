@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Final
 
-from lsm import events
 from lsm.errors import CorruptionError, TableMissingError
 from lsm.object_store.contract import MissingInParent, ObjectMissing
 from lsm.object_store.reliable import ReliableStore
+from lsm.observe import events
 from lsm.rows.chunk import RowChunk
 from lsm.runtime import Runtime
 from lsm.sst.block import (

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from zlib import crc32
 
 from lsm.object_store.contract import ObjectExists, ObjectInfo, ObjectMissing, ObjectStore
-from lsm.object_store.faults import Request, translate
+from lsm.object_store.error_map import Request, translate
 from lsm.testing.scheduler import Process, Scheduler
 from lsm.testing.stores import FALSE_ANSWERS, GATEWAY_PAGE, Fault
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-from lsm.locks import SHORT
+from lsm.concurrency.locks import SHORT
 from lsm.runtime import Runtime
 from lsm.testing.scheduler import Process, ProcessKilled, Scheduler, Task
 

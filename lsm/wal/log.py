@@ -30,11 +30,11 @@ from lsm.errors import (
     kept,
     out_of_memory,
 )
-from lsm.health import BackgroundHealth
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import wal_name
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
+from lsm.observe.health import BackgroundHealth
 from lsm.runtime import Runtime, Task
 from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
 from lsm.wal.turn import GATHER_SECONDS_MAX, GATHER_SHARE, JOIN_SECONDS, RETRY_SECONDS, Turn, WalObject

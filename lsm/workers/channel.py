@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any, Final
 
-from lsm.forks import tell_in_child
+from lsm.concurrency.forks import tell_in_child
 
 if sys.platform != "win32":
     import fcntl

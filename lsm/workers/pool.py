@@ -12,11 +12,11 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from threading import Lock, local
 from typing import Any, Final, ParamSpec, TypeVar
 
+from lsm.concurrency.threads import ThreadPool
 from lsm.object_store.contract import StoreSpec
 from lsm.object_store.open import open_store
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
-from lsm.threads import ThreadPool
 from lsm.workers.channel import Worker
 
 P = ParamSpec("P")
@@ -153,7 +153,7 @@ def shares_process(executor: Executor) -> bool:
     """Whether what it runs runs in this process, so that nothing has to be pickled."""
     # By name: importing concurrent.futures.thread fails once the main thread has ended.
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(executor).__mro__}
-    return bool(kinds & {"concurrent.futures.thread.ThreadPoolExecutor", "lsm.threads.ThreadPool"})
+    return bool(kinds & {"concurrent.futures.thread.ThreadPoolExecutor", "lsm.concurrency.threads.ThreadPool"})
 
 
 def can_pickle(thing: object) -> bool:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from lsm.checks import shown, timeout_seconds
 from lsm.errors import InvalidError
+from lsm.rows.bytes_in import BytesLike, as_key, as_value
 from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix, total_length
-from lsm.rows.content import BytesLike, as_key, as_value
 
 FAMILY_BYTES_MAX: Final = 65_535
 EMPTY_ROWS_MAX: Final = 1 << 15

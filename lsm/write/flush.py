@@ -13,19 +13,19 @@ from typing import Any
 
 import msgspec
 
+from lsm.concurrency.threads import call_here
 from lsm.errors import Error, FencedError, InternalError, UnavailableError, kept
-from lsm.health import BackgroundHealth
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
+from lsm.manifest.table_ids import TableNumbers
 from lsm.object_store.reliable import ReliableStore
+from lsm.observe.health import BackgroundHealth
 from lsm.rows.memtable import Memtable
-from lsm.rules import Rules
 from lsm.runtime import Runtime, Task
-from lsm.table_numbers import TableNumbers
-from lsm.threads import call_here
+from lsm.sst.spec import Rules
 from lsm.view import LiveViews
 from lsm.wal.log import WriteAheadLog
-from lsm.workers.elsewhere import Elsewhere
+from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress, process_runtime
 from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
 from lsm.write.writer import Writer

@@ -14,10 +14,10 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk, partition_rows
 from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, prune_rows
-from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
 from lsm.sst.rolling import TABLE_BYTES_MAX, RollingTables
+from lsm.sst.spec import Rules
 from lsm.wal.replay import apply_frames, read_wal
 
 Built = list[tuple[bytes, TableInfo]]

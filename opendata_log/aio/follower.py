@@ -1,4 +1,4 @@
-"""Following in a task: driven as the blocking follower is (`opendata_log/follow`), woken by a call to the loop."""
+"""Following in a task: driven as the blocking follower is (`opendata_log/read/follow`), woken by a call to the loop."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import islice
 
 from opendata_log.aio.iterators import Pieces, checked_count
 from opendata_log.aio.loops import Alarm
+from opendata_log.aio.nonblocking import Far, Near, NotAtHand
 from opendata_log.aio.threads import Errand, Threads
-from opendata_log.at_hand import Far, Near, NotAtHand
-from opendata_log.errors import ClosedError
-from opendata_log.follow import Pursuit
-from opendata_log.log_read import Reads
-from opendata_log.record import LogEntry, Sequence
+from opendata_log.model.errors import ClosedError
+from opendata_log.model.record import LogEntry, Sequence
+from opendata_log.read.follow import Pursuit
+from opendata_log.read.reads import Reads
 
 
 class LogFollower(Pieces[LogEntry]):

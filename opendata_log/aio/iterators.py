@@ -7,14 +7,14 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from opendata_log import scan
 from opendata_log.aio.loops import give_way
+from opendata_log.aio.nonblocking import PIECE_ROWS, Far, Moment, NotAtHand
 from opendata_log.aio.threads import Errand, Threads
-from opendata_log.at_hand import PIECE_ROWS, Far, Moment, NotAtHand
-from opendata_log.backward import ReverseIterator
-from opendata_log.errors import InvalidInputError
-from opendata_log.log_read import Reads
-from opendata_log.record import LogEntry, LogKey, Sequence
+from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.record import LogEntry, LogKey, Sequence
+from opendata_log.read import scan
+from opendata_log.read.reads import Reads
+from opendata_log.read.reverse import ReverseIterator
 
 T = TypeVar("T")
 

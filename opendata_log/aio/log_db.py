@@ -15,8 +15,8 @@ from opendata_log.aio.loops import give_way, outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
 from opendata_log.aio.watch import DurableWatch, Watermark
-from opendata_log.config import Config, Storage, timeout_seconds
-from opendata_log.errors import (
+from opendata_log.model.config import Config, Storage, timeout_seconds
+from opendata_log.model.errors import (
     AppendError,
     AppendStorageError,
     AppendTimeoutError,
@@ -26,7 +26,7 @@ from opendata_log.errors import (
     QueueFullError,
     StorageError,
 )
-from opendata_log.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
+from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
 
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""

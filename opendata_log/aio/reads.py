@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from opendata_log import log_read
 from opendata_log.aio.follower import LogFollower
 from opendata_log.aio.iterators import GLANCE_COST, LogIterator, LogKeyIterator
 from opendata_log.aio.loops import give_way
+from opendata_log.aio.nonblocking import Far, Near, NotAtHand
 from opendata_log.aio.threads import Threads
-from opendata_log.at_hand import Far, Near, NotAtHand
-from opendata_log.config import CountOptions, ScanOptions
-from opendata_log.inspection import Inspection, TreeSummary
-from opendata_log.record import BytesLike, Segment, SegmentId, Sequence
-from opendata_log.time_track import Time
+from opendata_log.model.config import CountOptions, ScanOptions
+from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence
+from opendata_log.model.time_track import Time
+from opendata_log.read import reads as log_read
+from opendata_log.read.inspection import Inspection, TreeSummary
 
 T = TypeVar("T")
 

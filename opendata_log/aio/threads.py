@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import lsm
 from opendata_log.aio.loops import outcome
-from opendata_log.errors import ClosedError
+from opendata_log.model.errors import ClosedError
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
-from lsm.compaction.notes import decode_note, encode_note
+from lsm.compaction.completion_markers import decode_note, encode_note
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.manifest.model import Manifest, Partition, Run

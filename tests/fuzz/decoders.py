@@ -24,7 +24,7 @@ from lsm.coding import (
     KIND_WAL_FENCE,
     seal_envelope,
 )
-from lsm.compaction.notes import decode_note, encode_note
+from lsm.compaction.completion_markers import decode_note, encode_note
 from lsm.errors import CorruptionError
 from lsm.fsck.tables import _footer_problem
 from lsm.manifest.checkpoint import Checkpoint, Parent
@@ -46,7 +46,7 @@ from lsm.sst.last_numbers import encode_last_numbers
 from lsm.sst.table import decode_block, weight_of
 from lsm.wal.frames import WAL_VERSION, Frame, encode_frame, encode_mark
 from lsm.wal.replay import apply_frames, read_wal_object
-from opendata_log import keys
+from opendata_log.model import keys
 from tests.formats.test_engine_formats import CLAIMED, COUNTED, DATABASE, MANIFEST, NONCE, ROWS, SERIES
 
 NUMBER = MANIFEST.number

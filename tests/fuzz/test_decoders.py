@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lsm.errors import CorruptionError
-from opendata_log.errors import CorruptionError as LogCorruptionError
+from opendata_log.model.errors import CorruptionError as LogCorruptionError
 from tests.fuzz.decoders import DECODERS, Decoder
 from tests.fuzz.mutations import mutated
 

@@ -21,7 +21,7 @@ from lsm.rows.memtable import SeriesRows
 from lsm.runtime import Runtime
 from lsm.sst.cache import Loads
 from opendata_log import Config, Error, LogDb, LogDbBuilder, SegmentConfig
-from opendata_log.keys import SEQUENCE_MAX
+from opendata_log.model.keys import SEQUENCE_MAX
 from tests.hazards.interrupting import PRODUCT, Interrupter
 from tests.lsm.support import engine_threads, open_plain
 from tests.opendata_log.support import tiny

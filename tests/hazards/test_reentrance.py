@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm.locks import LONG, SHORT, WRITE, Locks
+from lsm.concurrency.locks import LONG, SHORT, WRITE, Locks
 from lsm.object_store import MemoryStore
 from lsm.runtime import Runtime
 from opendata_log import Config, LogDb, LogDbBuilder, ReentrantError
-from opendata_log.errors import AppendReentrantError
-from opendata_log.follow import Signal
+from opendata_log.model.errors import AppendReentrantError
+from opendata_log.read.follow import Signal
 from tests.opendata_log.support import tiny, values
 
 

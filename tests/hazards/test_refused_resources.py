@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm.threads import ThreadPool
+from lsm.concurrency.threads import ThreadPool
 from lsm.wal import frames
 from opendata_log import Config, Error, LogDb, LogDbReader, QueueFullError, RetentionConfig, SegmentConfig, StorageError
 from tests.lsm.support import engine_threads

@@ -9,7 +9,7 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
-from lsm.rows import content
+from lsm.rows import bytes_in as content
 from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, open_db, open_plain, tiny
 
 

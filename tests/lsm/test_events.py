@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm import events
-from lsm.health import TELL_AFTER, BackgroundHealth
 from lsm.object_store import MemoryStore
 from lsm.object_store.contract import ObjectStore, StoreFault
 from lsm.object_store.faults import RequestRefused
 from lsm.object_store.reliable import ReliableStore
+from lsm.observe import events
+from lsm.observe.health import TELL_AFTER, BackgroundHealth
 from lsm.testing.bucket import READ_FAULTS, Faults
 from lsm.testing.simulated import SimulatedRuntime
 from lsm.testing.simulation import Simulation
@@ -93,7 +93,7 @@ def test_each_line_gets_the_facts_its_words_name() -> None:
 
 
 def test_every_event_is_told_somewhere() -> None:
-    code = "".join(ast.unparse(tree(path)) for path in CODE if path != "lsm/events.py")
+    code = "".join(ast.unparse(tree(path)) for path in CODE if path != "lsm/observe/events.py")
     names = {name for name, value in vars(events).items() if isinstance(value, events.Event)}
 
     assert len(names) == len(events.EVENTS) == len({each.name for each in events.EVENTS})
@@ -103,7 +103,7 @@ def test_every_event_is_told_somewhere() -> None:
 
 def test_only_one_module_logs_and_says_nothing_by_itself() -> None:
     for path in CODE:
-        assert path == "lsm/events.py" or "import logging" not in ast.unparse(tree(path)), path
+        assert path == "lsm/observe/events.py" or "import logging" not in ast.unparse(tree(path)), path
     assert {each.logger.split(".")[0] for each in events.EVENTS} == {"lsm", "opendata_log"}
     assert {each.level for each in events.EVENTS} == {logging.DEBUG, logging.INFO, logging.WARNING}
     for root in ("lsm", "opendata_log"):

@@ -12,7 +12,7 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
-from lsm.workers.elsewhere import Elsewhere
+from lsm.workers.dispatch import Elsewhere
 from lsm.write import flush
 from lsm.write.level0 import flush_from_log
 from tests.lsm.support import open_plain, read_rows, tiny

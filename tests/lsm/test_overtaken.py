@@ -293,7 +293,9 @@ def test_a_collector_passes_over_a_first_version_that_was_created_late(monkeypat
         rows = read_rows(db)
         other = msgspec.structs.replace(db.manifest, number=1, database=b"somebody else's.", partitions=())
         memory.put_if_absent(manifest_name(1), encode_manifest(other, epoch=0, nonce=bytes(16)), timeout=1.0)
-        monkeypatch.setattr("lsm.gc.protected_by_age", lambda *_: 1)  # By some clock it is the one of that time.
+        monkeypatch.setattr(
+            "lsm.gc.collector.protected_by_age", lambda *_: 1
+        )  # By some clock it is the one of that time.
 
         db.collect_garbage(min_age=60.0)
         db.collect_garbage(min_age=0)

@@ -17,7 +17,7 @@ import lsm.__main__
 import opendata_log.__main__
 from lsm.object_store import LocalStore
 from opendata_log import Config, LogDb, LogDbBuilder, RetentionConfig, SegmentConfig
-from opendata_log.compactor import open_compactor
+from opendata_log.maintain.compactor import open_compactor
 from tests.doubles import SimulatedCrash, WrappedStore, number_of
 from tests.opendata_log.support import ManualClock, tiny, values
 

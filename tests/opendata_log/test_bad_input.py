@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from opendata_log import InvalidInputError, LogDb, Record, record
+from opendata_log import InvalidInputError, LogDb, Record
+from opendata_log.model import record
 from tests.opendata_log.support import names
 
 

@@ -14,7 +14,7 @@ import lsm
 from opendata_log import InvalidInputError, LogDb, LogDbBuilder, LogDbReader, SnapshotExpired, StorageError
 from opendata_log.__main__ import main
 from opendata_log.fsck import fsck
-from opendata_log.keys import SEQ_BLOCK_KEY, LogPartitions, LogSeries, SegmentMeta, SeqBlock, segment_meta_key
+from opendata_log.model.keys import SEQ_BLOCK_KEY, LogPartitions, LogSeries, SegmentMeta, SeqBlock, segment_meta_key
 from tests.lsm.support import tiny
 
 Entries = list[tuple[bytes, int, bytes]]

@@ -9,9 +9,9 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore
 from opendata_log import Config, InternalError, LogCompactionOptions, LogDb, LogDbBuilder, Segment, SegmentConfig
-from opendata_log.compaction import LiveSegments, LogScheduler, SegmentState, segment_states
-from opendata_log.keys import routing_prefix, segment_meta_key
-from opendata_log.segment import SegmentTable
+from opendata_log.maintain.policy import LiveSegments, LogScheduler, SegmentState, segment_states
+from opendata_log.model.keys import routing_prefix, segment_meta_key
+from opendata_log.model.segment import SegmentTable
 from tests.opendata_log.support import ManualClock, tiny, values
 
 TOP = 1 << 32

@@ -24,9 +24,9 @@ from opendata_log import (
     SegmentConfig,
     StorageError,
 )
-from opendata_log.compactor import open_compactor
 from opendata_log.fsck import fsck
-from opendata_log.keys import LogPartitions, LogSeries, parse_routing_prefix, segment_meta_key
+from opendata_log.maintain.compactor import open_compactor
+from opendata_log.model.keys import LogPartitions, LogSeries, parse_routing_prefix, segment_meta_key
 from tests.opendata_log.support import ManualClock, tiny, values
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lsm.settings import Settings
-from opendata_log.config import (
+from opendata_log.model.config import (
     Config,
     CountOptions,
     LogCompactionOptions,
@@ -24,7 +24,7 @@ from opendata_log.config import (
     SegmentConfig,
     StorageConfig,
 )
-from opendata_log.errors import InvalidInputError
+from opendata_log.model.errors import InvalidInputError
 
 CLASSES = [
     Config,

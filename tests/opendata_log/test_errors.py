@@ -7,8 +7,8 @@ import pickle
 import pytest
 
 from lsm import errors as engine
-from opendata_log import errors
-from opendata_log.errors import (
+from opendata_log.model import errors
+from opendata_log.model.errors import (
     AppendError,
     AppendFencedError,
     AppendStorageError,

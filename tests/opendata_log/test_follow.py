@@ -17,8 +17,8 @@ from opendata_log import (
     ReadVisibility,
     StorageError,
 )
-from opendata_log.scan import LogIterator
-from opendata_log.wakeups import DurableWakeups, Wakeups
+from opendata_log.read.scan import LogIterator
+from opendata_log.waiting.wakeups import DurableWakeups, Wakeups
 from tests.opendata_log.following import LONG, Listener, append
 from tests.opendata_log.support import tiny
 

@@ -103,8 +103,8 @@ def test_many_keys_read_like_a_filtered_list(plan: list[Any], chosen: dict[str, 
         and (("prefix" in chosen and pair[1].startswith(chosen["prefix"])) or pair[1] in chosen.get("keys", ()))
     ]
     with log, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("opendata_log.interleave.WINDOW", data.draw(st.integers(1, 20)))
-        patch.setattr("opendata_log.interleave.WINDOW_PER_KEY", 1)
+        patch.setattr("opendata_log.read.interleave.WINDOW", data.draw(st.integers(1, 20)))
+        patch.setattr("opendata_log.read.interleave.WINDOW_PER_KEY", 1)
         found = log.scan_all(start=start, end=end, **chosen)
         assert [(entry.sequence, entry.key) for entry in found] == wanted
         if end is None:

@@ -10,7 +10,7 @@ import pytest
 
 import lsm
 from opendata_log import CorruptionError, LogDb, LogDbReader, ScanOptions, SnapshotExpired, StorageError
-from opendata_log.wakeups import Wakeups
+from opendata_log.waiting.wakeups import Wakeups
 from tests.opendata_log.following import Listener
 from tests.opendata_log.support import tiny, values
 

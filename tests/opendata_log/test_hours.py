@@ -12,7 +12,7 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore
 from opendata_log import Config, Error, LogDb, LogDbBuilder, ReadVisibility
-from opendata_log.config import ReaderConfig
+from opendata_log.model.config import ReaderConfig
 from opendata_log.reader import LogDbReader
 from tests.opendata_log.support import tiny
 

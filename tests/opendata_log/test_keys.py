@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm.rows.chunk import series_prefix
-from opendata_log import keys
-from opendata_log.errors import CorruptionError
-from opendata_log.keys import LogPartitions, LogSeries, RecordType, SegmentMeta, SeqBlock, TimeMark
+from opendata_log.model import keys
+from opendata_log.model.errors import CorruptionError
+from opendata_log.model.keys import LogPartitions, LogSeries, RecordType, SegmentMeta, SeqBlock, TimeMark
 
 GOLDEN = Path(__file__).parents[1] / "formats" / "log_keys_v1.txt"
 

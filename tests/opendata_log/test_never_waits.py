@@ -20,7 +20,7 @@ from opendata_log import (
     SegmentConfig,
 )
 from opendata_log import aio as aio_log
-from opendata_log.sequence import BLOCK_MIN
+from opendata_log.write.sequence import BLOCK_MIN
 from tests.doubles import GatedStore
 from tests.opendata_log.support import ManualClock, tiny
 

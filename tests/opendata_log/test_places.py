@@ -14,9 +14,9 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore
 from opendata_log import InvalidInputError, LogDb, LogDbReader, StorageConfig, StorageError
-from opendata_log.compactor import open_compactor
-from opendata_log.config import Config
 from opendata_log.fsck import fsck
+from opendata_log.maintain.compactor import open_compactor
+from opendata_log.model.config import Config
 from tests.opendata_log.support import tiny, values
 
 KEY = b"k"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendata_log import record as record_module
-from opendata_log.errors import InvalidInputError
-from opendata_log.record import (
+from opendata_log.model import record as record_module
+from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.record import (
     KEY_BYTES_MAX,
     AppendOutput,
     AppendResult,

@@ -24,8 +24,8 @@ from opendata_log import (
     SnapshotExpired,
     StorageConfig,
 )
-from opendata_log.compactor import open_compactor
 from opendata_log.fsck import fsck
+from opendata_log.maintain.compactor import open_compactor
 from tests.doubles import CountingStore, WrappedStore
 from tests.opendata_log.retained import DAY, HOUR, config, fill, opened, tick
 from tests.opendata_log.support import ManualClock, names, tiny, values
@@ -157,7 +157,7 @@ def test_a_thread_that_fails_tells_the_next_caller(monkeypatch: pytest.MonkeyPat
     def broken(self: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("opendata_log.retention.Retention.tick", broken)
+    monkeypatch.setattr("opendata_log.write.retention.Retention.tick", broken)
     log = LogDb.open(config("memory://", retention=RetentionConfig(retention=2 * HOUR, check_interval=0.001)))
     log._retention._task.join(30)  # type: ignore[union-attr]
 

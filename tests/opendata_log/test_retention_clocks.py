@@ -15,7 +15,7 @@ from opendata_log import (
     RetentionConfig,
     Segment,
 )
-from opendata_log.retention import ElapsedTime, StartsAhead
+from opendata_log.write.retention import ElapsedTime, StartsAhead
 from tests.opendata_log.retained import DAY, HOUR, config, fill, opened, tick
 from tests.opendata_log.support import ManualClock, values
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendata_log.config import RetentionConfig, SegmentConfig
-from opendata_log.errors import CorruptionError, InternalError, InvalidInputError
-from opendata_log.keys import SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
-from opendata_log.record import Segment
-from opendata_log.segment import SealPolicy, SegmentTable, check_range, expired, successor
+from opendata_log.model.config import RetentionConfig, SegmentConfig
+from opendata_log.model.errors import CorruptionError, InternalError, InvalidInputError
+from opendata_log.model.keys import SEGMENT_ID_MAX, SEQUENCE_MAX, SegmentMeta, entry_family
+from opendata_log.model.record import Segment
+from opendata_log.model.segment import SealPolicy, SegmentTable, check_range, expired, successor
 
 A, B, C = Segment(1, 0, 1000), Segment(2, 100, 2000), Segment(3, 200, 3000)
 TABLE = SegmentTable([A, B, C])

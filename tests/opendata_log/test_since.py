@@ -12,8 +12,8 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from opendata_log import Config, Error, InvalidInputError, LogDb, LogDbBuilder, LogDbReader, ReadVisibility, ScanOptions
-from opendata_log.keys import TIME_MARK_PREFIX
-from opendata_log.time_track import MARK_EVERY_MS, MARKS_MAX
+from opendata_log.model.keys import TIME_MARK_PREFIX
+from opendata_log.model.time_track import MARK_EVERY_MS, MARKS_MAX
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash
 from tests.opendata_log.support import ManualClock, tiny
 

@@ -10,9 +10,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from opendata_log.errors import InvalidInputError
-from opendata_log.keys import TimeMark
-from opendata_log.time_track import GONE_MAX, MARK_EVERY_MS, MARKS_MAX, TimeTrack, check_clock_ms, moment_ms
+from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.keys import TimeMark
+from opendata_log.model.time_track import GONE_MAX, MARK_EVERY_MS, MARKS_MAX, TimeTrack, check_clock_ms, moment_ms
 
 
 class Writer:
@@ -64,7 +64,7 @@ def test_whatever_the_clock_does_nothing_appended_since_is_left_out(
 ) -> None:
     writer, now = Writer(), 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("opendata_log.time_track.MARKS_MAX", marks_max)
+        patch.setattr("opendata_log.model.time_track.MARKS_MAX", marks_max)
         for step, count, outcome in batches:
             now += step
             writer.append(now, count, outcome=outcome) if outcome != "reopened" else writer.reopen()

@@ -9,7 +9,7 @@ import lsm
 import opendata_log
 from lsm.testing.simulated import SimulatedRuntime
 from opendata_log import LogDb, LogDbBuilder, LogDbReader, ScanOptions
-from opendata_log.compactor import open_compactor
+from opendata_log.maintain.compactor import open_compactor
 from tests.simulation.beside import Collectors, Compactors
 from tests.simulation.checkpoints import Checkpoints, Content, PinnedReads
 from tests.simulation.followers import Followers

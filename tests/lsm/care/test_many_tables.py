@@ -12,7 +12,8 @@ from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.manifest.model import Partition, Run
 from lsm.object_store.names import manifest_name
 from lsm.sst.builder import TableInfo
-from opendata_log.keys import (
+from opendata_log.log_db import LogDb
+from opendata_log.model.keys import (
     SEQ_BLOCK_KEY,
     LogPartitions,
     LogSeries,
@@ -22,7 +23,6 @@ from opendata_log.keys import (
     routing_prefix,
     segment_meta_key,
 )
-from opendata_log.log_db import LogDb
 
 SEGMENTS, TABLES = 1000, 10
 

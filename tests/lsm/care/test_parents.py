@@ -15,8 +15,8 @@ from lsm.components import Components, Stores
 from lsm.object_store import MemoryStore
 from lsm.runtime import Runtime
 from opendata_log import InvalidInputError, LogDb, LogDbReader, StorageConfig
-from opendata_log.errors import CorruptionError, StorageError
 from opendata_log.fsck import fsck
+from opendata_log.model.errors import CorruptionError, StorageError
 
 
 def cloned(root: Path) -> tuple[Path, Path]:

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 import lsm
+from lsm.compaction.block_places import places
+from lsm.compaction.completion_markers import decode_note, encode_note, finished_tables, put_note
 from lsm.compaction.job import CompactionJob, compact
-from lsm.compaction.layout import places
-from lsm.compaction.notes import decode_note, encode_note, finished_tables, put_note
+from lsm.compaction.job_edits import continued, new_record, with_claim, with_result, without_claim
 from lsm.compaction.plan import CompactionSpec, Sources, check_spec
-from lsm.compaction.records import continued, new_record, with_claim, with_result, without_claim
 from lsm.compaction.running import RunningJob, Workplace
 from lsm.compaction.split import key_ranges
 from lsm.errors import CompactorFencedError, CorruptionError, InvalidError
@@ -22,11 +22,11 @@ from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.object_store import MemoryStore
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import series_key
-from lsm.rules import Rules
 from lsm.runtime import Runtime
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.cache import Caches
+from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
 from tests.lsm.support import Lists, TwoBytes, append, open_db, read_rows, tiny
 

@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsm.compaction.layout import BlockPlace
-from lsm.compaction.rounds import Head, Round, Stored, rounds
+from lsm.compaction.block_places import BlockPlace
+from lsm.compaction.merge_rounds import Head, Round, Stored, rounds
 from lsm.rows.chunk import PUT, RowChunk, SeriesChunk, series_key
 from lsm.sst.block import RowsBlock, SeriesBlock, encode_rows, encode_series
 from lsm.sst.builder import TableInfo

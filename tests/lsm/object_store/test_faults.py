@@ -16,7 +16,8 @@ from s3fs.errors import translate_boto_error
 
 from lsm.errors import InvalidError
 from lsm.object_store import ObjectExists, ObjectMissing, RequestRefused, StoreFault
-from lsm.object_store.faults import RangePastEnd, Request, translate
+from lsm.object_store.error_map import Request, translate
+from lsm.object_store.faults import RangePastEnd
 
 REQUESTS: tuple[Request, ...] = get_args(Request)
 

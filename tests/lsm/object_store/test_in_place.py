@@ -16,7 +16,7 @@ import lsm
 from lsm.object_store import FsspecStore, ObjectExists, StoreFault, open_store
 from opendata_log import Config, InvalidInputError, LogDb, LogDbBuilder, LogDbReader, ReaderConfig
 from opendata_log.fsck import fsck
-from opendata_log.keys import LogPartitions, LogSeries
+from opendata_log.model.keys import LogPartitions, LogSeries
 from tests.lsm.support import abandon
 
 SECONDS = 5.0

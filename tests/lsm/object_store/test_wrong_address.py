@@ -15,7 +15,8 @@ from botocore import exceptions as boto
 from lsm.errors import InvalidError, UnavailableError
 from lsm.object_store import MemoryStore, ObjectStore, ReliableStore, open_store
 from lsm.object_store import reliable as reliable_module
-from lsm.object_store.faults import RequestRefused, Unreachable, translate
+from lsm.object_store.error_map import translate
+from lsm.object_store.faults import RequestRefused, Unreachable
 from lsm.object_store.reliable import FIRST_CONTACT_SECONDS
 from opendata_log import InvalidInputError, LogDb, LogDbReader, StorageConfig, StorageError
 from tests.doubles import WrappedStore

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm.rows.content import as_key, as_value
+from lsm.rows.bytes_in import as_key, as_value
 
 
 @pytest.mark.parametrize(

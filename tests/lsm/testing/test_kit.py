@@ -20,7 +20,7 @@ from lsm.testing import (
     SlowStore,
 )
 from opendata_log import LogDbBuilder, LogDbReader
-from opendata_log.config import ReaderConfig
+from opendata_log.model.config import ReaderConfig
 from tests.lsm.support import tiny
 
 

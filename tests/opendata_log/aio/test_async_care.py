@@ -9,7 +9,7 @@ import pytest
 
 from opendata_log import Config, LogDbReader
 from opendata_log.aio import LogDb, LogDbBuilder
-from opendata_log.errors import ClosedError
+from opendata_log.model.errors import ClosedError
 from tests.opendata_log.support import ManualClock, tiny
 
 

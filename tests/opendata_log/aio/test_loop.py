@@ -21,7 +21,7 @@ from opendata_log import (
     aio,
 )
 from opendata_log.aio.loops import QUANTA, QUANTUM
-from opendata_log.writer import LogWriter
+from opendata_log.write.writer import LogWriter
 from tests.doubles import GatedStore
 from tests.opendata_log.support import tiny
 

@@ -1,0 +1,1 @@
+"""`python -m lsm`: the engine from a terminal."""

@@ -1,0 +1,57 @@
+"""Jobs under way: what their claims and the notes of their finished tables name, for the next compactor to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from lsm.compaction.completion_markers import read_note
+from lsm.errors import CorruptionError
+from lsm.fsck.report import FsckReport
+from lsm.fsck.tables import TableCheck
+from lsm.manifest.job_record import JobRecord
+from lsm.manifest.model import Manifest, Partition
+from lsm.object_store.contract import ObjectInfo, ObjectMissing
+from lsm.object_store.names import note_name, note_number
+from lsm.object_store.reliable import ReliableStore
+from lsm.sst.builder import TableInfo
+
+
+def check_claims(
+    store: ReliableStore,
+    manifest: Manifest,
+    stored: Sequence[ObjectInfo],
+    report: FsckReport,
+    check: TableCheck,
+    is_claimed: Callable[[int], bool],
+) -> None:
+    """Verify the finished tables of every claimed job, and the notes among `stored`, what is listed beside the tables.
+
+    `is_claimed`: asked where a note is gone: does the newest manifest still hold its claim? A table that has no note is
+    being written, or garbage.
+    """
+    notes = [number for info in stored if (number := note_number(info.name)) is not None]
+    for job in manifest.jobs:
+        finished = [table for part in job.parts for table in part.done]
+        finished += _noted(store, manifest, job, notes, report, is_claimed)
+        for table in finished:
+            check.check_table(manifest.partition(job.prefix) or Partition(job.prefix), table)
+
+
+def _noted(
+    store: ReliableStore,
+    manifest: Manifest,
+    job: JobRecord,
+    notes: Sequence[int],
+    report: FsckReport,
+    is_claimed: Callable[[int], bool],
+) -> Iterator[TableInfo]:
+    for number in notes:
+        if not any(part.first <= number < part.end for part in job.parts):
+            continue
+        try:
+            yield read_note(store, number, manifest.database, is_known=True)
+        except ObjectMissing:
+            if is_claimed(number):
+                report.add("is gone, and the claim it belongs to is not", object_name=note_name(number))
+        except CorruptionError as error:
+            report.add_error(error)

@@ -1,0 +1,1 @@
+"""What can be deleted (`policy`, pure) and its deletion (`collector`)."""

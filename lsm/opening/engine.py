@@ -1,0 +1,230 @@
+"""Opening: settings and components put together into the stations of the write walk."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from lsm.checkpoint.clone import detach
+from lsm.compaction.compactor import Compactor
+from lsm.compaction.running import JobStatus, status_of
+from lsm.components import Components, Stores, batch_bytes_max, table_format, table_reader
+from lsm.concurrency.locks import WRITE
+from lsm.errors import CorruptionError, Error, out_of_memory
+from lsm.gc.collector import GarbageCollector
+from lsm.gc.policy import Garbage
+from lsm.manifest.model import Manifest
+from lsm.manifest.table_ids import TableNumbers
+from lsm.observe import events
+from lsm.observe.health import BackgroundHealth
+from lsm.opening.executors import Executors, compaction_workplace, scheduler_of, worker_address
+from lsm.opening.recovery import Identity, Recovered, open_database
+from lsm.runtime import Runtime
+from lsm.settings import Settings
+from lsm.sst.spec import Rules
+from lsm.view import LiveViews, OpenSnapshots, View
+from lsm.wal.log import WriteAheadLog
+from lsm.write.flush import Flusher
+from lsm.write.writer import Writer
+
+
+class Engine:
+    """The running parts behind a `Db`."""
+
+    def __init__(self, url: str, settings: Settings, parts: Components) -> None:
+        self.settings = settings
+        self.runtime = parts.runtime if parts.runtime is not None else Runtime(parts.clock)
+        self.stores = Stores(url, settings, parts, self.runtime)
+        self.health = BackgroundHealth(self.runtime, self.stores.main.url)
+        self._executors = Executors(self.runtime)
+        self.snapshots = OpenSnapshots(self.runtime)
+        self._started: list[Callable[[], None]] = []
+        """How to stop what runs already, in the order in which it is stopped."""
+        try:
+            self._open(parts)
+        except BaseException as error:
+            if isinstance(error, CorruptionError):
+                events.tell(events.CORRUPTION, url=self.stores.main.url, reason=events.reason(error))
+            # A thread that cannot be started is an opening that failed, and those started before it end.
+            for stop in self._started:
+                stop()
+            self._shut_down()
+            if isinstance(error, MemoryError):
+                raise out_of_memory(f"{url} was not opened", error) from error
+            raise
+
+    def _open(self, parts: Components) -> None:
+        settings = self.settings
+        extractor, layout = parts.prefix_extractor, parts.series_layout
+        recovered = open_database(
+            self.stores.main,
+            self.stores.wal,
+            self.runtime,
+            Identity(
+                extractor.name if extractor is not None else "",
+                layout.name if layout is not None else "",
+                self.stores.wal_url,
+            ),
+            is_compactor=settings.compaction_enabled,
+            memtable_bytes=settings.l0_sst_size_bytes,
+        )
+        manifest = recovered.manifests.current
+        self.manifests = recovered.manifests
+        self.epoch = recovered.epoch
+        self.stores.attach(manifest.parents)
+        self.rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
+        self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts)
+        self.numbers = TableNumbers(self.runtime, recovered.epoch)
+        self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
+        self.lock = self.runtime.lock(WRITE)
+        self._assemble_writes(recovered)
+        self._measure_level0(manifest)
+        self._assemble_background(parts)
+        self._started.append(self.wal.close)
+        self._started.insert(0, self.flusher.close)
+        self.flusher.start(self.writer, recovered.fences)
+        if self.compactor is not None:
+            self.compactor.start()
+
+    def _assemble_writes(self, recovered: Recovered) -> None:
+        settings = self.settings
+        self.wal = WriteAheadLog(
+            self.stores.wal,
+            self.runtime,
+            self.lock,
+            database=recovered.manifests.current.database,
+            epoch=recovered.epoch,
+            next_number=recovered.next_wal_number,
+            durable_seq=recovered.last_seq,
+            flush_interval=settings.flush_interval,
+            object_bytes=settings.wal_object_bytes,
+            uploads_max=settings.wal_uploads_max,
+            batch_bytes_max=batch_bytes_max(self.stores.main, self.stores.wal),
+            health=self.health,
+        )
+        self.writer = Writer(
+            self.runtime,
+            self.lock,
+            self.wal,
+            self.views,
+            last_seq=recovered.last_seq,
+            wal_enabled=settings.wal_enabled,
+            memtable_bytes=settings.l0_sst_size_bytes,
+            unflushed_bytes_max=settings.max_unflushed_bytes,
+            wal_objects_max=settings.max_wal_objects_before_l0_flush,
+            on_freeze=lambda: self.flusher.wake(),
+            on_growth=lambda: self.flusher.warm_up(),
+        )
+        self.writer.restore_numbers(recovered.numbers)
+
+    def _assemble_background(self, parts: Components) -> None:
+        settings = self.settings
+        address = worker_address(self.stores, self.rules)
+        wal_address = self.stores.address(self.stores.wal)
+        # One core is the writer's own; more workers than others are left would only get in each other's way.
+        slots = min(settings.l0_flush_parallelism, max(1, self.runtime.cores - 1))
+        self.flusher = Flusher(
+            self.runtime,
+            self.lock,
+            store=self.stores.main,
+            wal=self.wal,
+            wal_enabled=settings.wal_enabled,
+            manifests=self.manifests,
+            views=self.views,
+            rules=self.rules,
+            epoch=self.epoch,
+            threads=self._executors.threads("lsm-build", settings.l0_flush_parallelism),
+            workers=self._executors.processes(settings.flush_placement, address, slots, job="flushes"),
+            addresses=(address, wal_address) if address is not None and wal_address is not None else None,
+            parallelism=settings.l0_flush_parallelism,
+            slots=slots,
+            # Without a compactor nobody would ever relieve level 0: flushes do not wait for it then.
+            l0_max_ssts=settings.l0_max_ssts if settings.compaction_enabled else sys.maxsize,
+            stall_seconds=settings.op_timeout,
+            snapshots=self.snapshots.held,
+            numbers=self.numbers,
+            on_commit=self._committed,
+            health=self.health,
+        )
+        self.compactor: Compactor | None = None
+        if settings.compaction_enabled:
+            self.compactor = Compactor(
+                self.runtime,
+                store=self.stores.main,
+                manifests=self.manifests,
+                epoch=self.epoch,
+                rules=self.rules,
+                tables=self.tables,
+                scheduler=scheduler_of(settings, parts),
+                workplace=compaction_workplace(self._executors, self.runtime, settings, parts, self.stores, self.rules),
+                table_bytes=settings.max_sst_size,
+                part_bytes=settings.compaction_part_bytes,
+                snapshots=self.snapshots.held,
+                numbers=self.numbers,
+                on_commit=self._committed,
+                on_failure=self.fail,
+                health=self.health,
+            )
+        self.collector = GarbageCollector(
+            self.runtime,
+            store=self.stores.main,
+            wal_store=self.stores.wal,
+            manifests=self.manifests,
+            min_age=settings.gc_min_age,
+            held_tables=self.views.held_tables,
+            own_horizons=lambda: {self.epoch: self.numbers.horizon()},
+        )
+
+    def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
+        """Delete what nothing refers to; a clone lets go of parents it has no use for any more."""
+        if self.compactor is None or self.compactor.is_superseded:
+            # Another process may compact: until a view shows it, reads here hold on to the tables it has replaced.
+            manifest = self.manifests.refresh()
+            if manifest.number > self.views.current.manifest.number:
+                self._committed(manifest)
+        found = self.collector.run_once(dry_run=dry_run, min_age=min_age)
+        if not dry_run:
+            detach(self.manifests, self.stores, self.runtime, self.views.held_tables())
+        return found
+
+    def fail(self, error: Error) -> None:
+        """A background thread gave up: refuse further work, and wake whoever waits for a flush."""
+        self.writer.fail(error)
+        self.health.stopped(error)
+        with self.lock:
+            self.flusher.wake()
+
+    def _committed(self, manifest: Manifest) -> None:
+        """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""
+        self.views.replace(manifest=manifest)
+        self._measure_level0(manifest)
+        if self.compactor is not None:
+            self.compactor.wake()
+        with self.lock:
+            self.flusher.wake()
+
+    def _measure_level0(self, manifest: Manifest) -> None:
+        # Where only another process compacts, level 0 has no limit; but while it does, it should not be left behind.
+        has_limit = self.settings.compaction_enabled or manifest.jobs
+        fullest = max((len(partition.l0) for partition in manifest.partitions), default=0)
+        self.writer.set_level0(fullest, self.settings.l0_max_ssts if has_limit else None)
+
+    def jobs(self) -> tuple[JobStatus, ...]:
+        """Compactions that run here, or, by their claims in the manifest, in another process."""
+        own = self.compactor.jobs() if self.compactor is not None else ()
+        now = self.runtime.now_ms()
+        claims = self.views.current.manifest.jobs
+        return (*own, *(status_of(claim, now) for claim in claims if claim.epoch != self.epoch))
+
+    def shut_down(self) -> None:
+        """Stop every thread and worker. Requires: the writer refuses work already."""
+        self.flusher.close()
+        if self.compactor is not None:
+            self.compactor.close()
+        self.wal.close()
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._executors.shut_down()
+        self.stores.close()
+        self.runtime.close()

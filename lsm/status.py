@@ -1,0 +1,83 @@
+"""What a handle tells about itself: plain values, computed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from lsm.compaction.running import JobStatus
+from lsm.object_store.reliable import Traffic
+from lsm.observe.health import BackgroundStatus
+from lsm.sst.cache import CachesStatus
+
+
+class PartitionStatus(msgspec.Struct, frozen=True):
+    """One LSM tree: how many tables in level 0, the tables of each level below it, and the bytes in all of them."""
+
+    prefix: bytes
+    l0: int
+    levels: Mapping[int, int]
+    size: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A handle's state at one moment.
+
+    `refused_compactions`: proposals of the scheduler that would have lost or reordered rows. `jobs`:
+    compactions that run, in this process or, by their claims, in another. `durable_seq`: batches up to
+    it are durable. `close_reason`: None while open. `requests`: every object-store request
+    so far, by (kind, cause). `slowed_by`: why writers that may wait are slowed down; None while they are not.
+
+    `failing_for`: seconds for which the store has not carried out requests of some kind; None while it does. `last_failure`:
+    of a request or of background work, also one that was made good since; None where nothing ever failed. `background`:
+    background work that ever failed, by its name (`flush`, `compaction`, `collection`, `retention`).
+    """
+
+    url: str
+    manifest_number: int
+    writer_epoch: int
+    last_seq: int
+    durable_seq: int
+    flushed_seq: int
+    unflushed_bytes: int
+    frozen_memtables: int
+    slowed_by: str | None
+    close_reason: str | None
+    partitions: tuple[PartitionStatus, ...]
+    compactions: int
+    jobs: tuple[JobStatus, ...]
+    refused_compactions: int
+    caches: CachesStatus
+    requests: Mapping[tuple[str, str], Traffic]
+    failing_for: float | None
+    last_failure: str | None
+    background: Mapping[str, BackgroundStatus]
+
+    @property
+    def is_slowed(self) -> bool:
+        """Writers that may wait are being slowed down, before they would have to stop."""
+        return self.slowed_by is not None
+
+
+class ReaderStatus(msgspec.Struct, frozen=True):
+    """A reader's state at one moment.
+
+    `next_log_object`: the number of the log object it looks for next. `memory_bytes`: rows of the log that are in no table
+    yet, as it knows. `refresh_age`: seconds since the last poll that succeeded began. `refresh_interval`: seconds from one
+    poll to the next at present, None where only `refresh()` polls. `last_failure`: of the last poll. `failing_for`: seconds
+    since polls began to fail, None while they do not. `close_reason`: why reads fail, None while they do not.
+    """
+
+    url: str
+    manifest_number: int
+    next_log_object: int
+    last_seq: int
+    memory_bytes: int
+    refresh_age: float
+    refresh_interval: float | None
+    last_failure: str | None
+    close_reason: str | None
+    caches: CachesStatus
+    requests: Mapping[tuple[str, str], Traffic]
+    failing_for: float | None

@@ -1,0 +1,1 @@
+"""Compacting a log: the shape that segments get (`policy`, pure), and a compactor by itself."""

@@ -1,0 +1,176 @@
+"""What the log compacts: the shape its segments should have. Pure.
+
+A segment is written once and in order, so merging its tables reclaims nothing and a row is rewritten for the sake of
+reads only. By the state of a segment:
+
+    system     segment 0: merged into one run as soon as level 0 has two tables; it is tiny
+    active     the newest one in the manifest: level 0 is relieved by making its oldest table a run, which writes nothing
+    sealed     a newer one is in the manifest, so nothing will be added: merged into one run, once
+    orphaned   older than every segment that has metadata: retention took it, and it is drained
+
+That writes a row twice: when it is flushed, and when its segment is done. A log that never sealed a segment and does not
+do it by itself has the active segment's runs merged by size as well, or reads would visit ever more of them.
+
+Source: OpenData Log's RFC 5 and compaction.rs. Different on purpose: there, relieving level 0 rewrites it, which together
+with the final pass writes a row three times; and a segment counts as sealed there before its last rows are in tables, so
+that the pass can come twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import lsm
+from opendata_log.model.config import LogCompactionOptions, SegmentConfig
+from opendata_log.model.keys import FIRST_SEGMENT_ID, SYSTEM_SEGMENT_ID, parse_routing_prefix, routing_prefix
+from opendata_log.model.record import SegmentId
+from opendata_log.model.segment import SegmentTable
+
+SYSTEM_L0_TABLES = 2
+RUNS_PER_MERGE = 16
+RUNS_MAX = 64
+"""In a log that seals, the active segment's runs are merged from here on only: each is a source of the final pass, which
+needs some memory for every one."""
+SIZE_RATIO = 4.0
+
+
+class LiveSegments:
+    """Which segments have metadata. The log's writer tells, the scheduler asks; it never reads the log itself.
+
+    Retention takes segments from the old end only, so two ids say it all. The order of the calls makes it safe: `begin`
+    comes before a segment's first batch is written, so no table can hold rows of a segment beyond `newest`; `expire`
+    comes when the deletion of the metadata is durable, so no crash brings back a segment before `oldest`.
+    """
+
+    def __init__(self) -> None:
+        self._bounds: tuple[SegmentId, SegmentId] | None = None
+
+    @property
+    def bounds(self) -> tuple[SegmentId, SegmentId] | None:
+        """The oldest and the newest segment with metadata; None as long as nobody has looked."""
+        return self._bounds
+
+    def load(self, segments: SegmentTable, last_retired: SegmentId) -> None:
+        """What the log found when it was opened. `last_retired`: the newest segment, where retention took all of them."""
+        oldest, latest = segments.oldest, segments.latest
+        self._bounds = (oldest.id if oldest else last_retired + 1, latest.id if latest else last_retired)
+
+    def begin(self, segment_id: SegmentId) -> None:
+        """A segment is about to be written."""
+        assert self._bounds is not None
+        self._bounds = (self._bounds[0], segment_id)
+
+    def expire(self, oldest: SegmentId) -> None:
+        """The metadata of every segment before `oldest` is durably gone: their tables will be dropped."""
+        assert self._bounds is not None
+        self._bounds = (oldest, self._bounds[1])
+
+
+class SegmentState(Enum):
+    """See the module's docstring."""
+
+    SYSTEM = "system"
+    ACTIVE = "active"
+    SEALED = "sealed"
+    ORPHANED = "orphaned"
+
+
+def segment_states(
+    manifest: lsm.Manifest, bounds: tuple[SegmentId, SegmentId] | None
+) -> list[tuple[lsm.Partition, SegmentState]]:
+    """The partitions of the manifest and the state of the segment each one is; without `bounds` none is orphaned.
+
+    Raises: lsm.InternalError: the newest segment with tables has no metadata.
+    """
+    segments = [(parse_routing_prefix(partition.prefix), partition) for partition in manifest.partitions]
+    newest = max((segment_id for segment_id, _ in segments if segment_id is not None), default=SYSTEM_SEGMENT_ID)
+    if bounds is not None and newest > max(bounds[1], SYSTEM_SEGMENT_ID):
+        raise lsm.InternalError(
+            f"segment {newest} has tables and no metadata, the newest that has is {bounds[1]}: nothing is compacted or "
+            "dropped; the log is damaged or met a bug, keep its objects and report this"
+        )
+    found: list[tuple[lsm.Partition, SegmentState]] = []
+    for segment_id, partition in segments:
+        if segment_id is None:
+            continue  # Not ours: LogPartitions makes no such prefix.
+        if segment_id == SYSTEM_SEGMENT_ID:
+            state = SegmentState.SYSTEM
+        elif bounds is not None and segment_id < bounds[0]:
+            state = SegmentState.ORPHANED
+        else:
+            state = SegmentState.ACTIVE if segment_id == newest else SegmentState.SEALED
+        found.append((partition, state))
+    return found
+
+
+class LogScheduler:
+    """The policy, as the engine asks for it."""
+
+    def __init__(
+        self,
+        options: LogCompactionOptions,
+        live: LiveSegments,
+        *,
+        segmentation: SegmentConfig,
+        l0_max_ssts: int,
+    ) -> None:
+        # Level 0 must be relieved before flushes wait for it, whatever the options say.
+        self._l0_min = min(options.min_l0_per_compaction, l0_max_ssts)
+        self._l0_max = max(options.max_l0_per_compaction, self._l0_min)
+        self._l0_only = options.l0_only
+        self._live = live
+        self._seals = segmentation.seal_interval is not None or segmentation.seal_byte_limit is not None
+
+    def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> Sequence[lsm.CompactionSpec]:
+        """At most one job per segment: drains first, then the fullest level 0. Raises: as `segment_states`.
+
+        Beside a running job only what cannot meet it: the relief of a level 0 it does not work on, and the drain, which ends
+        it.
+        """
+        found: list[tuple[bool, int, lsm.CompactionSpec]] = []
+        # The manifest is older than these bounds: whatever segment it has tables of, the writer has told of by now.
+        for segment, state in segment_states(manifest, self._live.bounds):
+            is_busy = bool(busy) and any(table.number in busy for table in segment.tables())
+            spec = self._beside(segment, state, busy) if is_busy else self._for(segment, state)
+            if spec is not None:
+                found.append((not spec.is_drain, -len(segment.l0), spec))
+        return [spec for _, _, spec in sorted(found, key=lambda each: each[:2])]
+
+    def _beside(self, segment: lsm.Partition, state: SegmentState, busy: frozenset[int]) -> lsm.CompactionSpec | None:
+        """While a job works on the segment. A sealed one's level 0 does not grow any more."""
+        if state is SegmentState.ORPHANED:
+            return lsm.CompactionSpec.drain(segment)
+        if state is SegmentState.SEALED or any(table.number in busy for table in segment.l0):
+            return None
+        return self._relief(segment)
+
+    def _for(self, segment: lsm.Partition, state: SegmentState) -> lsm.CompactionSpec | None:
+        l0, runs = segment.l0, segment.runs
+        match state:
+            case SegmentState.ORPHANED:
+                return lsm.CompactionSpec.drain(segment)
+            case SegmentState.SYSTEM:
+                return _consolidation(segment) if len(l0) >= SYSTEM_L0_TABLES else None
+            case SegmentState.SEALED if not self._l0_only:
+                return _consolidation(segment) if l0 or len(runs) > 1 else None
+        relief = self._relief(segment)
+        if relief is not None or self._l0_only:
+            return relief
+        has_sealed = segment.prefix > routing_prefix(FIRST_SEGMENT_ID)
+        count = RUNS_MAX if self._seals or has_sealed else RUNS_PER_MERGE
+        tier = lsm.size_tier(runs, at_least=count, at_most=count, ratio=SIZE_RATIO)
+        return lsm.merge_spec(segment, (), tier, target=tier[-1].level) if tier else None
+
+    def _relief(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:
+        """Of a full level 0 the oldest, into a run above all others."""
+        if len(segment.l0) < self._l0_min:
+            return None
+        taken = segment.l0[-self._l0_max :] if self._l0_only else segment.l0[-1:]
+        return lsm.merge_spec(segment, taken, (), target=lsm.level_above(segment))
+
+
+def _consolidation(segment: lsm.Partition) -> lsm.CompactionSpec:
+    """All of a segment into its deepest run."""
+    target = segment.runs[-1].level if segment.runs else lsm.level_above(segment)
+    return lsm.merge_spec(segment, segment.l0, segment.runs, target=target)

@@ -1,0 +1,134 @@
+"""How a key's records, and the log as a whole, lie in the engine's trees. Pure: values made from counts and manifests.
+
+Source: opendata log/src/reader.rs and tree.rs at 5f5c2882. Different on purpose: `reads` is there on every storage, since
+there is one engine; memory's part is exact, so `total` always equals `count`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+import lsm
+from opendata_log.model.keys import parse_routing_prefix
+from opendata_log.model.record import SegmentId
+
+
+class SegmentReads(msgspec.Struct, frozen=True, kw_only=True):
+    """A key's records by tier: level 0, and the sorted runs. The sum of their `records` is in tables."""
+
+    l0: lsm.TierCount
+    sorted_runs: lsm.TierCount
+
+
+class SegmentInspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What one segment holds of the range: `tail_scanned` of its `count` records are in no table yet."""
+
+    segment_id: SegmentId
+    count: int
+    tail_scanned: int
+    reads: SegmentReads
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """How the records of a key in a range are stored. `total` equals `count`; `reads` sums the segments, oldest first."""
+
+    total: int
+    reads: SegmentReads
+    segments: list[SegmentInspection]
+
+
+def inspection(found: Iterable[tuple[SegmentId, lsm.SeriesCount]]) -> Inspection:
+    """Put the segments' counts together."""
+    segments = [
+        SegmentInspection(
+            segment_id=segment_id,
+            count=count.total,
+            tail_scanned=count.memory,
+            reads=SegmentReads(l0=count.l0, sorted_runs=count.sorted_runs),
+        )
+        for segment_id, count in found
+    ]
+    return Inspection(
+        total=sum(one.count for one in segments),
+        reads=SegmentReads(
+            l0=_sum(one.reads.l0 for one in segments), sorted_runs=_sum(one.reads.sorted_runs for one in segments)
+        ),
+        segments=segments,
+    )
+
+
+def _sum(tiers: Iterable[lsm.TierCount]) -> lsm.TierCount:
+    rows = list(tiers)
+    return lsm.TierCount(**{name: sum(getattr(one, name) for one in rows) for name in lsm.TierCount.__struct_fields__})
+
+
+# -- the tree ---------------------------------------------------------------------------------------------------------
+
+
+class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Level 0, or one sorted run."""
+
+    num_ssts: int
+    estimated_bytes: int
+
+
+class SegmentTree(msgspec.Struct, frozen=True, kw_only=True):
+    """The tree of one segment. Segment 0 is the system's. `runs`: newest first."""
+
+    segment_id: SegmentId | None
+    prefix: bytes
+    l0: LevelSummary
+    runs: list[LevelSummary]
+
+    @property
+    def estimated_bytes(self) -> int:
+        return self.l0.estimated_bytes + sum(run.estimated_bytes for run in self.runs)
+
+    @property
+    def total_ssts(self) -> int:
+        return self.l0.num_ssts + sum(run.num_ssts for run in self.runs)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.total_ssts
+
+
+class TreeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape of the whole log by one manifest. Records that are in no table yet are not in it."""
+
+    manifest_id: int
+    writer_epoch: int
+    compactor_epoch: int
+    last_l0_seq: int
+    segments: list[SegmentTree]
+
+    @property
+    def estimated_bytes(self) -> int:
+        return sum(segment.estimated_bytes for segment in self.segments)
+
+
+def tree_summary(manifest: lsm.Manifest) -> TreeSummary:
+    """The summary of a manifest. Reads no table."""
+    return TreeSummary(
+        manifest_id=manifest.number,
+        writer_epoch=manifest.writer_epoch,
+        compactor_epoch=manifest.compactor_epoch,
+        last_l0_seq=manifest.last_seq,
+        segments=[_tree(partition) for partition in manifest.partitions],
+    )
+
+
+def _tree(partition: lsm.Partition) -> SegmentTree:
+    return SegmentTree(
+        segment_id=parse_routing_prefix(partition.prefix),
+        prefix=partition.prefix,
+        l0=_level(partition.l0),
+        runs=[_level(run.tables) for run in partition.runs],
+    )
+
+
+def _level(tables: Iterable[lsm.TableInfo]) -> LevelSummary:
+    sizes = [table.size for table in tables]
+    return LevelSummary(num_ssts=len(sizes), estimated_bytes=sum(sizes))

@@ -1,0 +1,121 @@
+"""Read walk, after `read/scan`, before `lsm`: entries of one key from the end of a range.
+
+Segments are visited newest first, and so are the engine's sources inside them, so what precedes the entries that are asked
+for is not touched.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Items
+from itertools import repeat
+
+import lsm
+from opendata_log.model.config import ScanOptions
+from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.record import LogEntry, Sequence
+from opendata_log.read.scan import LogIterator, Part, SeriesReads
+
+Columns = tuple[Sequence, Items[int], Items[bytes]]
+"""A segment's start sequence, relative sequences and values."""
+
+
+class ReverseIterator(LogIterator):
+    """Entries of one key, newest first. As `LogIterator`, with another `next_sequence`."""
+
+    __slots__ = ("_start",)
+
+    def __init__(
+        self, blocks: Iterator[list[LogEntry]], *, start: Sequence, frontier: Sequence, limit: int | None = None
+    ) -> None:
+        super().__init__(blocks, start=start, frontier=frontier, limit=limit)
+        self._start = start
+
+    @property
+    def next_sequence(self) -> Sequence:
+        """Where an ascending scan goes on: `scan(key, next_sequence)` omits nothing this scan has not yielded.
+
+        What is not yielded yet lies in front, so this is `start` until the scan is drained, and then at least the frontier
+        it saw. To go further back: `scan(key, start, end=sequence of the last entry, reverse=True)`.
+        """
+        return max(self._start, self._frontier) if self._is_drained else self._start
+
+    def close(self) -> None:
+        """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
+        self._start = self.next_sequence
+        super().close()
+
+
+def scan_backward(
+    engine: SeriesReads,
+    key: bytes,
+    parts: Items[Part],
+    options: ScanOptions,
+    reverse: bool,
+    last: int | None,
+    *,
+    start: Sequence,
+    frontier: Sequence,
+) -> LogIterator:
+    """An iterator over the last `last` entries (None: all), newest first if `reverse`. Raises: InvalidInputError."""
+    if not isinstance(reverse, bool):
+        raise InvalidInputError(f"reverse must be True or False, got {reverse!r}")
+    wanted = None if last is None else _count(last)
+    newest = _newest(_read(engine, key, parts, options), wanted)
+    if reverse:
+        blocks = (_entries(key, columns) for columns in newest)
+        return ReverseIterator(blocks, start=start, frontier=frontier, limit=options.limit)
+    return LogIterator(_turned(key, newest), start=start, frontier=frontier, limit=options.limit)
+
+
+def _count(last: object) -> int:
+    try:
+        if isinstance(last, bool):
+            raise TypeError
+        count = operator.index(last)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidInputError(f"last must be a number of entries, got {lsm.shown(last)}") from None
+    if count < 0:
+        raise InvalidInputError(f"last must not be negative, got {lsm.shown(count)}")
+    return count
+
+
+def _turned(key: bytes, newest: Iterator[Columns]) -> Iterator[list[LogEntry]]:
+    """The same entries in order. All columns are in memory before the first one is yielded."""
+    found = list(newest)
+    while found:
+        base, numbers, values = found.pop()
+        yield _entries(key, (base, numbers[::-1], values[::-1]))
+
+
+def _read(engine: SeriesReads, key: bytes, parts: Items[Part], options: ScanOptions) -> Iterator[Columns]:
+    for base, family, first, end in reversed(parts):
+        for numbers, values in engine.scan_series(
+            family,
+            key,
+            first - base,
+            end - base,
+            descending=True,
+            cache_blocks=options.cache_blocks,
+            read_ahead_bytes=options.read_ahead_bytes,
+        ):
+            yield base, numbers, values
+
+
+def _newest(stream: Iterable[Columns], left: int | None) -> Iterator[Columns]:
+    """The first `left` rows of the stream; nothing behind them is asked for."""
+    if left == 0:
+        return
+    for base, numbers, values in stream:
+        if left is not None and len(numbers) >= left:
+            yield base, numbers[:left], values[:left]
+            return
+        yield base, numbers, values
+        if left is not None:
+            left -= len(numbers)
+
+
+def _entries(key: bytes, columns: Columns) -> list[LogEntry]:
+    base, numbers, values = columns
+    return list(map(LogEntry, repeat(key), map(base.__add__, numbers) if base else numbers, values))

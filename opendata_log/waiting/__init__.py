@@ -1,0 +1,1 @@
+"""Waiting until something is appended or durable, and waking those who wait."""

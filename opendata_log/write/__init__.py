@@ -1,0 +1,1 @@
+"""The writing half: sequences, segments, appends, retention."""

@@ -21,6 +21,8 @@ from typing import Any
 
 MICROSECOND = 1e-6
 STACK_BYTES = 256 << 10
+LEAP_SECONDS_MAX = 300.0
+"""No task that could run is held up for longer: that would look like a call that hangs."""
 
 
 class ProcessKilled(BaseException):
@@ -212,7 +214,8 @@ class Scheduler:
         while self._events and self._events[0][0] <= self.steps:
             heapq.heappop(self._events)[2]()
         self._fire_timers()
-        if self._ready and self._timers and self.random.random() < self.leap_probability:
+        may_leap = self._ready and self._timers and self.random.random() < self.leap_probability
+        if may_leap and self._timers[0][0] - self.monotonic() < LEAP_SECONDS_MAX:
             self._leap_to_next_timer()
         if self._ready or me.process.paused_until > self.monotonic():
             self._ready.append(me)

@@ -410,7 +410,8 @@ class LogWorld(World):
         if content is None:
             return
         call = self.ledger.append(handle, self.keys[:1], stamp_ms=runtime.now_ms())
-        output, _ = self.attempt(handle, "append", lambda: log.try_append(call.records))
+        # What was replayed may fill the memory that appends are allowed, until it is flushed.
+        output, _ = self.attempt(handle, "append", lambda: log.append_timeout(call.records, 20.0))
         if output is not None:
             self.ledger.accepted(call, output.start_sequence)
             if output.start_sequence != ended:

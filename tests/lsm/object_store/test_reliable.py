@@ -410,7 +410,7 @@ def test_pages_between_the_answers_that_an_object_is_gone_make_it_no_damage(
     assert next(answers, None) is None
 
 
-@pytest.mark.parametrize("lies", [[b"page"], [None, b"page"], [b"page", None]])
+@pytest.mark.parametrize("lies", [[b"page"], [None, b"page"], [b"page", None], [b"page", b"page"]])
 def test_a_page_instead_of_the_read_back_is_no_lost_race(runtime: FastRuntime, lies: list[bytes | None]) -> None:
     inner = MemoryStore()
     inner.put_if_absent("x", [b"ours"], timeout=1.0)

@@ -1,6 +1,7 @@
 """Rounds in which the same thread comes back, or the interpreter ends, at a random moment. One process each.
 
-`python -m tests.hazards.endings FOLDER FIRST COUNT` makes rounds FIRST, FIRST + 1, … and prints what went wrong in which.
+`python -m tests.hazards.endings FOLDER FIRST COUNT` makes rounds FIRST, FIRST + 1, … and prints what went wrong in which, and
+how long the slowest one took, with the look at what it left.
 A round is a forked child that has imported everything and started no thread; a second child looks at what it left.
 
 A round fails if it takes longer than SECONDS, if a call raises anything but the library's own errors, if a record whose flush
@@ -385,11 +386,15 @@ def looked(root: Path) -> None:
 
 def main() -> None:
     folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    slowest = (0.0, first)
     for seed in range(first, first + count):
+        began = time.monotonic()
         failure = make_round(folder, seed)
+        slowest = max(slowest, (time.monotonic() - began, seed))
         if failure:
             dice = random.Random(seed)
             print(f"round {seed} ({dice.choice(INTERRUPTIONS)}, {dice.choice(ENDINGS)}): {failure}", flush=True)
+    print(f"slowest: round {slowest[1]}, {slowest[0]:.1f} s", file=sys.stderr)
     print("done", flush=True)
 
 

@@ -46,6 +46,7 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.open import absolute_url, open_store
 from lsm.observe import events
+from lsm.observe import log_lines as log_lines  # From its import on, events become log lines.
 from lsm.read.counting import SeriesCount, TierCount
 from lsm.read.iterator import DurabilityLevel, IterationOrder, KeyValue, RowIterator, ScanOptions, Steps
 from lsm.read.snapshot import Snapshot

@@ -15,7 +15,7 @@ from typing import Any
 from lsm.cli.terminal import add_place, storage_options
 from lsm.db_compactor import DbCompactor
 from lsm.errors import InvalidError
-from lsm.observe import events
+from lsm.observe.log_lines import on_stderr
 from lsm.settings import Settings
 
 WHAT = "compact beside a writer that does not; SIGTERM ends it cleanly"
@@ -46,7 +46,7 @@ def run_compactor(open_compactor: Callable[[], DbCompactor], *, once: bool) -> i
     with contextlib.suppress(_Told), _told_by(signal.SIGTERM, signal.SIGINT), open_compactor() as compactor:
         print(f"compacting under epoch {compactor.epoch}", file=sys.stderr, flush=True)
         try:
-            with events.on_stderr():
+            with on_stderr():
                 if once:
                     compactor.run_once()
                 else:

@@ -1,24 +1,22 @@
-"""Everything a handle reports beside its answers: one vocabulary of events, and the log lines they become. Pure but for `tell`.
+"""The hook under everything that a handle reports beside its answers: one vocabulary of events, and who observes them.
 
-An event is a value: a name, the logger, the level and the words of its line. Code reports one with `tell(EVENT, fact=…)`.
-`tell` is the only way out, so whatever else wants to know of events hangs on it. docs/operations.md says what
-each one asks for.
+An event is a value: a name, the logger, the level and the words of its line. Code reports one with `tell(EVENT, fact=…)`, and
+`tell` passes it to every observer. `observe/log_lines` is the observer that writes log lines; metrics are another one.
+docs/operations.md gives the meaning of each event.
 
-Levels: WARNING for what an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. A line never holds
+Levels: WARNING for what an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. A fact is never
 a record's key or value, nor a credential: facts are names of objects, numbers, and `reason(error)`.
 
-Requires of callers: no lock that appends and reads take is held, because handlers are the application's code. No line is built
-on a path that is taken per record.
+Requires of callers: no lock that appends and reads take is held, because observers run the application's code. No event is
+reported on a path that is taken per record.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
 
 from lsm.errors import ClosedError, CorruptionError, UnavailableError
 
@@ -29,9 +27,12 @@ SECRET: Final = re.compile(
 """User information in a URL, and parameters of signed URLs, which clients put into the texts of their errors."""
 
 
-ROOTS: Final = ("lsm", "opendata_log")
 TEXT_MAX: Final = 1000
-"""Characters of one fact in a line. Some clients put whole answers into the texts of their errors."""
+"""Maximum characters of one fact. Some clients put whole answers into the texts of their errors."""
+DEBUG: Final = 10
+INFO: Final = 20
+WARNING: Final = 30
+"""Levels, numbered as in `logging`."""
 
 
 class Event(NamedTuple):
@@ -44,16 +45,26 @@ class Event(NamedTuple):
 
     @property
     def is_heard(self) -> bool:
-        """Whether anybody listens: to be asked before facts are computed that cost something."""
-        return _LOGGERS[self.logger].isEnabledFor(self.level)
+        """Whether an observer wants it. Ask before computing facts that cost something."""
+        return any(observer.wants(self) for observer in _observers)
+
+
+class Observer(Protocol):
+    """Gets events as they happen, on the threads they happen in. What it raises is swallowed."""
+
+    def wants(self, event: Event) -> bool:
+        """Whether `on_event` is to be called for this kind. Called often: must be fast."""
+
+    def on_event(self, event: Event, facts: Mapping[str, object]) -> None:
+        """It happened. Texts among the facts are one line, of at most TEXT_MAX characters, and without credentials."""
 
 
 def _warning(name: str, logger: str, text: str) -> Event:
-    return Event(name, logger, logging.WARNING, text)
+    return Event(name, logger, WARNING, text)
 
 
 def _info(name: str, logger: str, text: str) -> Event:
-    return Event(name, logger, logging.INFO, text)
+    return Event(name, logger, INFO, text)
 
 
 # -- a handle's life ------------------------------------------------------------------------------------------------------
@@ -74,7 +85,7 @@ CLOSED_EARLY: Final = _warning(
 # -- the store ------------------------------------------------------------------------------------------------------------
 
 REQUEST: Final = Event(
-    "request", "lsm.store", logging.DEBUG, "%(store)s: %(kind)s for %(cause)s (%(operation)s) took %(seconds).3f s"
+    "request", "lsm.store", DEBUG, "%(store)s: %(kind)s for %(cause)s (%(operation)s) took %(seconds).3f s"
 )
 SLOW_REQUEST: Final = _warning(
     "slow request",
@@ -156,39 +167,32 @@ CLOCK_JUMPED: Final = _warning(
 EVENTS: Final = tuple(each for each in list(vars().values()) if isinstance(each, Event))
 """Every kind there is."""
 
-_LOGGERS: Final = {each.logger: logging.getLogger(each.logger) for each in EVENTS}
+_observers: tuple[Observer, ...] = ()
 
-for _root in ROOTS:
-    # Without a handler of its own a library's warnings would go to stderr in a program that configured no logging.
-    logging.getLogger(_root).addHandler(logging.NullHandler())
+
+def observe(observer: Observer) -> None:
+    """Pass every later event of this process to `observer`, until `stop_observing`."""
+    global _observers
+    _observers = (*_observers, observer)
+
+
+def stop_observing(observer: Observer) -> None:
+    """Undo `observe`. Nothing happens where it does not observe."""
+    global _observers
+    _observers = tuple(each for each in _observers if each is not observer)
 
 
 def tell(event: Event, **facts: object) -> None:
-    """Report `event`. Never raises: what a handler of the application raises must not become a failure of the store."""
-    logger = _LOGGERS[event.logger]
-    try:
-        if logger.isEnabledFor(event.level):
-            logger.log(event.level, event.text, {name: _clean(fact) for name, fact in facts.items()})
-    except Exception:
-        return
-
-
-@contextmanager
-def on_stderr() -> Iterator[None]:
-    """Meanwhile, lines from INFO on go to stderr: for programs that run for long, where nobody else configures logging."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(root) for root in ROOTS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+    """Report `event`. Never raises: the exception of an observer must not become a failure of the store."""
+    clean: dict[str, object] | None = None
+    for observer in _observers:
+        try:
+            if observer.wants(event):
+                if clean is None:
+                    clean = {name: _clean(fact) for name, fact in facts.items()}
+                observer.on_event(event, clean)
+        except Exception:
+            continue
 
 
 def _clean(fact: object) -> object:

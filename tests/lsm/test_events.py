@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from lsm.object_store.faults import RequestRefused
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events
 from lsm.observe.health import TELL_AFTER, BackgroundHealth
+from lsm.observe.log_lines import on_stderr
 from lsm.testing.bucket import READ_FAULTS, Faults
 from lsm.testing.simulated import SimulatedRuntime
 from lsm.testing.simulation import Simulation
@@ -103,11 +104,57 @@ def test_every_event_is_told_somewhere() -> None:
 
 def test_only_one_module_logs_and_says_nothing_by_itself() -> None:
     for path in CODE:
-        assert path == "lsm/observe/events.py" or "import logging" not in ast.unparse(tree(path)), path
+        assert path == "lsm/observe/log_lines.py" or "import logging" not in ast.unparse(tree(path)), path
     assert {each.logger.split(".")[0] for each in events.EVENTS} == {"lsm", "opendata_log"}
     assert {each.level for each in events.EVENTS} == {logging.DEBUG, logging.INFO, logging.WARNING}
     for root in ("lsm", "opendata_log"):
         assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger(root).handlers)
+
+
+class Counts:
+    """An observer that counts one event."""
+
+    def __init__(self, wanted: events.Event) -> None:
+        self.wanted = wanted
+        self.found: list[dict[str, object]] = []
+
+    def wants(self, event: events.Event) -> bool:
+        return event is self.wanted
+
+    def on_event(self, event: events.Event, facts: Mapping[str, object]) -> None:
+        assert event is self.wanted
+        self.found.append(dict(facts))
+
+
+def test_every_observer_gets_what_it_wants_and_none_disturbs_another(lines: Lines) -> None:
+    class Broken(Counts):
+        def on_event(self, event: events.Event, facts: Mapping[str, object]) -> None:
+            raise ValueError("disk full")
+
+    broken, counts = Broken(events.FAILED), Counts(events.FAILED)
+    events.observe(broken)
+    events.observe(counts)
+    try:
+        events.tell(events.FAILED, url="https://me:hunter2@host/b", reason="lost")
+        events.tell(events.CLOSED, url="x", last=1)
+    finally:
+        events.stop_observing(broken)
+        events.stop_observing(counts)
+    events.tell(events.FAILED, url="y", reason="later")
+
+    assert counts.found == [{"url": "https://***@host/b", "reason": "lost"}]
+    assert len(lines.of(events.FAILED)) == 2
+    events.stop_observing(counts)  # Not there: nothing happens.
+
+
+def test_an_event_is_heard_where_an_observer_wants_it() -> None:
+    counts = Counts(events.REQUEST)
+    assert not events.REQUEST.is_heard
+    events.observe(counts)
+    try:
+        assert events.REQUEST.is_heard
+    finally:
+        events.stop_observing(counts)
 
 
 def test_a_handler_that_raises_harms_nothing(lines: Lines) -> None:
@@ -371,7 +418,7 @@ def test_lines_of_one_job_come_after_pauses_that_double(lines: Lines) -> None:
 
 
 def test_a_program_that_runs_for_long_says_on_stderr_what_happens_meanwhile(capsys: pytest.CaptureFixture[str]) -> None:
-    with events.on_stderr():
+    with on_stderr():
         events.tell(events.CLOSED, url="memory://", last=7)
     events.tell(events.CLOSED, url="memory://", last=8)
 

@@ -7,14 +7,11 @@ from lsm import Caches
 from opendata_log.log_db import LogDb, LogDbBuilder
 from opendata_log.model.config import (
     Config,
-    CountOptions,
     LogCompactionOptions,
     ReaderConfig,
     ReadVisibility,
     RetentionConfig,
-    ScanOptions,
     SegmentConfig,
-    StorageConfig,
 )
 from opendata_log.model.errors import (
     AppendError,
@@ -34,6 +31,7 @@ from opendata_log.model.errors import (
     SnapshotExpired,
     StorageError,
 )
+from opendata_log.model.options import CountOptions, ScanOptions
 from opendata_log.model.record import (
     AppendOutput,
     AppendResult,
@@ -45,6 +43,7 @@ from opendata_log.model.record import (
     SegmentId,
     Sequence,
 )
+from opendata_log.model.storage import StorageConfig
 from opendata_log.read.follow import LogFollower
 from opendata_log.read.inspection import (
     Inspection,

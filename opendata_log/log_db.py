@@ -11,15 +11,7 @@ from typing import Any
 
 import lsm
 from opendata_log.maintain.policy import LiveSegments, LogScheduler, segment_states
-from opendata_log.model.config import (
-    Config,
-    ReadVisibility,
-    Storage,
-    StorageConfig,
-    config_of,
-    timeout_seconds,
-    writer_settings,
-)
+from opendata_log.model.config import Config, ReadVisibility, config_of, writer_settings
 from opendata_log.model.errors import (
     AppendStorageError,
     AppendTimeoutError,
@@ -34,8 +26,10 @@ from opendata_log.model.errors import (
     translated,
 )
 from opendata_log.model.keys import LogPartitions, LogSeries
+from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, columns
 from opendata_log.model.segment import SegmentTable
+from opendata_log.model.storage import Storage, StorageConfig
 from opendata_log.model.time_track import TimeTrack
 from opendata_log.read.reads import Reads
 from opendata_log.read.scan import SeriesReads

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lsm
-from opendata_log.model.config import ReaderConfig, Storage, config_of, engine_settings
+from opendata_log.model.config import ReaderConfig, config_of, engine_settings
 from opendata_log.model.errors import ClosedError, translate, translated
 from opendata_log.model.keys import (
     SEGMENT_META_PREFIX,
@@ -18,6 +18,7 @@ from opendata_log.model.keys import (
 )
 from opendata_log.model.record import Sequence
 from opendata_log.model.segment import SegmentTable
+from opendata_log.model.storage import Storage
 from opendata_log.model.time_track import TimeTrack
 from opendata_log.read.reads import Reads
 from opendata_log.read.scan import SeriesReads

@@ -15,7 +15,7 @@ from opendata_log.aio.loops import give_way, outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
 from opendata_log.aio.watch import DurableWatch, Watermark
-from opendata_log.model.config import Config, Storage, timeout_seconds
+from opendata_log.model.config import Config
 from opendata_log.model.errors import (
     AppendError,
     AppendStorageError,
@@ -26,7 +26,9 @@ from opendata_log.model.errors import (
     QueueFullError,
     StorageError,
 )
+from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
+from opendata_log.model.storage import Storage
 
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""

@@ -10,8 +10,9 @@ from opendata_log import reader
 from opendata_log.aio.loops import outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
-from opendata_log.model.config import ReaderConfig, Storage
+from opendata_log.model.config import ReaderConfig
 from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.storage import Storage
 
 
 class LogDbReader(Reads):

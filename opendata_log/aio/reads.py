@@ -11,7 +11,7 @@ from opendata_log.aio.iterators import GLANCE_COST, LogIterator, LogKeyIterator
 from opendata_log.aio.loops import give_way
 from opendata_log.aio.nonblocking import Far, Near, NotAtHand
 from opendata_log.aio.threads import Threads
-from opendata_log.model.config import CountOptions, ScanOptions
+from opendata_log.model.options import CountOptions, ScanOptions
 from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence
 from opendata_log.model.time_track import Time
 from opendata_log.read import reads as log_read

@@ -10,8 +10,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from opendata_log.aio.loops import LoopScheduler, scheduler
-from opendata_log.model.config import timeout_seconds
 from opendata_log.model.errors import ClosedError, Error, InvalidInputError
+from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import Sequence
 from opendata_log.waiting.watch import DurableWatch as BlockingWatch
 

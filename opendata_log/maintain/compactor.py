@@ -8,10 +8,11 @@ from typing import Any
 
 import lsm
 from opendata_log.maintain.policy import LiveSegments, LogScheduler
-from opendata_log.model.config import Config, StorageConfig, writer_settings
+from opendata_log.model.config import Config, writer_settings
 from opendata_log.model.errors import CorruptionError, translate
 from opendata_log.model.keys import SEGMENT_META_PREFIX, SYSTEM_SEGMENT_ID, LogPartitions, LogSeries, routing_prefix
 from opendata_log.model.segment import SegmentTable, last_retired
+from opendata_log.model.storage import StorageConfig
 
 WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
 

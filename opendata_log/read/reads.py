@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import lsm
-from opendata_log.model.config import CountOptions, ScanOptions, timeout_seconds
 from opendata_log.model.errors import InvalidInputError, translate
 from opendata_log.model.keys import entry_family
+from opendata_log.model.options import CountOptions, ScanOptions, timeout_seconds
 from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence, to_bytes, to_key
 from opendata_log.model.segment import SegmentTable, check_range
 from opendata_log.model.time_track import Time, TimeTrack, moment_ms

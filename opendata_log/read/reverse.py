@@ -12,8 +12,8 @@ from collections.abc import Sequence as Items
 from itertools import repeat
 
 import lsm
-from opendata_log.model.config import ScanOptions
 from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.options import ScanOptions
 from opendata_log.model.record import LogEntry, Sequence
 from opendata_log.read.scan import LogIterator, Part, SeriesReads
 

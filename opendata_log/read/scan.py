@@ -14,8 +14,8 @@ from itertools import chain, groupby, islice, repeat
 from typing import Any, Protocol
 
 import lsm
-from opendata_log.model.config import ScanOptions
 from opendata_log.model.errors import Error, InvalidInputError, translate
+from opendata_log.model.options import ScanOptions
 from opendata_log.model.record import LogEntry, LogKey, Sequence
 
 Part = tuple[Sequence, bytes, Sequence, Sequence]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import lsm
-from opendata_log.model.config import timeout_seconds
 from opendata_log.model.errors import ClosedError, InvalidInputError, translate
+from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import Sequence
 from opendata_log.waiting.wakeups import Sleeper, Wakeups
 

@@ -15,16 +15,15 @@ import pytest
 from lsm.settings import Settings
 from opendata_log.model.config import (
     Config,
-    CountOptions,
     LogCompactionOptions,
     ReaderConfig,
     ReadVisibility,
     RetentionConfig,
-    ScanOptions,
     SegmentConfig,
-    StorageConfig,
 )
 from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.options import CountOptions, ScanOptions
+from opendata_log.model.storage import StorageConfig
 
 CLASSES = [
     Config,

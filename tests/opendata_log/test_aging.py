@@ -10,7 +10,7 @@ from lsm.testing.simulated import SimulatedRuntime
 from lsm.testing.simulation import Simulation
 from opendata_log import Config, LogDb, LogDbBuilder, LogDbReader, ReaderConfig, RetentionConfig, SegmentConfig
 from opendata_log.fsck import fsck
-from tests.lsm.care.test_gc import reachable
+from tests.lsm.gc.test_collector import reachable
 
 HOUR = 3600.0
 DAYS, KEPT_DAYS = 30, 7

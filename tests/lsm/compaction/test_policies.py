@@ -15,7 +15,7 @@ from lsm.compaction.tiered import SizeTieredScheduler, size_tier
 from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
-from tests.lsm.compaction.test_rules import Model
+from tests.lsm.compaction.test_plan_rules import Model
 
 TOP = 1 << 32
 

@@ -12,7 +12,7 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash
-from tests.lsm.care.test_checkpoints import churn, open_admin
+from tests.lsm.checkpoint.test_checkpoints import churn, open_admin
 from tests.lsm.support import FAMILIES, append, layouts, objects_of, open_db, read_rows, read_series, tiny
 
 

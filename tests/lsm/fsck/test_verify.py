@@ -19,8 +19,8 @@ from lsm.object_store.names import PROBE, manifest_name, note_name, table_name
 from lsm.rows.chunk import DELETE, PUT, RowChunk
 from lsm.sst.block import SeriesBlock, encode_series
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash, number_of
-from tests.lsm.care.test_checkpoints import churn, open_admin
-from tests.lsm.care.test_clones import Named
+from tests.lsm.checkpoint.test_checkpoints import churn, open_admin
+from tests.lsm.checkpoint.test_clone import Named
 from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, copy_of, layouts, objects_of, open_db, tiny
 
 

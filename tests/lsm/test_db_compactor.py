@@ -20,7 +20,7 @@ from tests.doubles import CrashAt, CrashingStore, SimulatedCrash, number_of
 from tests.lsm.support import Lists, TwoBytes, append, copy_of, objects_of, open_db, read_rows, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 WRITER = tiny(compaction_enabled=False, l0_sst_size_bytes=1 << 20, l0_max_ssts=200)
 COMPACTOR = tiny(l0_compaction_min=2, l0_compaction_max=8, op_timeout=0.5)
 RULES = {"prefix_extractor": TwoBytes(), "series_layout": Lists()}
@@ -289,7 +289,7 @@ def test_what_still_works_for_an_older_claim_harms_nothing() -> None:
 
 
 def command(url: Path, *more: str) -> subprocess.Popen[str]:
-    rules = "tests.lsm.compaction.test_standalone:RULES"
+    rules = "tests.lsm.test_db_compactor:RULES"
     words = [sys.executable, "-W", "error", "-m", "lsm", "compactor", str(url), "--rules", rules, *more]
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

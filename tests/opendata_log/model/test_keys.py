@@ -13,7 +13,7 @@ from opendata_log.model import keys
 from opendata_log.model.errors import CorruptionError
 from opendata_log.model.keys import LogPartitions, LogSeries, RecordType, SegmentMeta, SeqBlock, TimeMark
 
-GOLDEN = Path(__file__).parents[1] / "formats" / "log_keys_v1.txt"
+GOLDEN = Path(__file__).parents[2] / "formats" / "log_keys_v1.txt"
 
 segment_ids = st.integers(0, keys.SEGMENT_ID_MAX)
 sequences = st.integers(0, keys.SEQUENCE_MAX)

@@ -29,7 +29,7 @@ from opendata_log.maintain.compactor import open_compactor
 from opendata_log.model.keys import LogPartitions, LogSeries, parse_routing_prefix, segment_meta_key
 from tests.opendata_log.support import ManualClock, tiny, values
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOUR = 3600.0
 
 

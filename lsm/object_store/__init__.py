@@ -1,4 +1,4 @@
-"""Bytes at rest: the contract, its adapters, and the retrying store the engine uses.
+"""Object stores: the contract, its adapters, and the retrying store that the engine uses.
 
 Read contract.py first, then memory.py (the model), then reliable.py.
 """

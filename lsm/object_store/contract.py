@@ -1,18 +1,18 @@
-"""The seam for bytes at rest: what the engine asks of an object store, in words.
+"""The contract between the engine and an object store.
 
-A store keeps immutable objects under slash-separated names. Seven calls, each atomic:
+A store keeps immutable objects under slash-separated names. Each of these calls is atomic:
 
     put_if_absent   create an object that does not exist; of several racing creators exactly one succeeds, and no reader
                     ever sees part of an object
     get, get_range  read a whole object or a byte range
-    head, list      look at sizes and names, without a cache
-    delete          remove; removing what is not there is fine
+    head, list      read sizes and names; never answered from a cache
+    delete          remove an object; a missing object is no error
 
-An adapter translates its backend's exceptions into the three classes below and does nothing else: no retries, no
-caching. `ReliableStore` (reliable.py) puts deadlines, retries and the resolution of ambiguous replies on top.
+An adapter translates its backend's exceptions into ObjectExists, ObjectMissing and StoreFault. It neither retries nor
+caches. `ReliableStore` (reliable.py) adds deadlines, retries and the resolution of ambiguous replies.
 
-Source: the operations SlateDB uses of the Rust `object_store` crate, minus overwrites and If-Match, which local files
-and memory cannot give (every object here is written once).
+Source: the operations that SlateDB uses of the Rust `object_store` crate, without overwrites and If-Match. Local files and
+memory cannot offer those two, and here every object is written once.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CREATE_BYTES_MAX = 99 << 20
-"""No object in a remote store is larger: above it s3fs switches to multipart uploads, whose conditions some servers ignore."""
+"""Maximum bytes per object in a remote store. Above it s3fs uses multipart uploads, whose conditions some servers ignore."""
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Begins the names of files that are not objects yet. No listing shows them."""
+"""Prefix of the file names of unfinished creates. No listing shows such files."""
 
 
 class ObjectExists(Exception):
-    """put_if_absent found the name taken. Says nothing about who took it: compare the bytes before believing it."""
+    """put_if_absent found the name taken, perhaps by an earlier copy of the same request: compare the bytes."""
 
 
 class ObjectMissing(Exception):
@@ -38,7 +38,7 @@ class ObjectMissing(Exception):
 
 
 class MissingInParent(ObjectMissing):
-    """An object of another database, which a clone reads in place, does not exist at `url`."""
+    """A clone reads an object of its parent in place, and the object does not exist at the parent's `url`."""
 
     def __init__(self, name: str, url: str) -> None:
         super().__init__(name)
@@ -46,7 +46,7 @@ class MissingInParent(ObjectMissing):
 
 
 class StoreFault(Exception):
-    """The backend failed. `transient` faults are worth a retry; a write that faulted may have been applied."""
+    """The backend failed. A `transient` fault can be retried. A write that failed may have been applied."""
 
     def __init__(self, message: str, *, transient: bool) -> None:
         super().__init__(message)
@@ -55,7 +55,10 @@ class StoreFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object's name (relative to the store's root), size in bytes, and age where the backend tells it."""
+    """An object's name relative to the store's root, its size in bytes, and its modification time.
+
+    `modified_ms` is None where the backend gives no time.
+    """
 
     name: str
     size: int
@@ -64,7 +67,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """How to open the same store again, in this process or another one. Picklable."""
+    """URL and options that open the same store again, in this process or another one. Picklable."""
 
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -74,44 +77,44 @@ class ObjectStore(ABC):
     """One root (bucket and prefix, directory, or a private dict) of a backend. Thread-safe."""
 
     url: str
-    """For messages and status; never contains credentials."""
+    """The store's URL in messages and in the status. It never contains credentials."""
 
     is_near: bool = False
-    """Requests take less time than handing them to another thread: reading in parallel would not pay."""
+    """Whether a request takes less time than handing it to another thread. If so, parallel reads do not pay."""
 
     decides_itself: bool = False
-    """Whether a name is taken is decided by this process or its kernel, so a store that refused once refuses for ever."""
+    """Whether this process or its kernel decides if a name is taken. Such a store keeps refusing what it refused once."""
 
     object_bytes_max: int = CREATE_BYTES_MAX
-    """No larger object can be created."""
+    """Maximum bytes per object."""
 
     @abstractmethod
     def put_if_absent(self, name: str, parts: Sequence[bytes], *, timeout: float) -> None:
-        """Create `name` with the concatenation of `parts`. On local files it is durable against power loss on return.
+        """Create `name` with the concatenation of `parts`. On local files the object survives a power loss after return.
 
         Raises: ObjectExists, StoreFault (the object may exist or appear later).
         """
 
     @abstractmethod
     def get(self, name: str, *, timeout: float) -> bytes:
-        """The whole object. Raises: ObjectMissing, StoreFault."""
+        """Return the whole object. Raises: ObjectMissing, StoreFault."""
 
     @abstractmethod
     def get_range(self, name: str, start: int, end: int, *, timeout: float) -> bytes:
-        """Bytes [start, end) of the object; shorter, possibly empty, where it ends before `end`.
+        """Return bytes [start, end) of the object; fewer, possibly none, if the object ends before `end`.
 
         Raises: ObjectMissing, StoreFault.
         """
 
     @abstractmethod
     def head(self, name: str, *, timeout: float) -> ObjectInfo:
-        """Size and age. Raises: ObjectMissing, StoreFault."""
+        """Return size and modification time. Raises: ObjectMissing, StoreFault."""
 
     @abstractmethod
     def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
-        """Every object whose name starts with `prefix` (which ends in '/' or is empty), in byte order of the names.
+        """Return every object whose name starts with `prefix`, in byte order of the names.
 
-        Never an error for a prefix that holds nothing. Raises: StoreFault.
+        `prefix` ends in '/' or is empty. A prefix without objects gives an empty list. Raises: StoreFault.
         """
 
     @abstractmethod
@@ -120,29 +123,34 @@ class ObjectStore(ABC):
 
     @property
     def generation(self) -> int:
-        """Grows when an answer shows that the backend is not what it was: other software, or versioning switched on."""
+        """Number that grows when an answer shows a changed backend: other server software, or versioning switched on."""
         return 0
 
     def finish_creates(self, *, timeout: float) -> None:  # noqa: B027 -- most backends create at one stroke
-        """Complete or undo creates that a process died in, on backends that write in place. A writer calls it at its open,
-        before it reads; nobody else does. Raises: StoreFault."""
+        """Complete or undo creates that a dead process left unfinished, on backends that write in place.
+
+        Only a writer calls it, at its open, before it reads. Raises: StoreFault.
+        """
 
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
-        """What creates that were cut off left behind, by names that `list` never shows and `delete` takes. A create whose
-        leftover is deleted while it is under way begins again. Raises: StoreFault."""
+        """List files that interrupted creates left. `list` never shows their names, and `delete` accepts them.
+
+        If the file of a running create is deleted, that create starts again. Raises: StoreFault.
+        """
         return []
 
     def spec(self) -> StoreSpec | None:
-        """How another process can open this store, or None where it cannot (memory, a file system handed in)."""
+        """Return the spec with which another process opens this store. None: another process cannot open it, because it is
+        in memory or the application passed its own file system."""
         return None
 
     def outer(self) -> Iterable[tuple[ObjectStore, str]]:
-        """The stores of the same backend that this root lies in, the nearest first, each with the path from there to here,
-        which ends in '/'. They need not be closed."""
+        """Yield the stores of the same backend whose roots contain this root, innermost first, each with the path from its
+        root to this root. The path ends in '/'. Callers need not close these stores."""
         return ()
 
     def is_replaced(self) -> bool:
-        """Whether the root is not the one this store found when it was first used. Cost: no request."""
+        """Whether the root was replaced after this store first used it. Cost: no request."""
         return False
 
     def close(self) -> None:  # noqa: B027 -- most backends have nothing to release

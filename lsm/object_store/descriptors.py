@@ -1,4 +1,7 @@
-"""Files and directories by descriptor: opened out of harm's way, written whole, named last, synced to the drive."""
+"""Files and directories by descriptor: create files whole, name them last, sync them to the drive.
+
+No function returns descriptor 0, 1 or 2.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,27 @@ _UNNAMED = getattr(os, "O_TMPFILE", 0) | os.O_WRONLY | _CLOSE_ON_EXEC
 _NAMED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSE_ON_EXEC
 WHOLE_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC
 HELD = WHOLE_DIRECTORY | getattr(os, "O_PATH", 0)
-"""To hold a directory: that takes no right to read it."""
+"""Flags that hold a directory open. `O_PATH` needs no permission to read the directory."""
 READ = os.O_RDONLY | _CLOSE_ON_EXEC
 _FULL_SYNC: int | None = getattr(_fcntl, "F_FULLFSYNC", None)
 _BUFFERS_MAX = os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 16
 _STANDARD_LAST = 2
-"""Descriptors 0 to 2: what C libraries and child processes print goes there, whatever file it is."""
+"""The greatest standard descriptor. C libraries and child processes print to descriptors 0 to 2, whatever file they are."""
 _OPEN_ATTEMPTS = 64
 
 _NO_FULL_SYNC = {errno.EINVAL, errno.ENOTTY, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def open_beyond_standard(path: str, flags: int, mode: int = 0o644, *, within: int | None = None) -> int:
-    """As os.open, by a number that nobody takes for standard input, output or error. Where one of those is closed, the
-    next file that is opened gets its number, and stored bytes would be mixed with what is printed there."""
+    """Like `os.open`, but never return descriptor 0, 1 or 2.
+
+    If standard input, output or error is closed, the next opened file gets its number, and output printed to that number
+    would be mixed with stored bytes.
+    """
     descriptor = os.open(path, flags, mode, dir_fd=within)
     if descriptor > _STANDARD_LAST:
         return descriptor
-    # Something may have been printed into it already: it is given up, not moved.
+    # Output may have been printed into the file already, so it is discarded, not moved to another descriptor.
     os.close(descriptor)
     if flags & os.O_CREAT:
         os.unlink(path, dir_fd=within)
@@ -48,7 +54,7 @@ def open_beyond_standard(path: str, flags: int, mode: int = 0o644, *, within: in
             descriptor = os.open(path, flags, mode, dir_fd=within)
             if descriptor > _STANDARD_LAST:
                 return descriptor
-            # Another thread gave a low number back meanwhile.
+            # Another thread closed a low descriptor in the meantime.
             os.close(descriptor)
             if flags & os.O_CREAT:
                 os.unlink(path, dir_fd=within)
@@ -83,7 +89,7 @@ def link_named(folder: int, name: str, temporary: str, parts: Sequence[bytes], s
 
 
 def _write_all(descriptor: int, parts: Sequence[bytes], size: int) -> None:
-    """Write every byte, whatever the number of parts and however little the kernel takes at a time."""
+    """Write every byte: the kernel limits the parts per call and may accept only some of the bytes."""
     if 0 < len(parts) <= _BUFFERS_MAX and os.writev(descriptor, parts) == size:
         return
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -99,7 +105,7 @@ def _write_all(descriptor: int, parts: Sequence[bytes], size: int) -> None:
 
 
 def _sync_bytes(descriptor: int) -> None:
-    """A file's bytes and size, durable."""
+    """Make a file's bytes and size durable."""
     if _FULL_SYNC is None and hasattr(os, "fdatasync"):
         os.fdatasync(descriptor)
     else:
@@ -107,7 +113,7 @@ def _sync_bytes(descriptor: int) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Everything of a file or directory, durable: on macOS that takes more than fsync."""
+    """Make a file or directory durable, metadata included. On macOS, fsync alone does not do that."""
     if _fcntl is not None and _FULL_SYNC is not None:
         try:
             _fcntl.fcntl(descriptor, _FULL_SYNC)

@@ -1,15 +1,14 @@
-"""What a foreign exception means: the one table from the words of s3fs, gcsfs, adlfs and botocore to the contract's.
+"""Maps exceptions of s3fs, gcsfs, adlfs and botocore to the exceptions of the contract.
 
-Errors are recognised by HTTP status, service code and class name, never by message text and never by importing the
-client library: the packages behind a URL scheme are optional.
+Errors are recognised by HTTP status, service code and class name. Message texts are not used. Client libraries are not
+imported, because the packages behind a URL scheme are optional.
 
-Only what the request itself raised counts. That is the exception and what it was explicitly raised from: s3fs re-raises
-botocore's errors and sets `__cause__`. `__context__` is never followed, because Python sets it to whatever exception the
-call happens to stand behind: the engine's own earlier request, or one the application is handling. A broken connection
-ends the search: what lies behind it is no answer to this request.
+The search follows `__cause__`: s3fs re-raises botocore's errors and sets it. The search never follows `__context__`, because
+Python sets that to any exception that is being handled: one of the engine's earlier requests, or one of the application.
+A broken connection ends the search, because an error behind it is no answer to this request.
 
-`ObjectExists` and `ObjectMissing` are the store's positive answers, so they are concluded only where the request can get
-them; everything else is unclear, and unclear is transient: it is asked again.
+`ObjectExists` and `ObjectMissing` are definite answers, so only requests that can get them are mapped to them. Any other
+404 or 412 is unclear. An unclear answer is a transient fault, and the request is repeated.
 
 | answer                                         | to                | becomes                                  |
 |------------------------------------------------|-------------------|------------------------------------------|
@@ -55,7 +54,7 @@ class _Answer(NamedTuple):
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _NO_OBJECT = {"NoSuchKey", "NoSuchVersion", "BlobNotFound", ""}
-"""Codes of a 404 that speak of the object; gcsfs, azure and aiohttp give none. A page of some gateway has another one."""
+"""Codes of a 404 about an object; gcsfs, azure and aiohttp give no code. A gateway's own page has another code."""
 _CREDENTIAL_CODES = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 _ILLEGAL_CODES = {"InvalidBucketName"}
@@ -94,8 +93,8 @@ def oversize(name: str, size: int) -> InvalidError:
 
 
 def translate(error: BaseException, request: Request, name: str, where: str) -> Exception:
-    """What `error` means for a request about `name`: an ObjectExists, ObjectMissing, RangePastEnd, InvalidError or
-    StoreFault to be raised from it. `where`, the store's URL, goes into the message."""
+    """Return the exception to raise from `error`, which a request about `name` raised: an ObjectExists, ObjectMissing,
+    RangePastEnd, InvalidError or StoreFault. `where` is the store's URL, for the message."""
     text = f"{request} {name} at {where}: "
     for link in _links(error):
         answer = _answer(link)
@@ -108,11 +107,11 @@ def translate(error: BaseException, request: Request, name: str, where: str) -> 
 
 
 WRONG_OPTION = (TypeError, ValueError, AttributeError)
-"""What an option of the wrong name or type makes of the first use."""
+"""Raised at the first use of a client whose options have a wrong name or type."""
 
 
 def unusable(error: BaseException, where: str) -> Exception:
-    """What an `error` means that came up before the first request, while the client was made from its options."""
+    """Return the exception to raise from `error`, which was raised while the client was made, before the first request."""
     found = translate(error, "list", "everything", where)
     is_bug = isinstance(found, StoreFault) and not found.transient and not isinstance(found, RequestRefused)
     if isinstance(error, WRONG_OPTION) or isinstance(found, InvalidError) or is_bug:
@@ -150,19 +149,19 @@ _WRONG_PLACE = "wrong region or endpoint for this bucket; check endpoint_url and
 
 def _is_missing(request: Request, code: str) -> bool:
     if request == "look at":
-        return code in _NO_OBJECT or code == "404"  # botocore's word for an answer without a body
+        return code in _NO_OBJECT or code == "404"  # botocore's code for an answer without a body
     return request in ("read", "delete") and code in _NO_OBJECT
 
 
 def _from_class(link: BaseException, text: str, where: str) -> Exception | None:
-    """What the class of one exception says by itself, or None where what it was raised from may say more."""
+    """Map one exception by its class. None: the class is not in the tables; look at its cause."""
     names = {kind.__name__ for kind in type(link).__mro__}
     if names & _CREDENTIAL_ERRORS:
         return RequestRefused(text + f"no usable credentials; pass key and secret ({_said(link)})")
     if names & _ILLEGAL_ERRORS:
         return InvalidError(f"{where}: the bucket's name or the storage options cannot be used: {_said(link)}")
     if isinstance(link, RecursionError):
-        # botocore looks for the bucket's region where it is redirected, and is redirected again.
+        # After a redirect botocore looks for the bucket's region at the new address, and is redirected again.
         return RequestRefused(text + _WRONG_PLACE.format("redirected for ever"))
     if names & _BROKEN_ERRORS:
         return _unreachable(link, text) or StoreFault(text + _said(link), transient=True)
@@ -185,9 +184,9 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_L
 
 
 def _unreachable(link: BaseException, text: str) -> Exception | None:
-    """Why no connection came about, where that is known for certain."""
+    """Return why no connection was made. None: the reason is not certain."""
     host = _host(link)
-    for each in reversed(list(_inside(link))):  # The innermost says most.
+    for each in reversed(list(_inside(link))):  # The innermost exception names the reason most exactly.
         if isinstance(each, ssl.SSLCertVerificationError):
             advice = "check `verify`, the path of the CA file, and AWS_CA_BUNDLE"
             said = getattr(each, "verify_message", None) or "verification failed"
@@ -208,7 +207,7 @@ def _unreachable(link: BaseException, text: str) -> Exception | None:
 
 
 def _inside(link: BaseException) -> Iterator[BaseException]:
-    """An exception and those it was made of: botocore keeps aiohttp's in `kwargs`, aiohttp the system's in `os_error`."""
+    """Yield an exception and those it wraps: botocore keeps aiohttp's in `kwargs`, aiohttp the system's in `os_error`."""
     yield link
     kwargs = getattr(link, "kwargs", None)
     inner = kwargs.get("error") if isinstance(kwargs, Mapping) else None
@@ -234,18 +233,18 @@ def _host(link: BaseException) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """The exception in words. aiohttp puts `[None]` where the system gave no reason."""
+    """Describe an exception. aiohttp writes `[None]` if the system gave no reason."""
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
     kwargs = getattr(error, "kwargs", None)
     inner = kwargs.get("error") if isinstance(kwargs, Mapping) else None
     said = f"{type(error).__name__}: {error}".replace(" [None]", "").rstrip(": ")
-    # "Could not connect" is botocore's word for every broken connection.
+    # botocore calls every broken connection "Could not connect"; the wrapped exception is more exact.
     return f"{said} ({type(inner).__name__}: {inner})".replace(" [None]", "") if inner else said
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was explicitly raised from."""
+    """Yield the exception and its chain of causes."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -255,7 +254,7 @@ def _links(error: BaseException) -> Iterator[BaseException]:
 
 
 def _answer(error: BaseException) -> _Answer | None:
-    """The HTTP answer an exception carries: botocore's dict, or a status attribute as in gcsfs, azure and aiohttp."""
+    """Return the HTTP answer in an exception: botocore's dict, or a status attribute as in gcsfs, azure and aiohttp."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         said = response.get("Error") or {}

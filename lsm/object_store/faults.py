@@ -1,4 +1,4 @@
-"""The ways in which a store fails. `object_store/error_map` decides which of them a backend's error becomes."""
+"""Kinds of store faults. `object_store/error_map` maps a backend's error to one of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from lsm.object_store.contract import StoreFault
 
 
 class RequestRefused(StoreFault):
-    """The backend said no before doing anything: a write refused like this was certainly not applied."""
+    """The backend refused the request before doing anything: a refused write was certainly not applied."""
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message, transient=transient)
 
 
 class Unreachable(StoreFault):
-    """No connection could be made: nobody listens there, nobody knows the host, or its certificate is not trusted.
+    """No connection could be made: it was refused, the host is unknown, or its certificate is not trusted.
 
-    `can_heal` is false for a certificate, which no waiting mends.
+    `can_heal` is false for a certificate, because waiting does not help.
     """
 
     def __init__(self, message: str, *, can_heal: bool) -> None:
@@ -24,4 +24,4 @@ class Unreachable(StoreFault):
 
 
 class RangePastEnd(Exception):
-    """The range starts at or after the end of the object. Stays inside the adapters."""
+    """The range starts at or after the end of the object. Adapters catch it."""

@@ -1,6 +1,6 @@
-"""Objects behind any fsspec file system that can create atomically.
+"""Objects in any fsspec file system that can create atomically.
 
-fsspec's `pipe_file(mode="create")` is a promise each backend keeps in its own way, so backends are taken from a list:
+Each backend implements fsspec's `pipe_file(mode="create")` in its own way, so only listed backends are accepted:
 
 | file system                      | create-if-absent                                              |
 |----------------------------------|---------------------------------------------------------------|
@@ -11,17 +11,17 @@ fsspec's `pipe_file(mode="create")` is a promise each backend keeps in its own w
 | fsspec's local                   | never used: LocalStore takes over                             |
 | any other                        | refused, unless the caller asserts that only one writer exists, or only reads |
 
-Whether a server honours the condition is another question, which probe.py answers.
+A server may still ignore the condition; probe.py finds that out.
 
-Many of the others write in place, so the only writer may die inside a write. A create therefore takes three steps there:
+Many other file systems write in place, and the only writer may die inside a write. So a create takes three steps there:
 
-    write <directory>/.tmp-<name> -> move it to <name> -> (where moving is copying) remove the first file
+    write <directory>/.tmp-<name> -> move it to <name> -> (if a move is a copy) remove the temporary file
 
-While the name is free, the temporary file may hold anything. Once the name is taken, the temporary file is whole. So
-`finish_creates` can undo or complete whatever was cut off; the writer calls it before it reads anything (rule O7).
+While the name is free, the temporary file may be incomplete. Once the name is taken, the temporary file is whole. So
+`finish_creates` can undo or complete any interrupted create. The writer calls it before it reads anything (rule O7).
 
-Nothing here retries; ReliableStore does. Listing caches are off or bypassed. Async file systems run on fsspec's I/O
-thread, so calls from that thread would wait for themselves and are refused.
+This module does not retry; ReliableStore does. Listing caches are off or bypassed. Async file systems run on fsspec's I/O
+thread; a call from that thread would wait for itself, and is refused.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ ATOMIC_FILE_SYSTEMS = {
 """File systems known to create atomically, by package and class, with the URL schemes they serve."""
 
 _create_lock = shared.lock(LONG)
-"""For file systems without atomic create. One for the process, because fsspec's memory is one dict for the process."""
+"""Held by creates on file systems without atomic create. One per process: fsspec's memory is one dict per process."""
 
 
 def is_a(fs: Any, package: str, name: str) -> bool:
-    """Whether `fs` is an instance of the class `name` from `package`, judged without importing the package."""
+    """Whether `fs` is an instance of the class `name` from `package`. Does not import the package."""
     return any(kind.__name__ == name and kind.__module__.split(".")[0] == package for kind in type(fs).__mro__)
 
 
 class FsspecStore(ObjectStore):
     """A prefix of an fsspec file system.
 
-    Cost: one backend request a call, but for deletes on file systems that look first, and for creates on file systems
-    that write in place (four: look, make the directory, write, move). Range reads of gcsfs and adlfs have no known
-    whole-object shortcut and use ranges too.
+    Cost: one backend request a call. Exceptions: deletes on file systems that look first; creates on file systems that
+    write in place take four (look, make the directory, write, move). gcsfs and adlfs have no shortcut for whole objects, so
+    `get` is a range read there.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class FsspecStore(ObjectStore):
         assume_single_writer: bool = False,
         reads_only: bool = False,
     ) -> None:
-        """`root` is a path of `fs` without scheme. `is_owned`: nobody else uses `fs`. `reads_only`: a file system that
-        cannot create atomically is taken without the assertion, and every create is refused.
+        """`root` is a path in `fs` without scheme. `is_owned`: only this store uses `fs`. `reads_only`: accept a file system
+        without atomic create and without the caller's assertion, and refuse every create.
 
         Raises: InvalidError for a file system that cannot be used safely.
         """
@@ -100,8 +100,8 @@ class FsspecStore(ObjectStore):
         if getattr(fs, "asynchronous", False):
             raise InvalidError(f"{url}: the file system was made with asynchronous=True; pass one made without it")
         self._creates_atomically = any(is_a(fs, *known) for known in ATOMIC_FILE_SYSTEMS)
-        # The known ones are all async. Of others the plain methods are called: fsspec's DirFileSystem, for one, has
-        # the async class and may wrap a file system without async methods.
+        # The listed file systems are all async. Others are called by their plain methods: fsspec's DirFileSystem, for
+        # example, has the async class and may wrap a file system without async methods.
         self._is_async = self._creates_atomically
         self._writes_in_place = not self._creates_atomically and not self._is_memory
         self._may_create = not self._writes_in_place or assume_single_writer
@@ -155,7 +155,7 @@ class FsspecStore(ObjectStore):
             found = self._list(prefix, timeout)
         except Exception as error:
             self._raise(error, "list", prefix or "everything")
-        # Servers answer in their own order: SeaweedFS puts '/' before every other byte.
+        # Servers have their own orders: SeaweedFS sorts '/' before every other byte.
         return sorted(found, key=lambda info: info.name)
 
     def delete(self, name: str, *, timeout: float) -> None:
@@ -173,25 +173,25 @@ class FsspecStore(ObjectStore):
         for depth in range(len(levels) - 1, 0, -1):
             path = "/".join(levels[depth:]) + "/"
             root = "/".join(levels[:depth])
-            # The first level is a bucket or container; a root without any is a file system's own.
+            # The first level is a bucket or container. An absolute path has none: "/" is a root of its own.
             if root.strip("/") or self._stem.startswith("/"):
                 url = self.url.rstrip("/").removesuffix(path.rstrip("/"))
                 yield type(self)(self._fs, root or "/", url, reads_only=True), path
 
     def close(self) -> None:
-        """Refuse further calls. Adapters close what they opened where its own finalizer is not enough."""
+        """Refuse further calls. A subclass closes its client if the client's own finalizer is not enough."""
         self._is_closed = True
 
-    # -- what subclasses do better --------------------------------------------------------------------------------
+    # -- overridden by subclasses ---------------------------------------------------------------------------------
 
     def _create(self, name: str, body: bytes, timeout: float) -> None:
         self._call("pipe_file", self._stem + name, body, mode="create", timeout=timeout)
 
     def _read(self, name: str, start: int, end: int | None, timeout: float) -> bytes:
-        # With a start the file system need not ask for the size first.
+        # Given a start, the file system does not ask for the size first.
         found = self._call("cat_file", self._stem + name, start=start, end=end, timeout=timeout)
         if not isinstance(found, bytes):
-            # A task cancelled on the I/O thread comes back from fsspec as None.
+            # fsspec returns None for a task that was cancelled on the I/O thread.
             raise ConnectionAbortedError("the request was cancelled")
         return found
 
@@ -219,12 +219,12 @@ class FsspecStore(ObjectStore):
         ]
 
     def _walk(self, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The files below `folder`. fsspec's own `find` leaves out a directory that it could not read, without a word."""
+        """Yield the files below `folder`. fsspec's own `find` silently skips a directory that it cannot read."""
         try:
             entries = self._call("ls", folder, detail=True, timeout=0.0)
         except Exception as error:
             if isinstance(translate(error, "read", folder, self.url), ObjectMissing):
-                return  # There is no such directory, or no longer.
+                return  # The directory does not exist, or was removed.
             raise
         for entry in entries:
             path = entry["name"]
@@ -236,7 +236,7 @@ class FsspecStore(ObjectStore):
     # -- calling --------------------------------------------------------------------------------------------------
 
     def _call(self, method: str, *arguments: Any, timeout: float, **options: Any) -> Any:
-        """Run a method of the file system, on its I/O thread and within `timeout` if it is async."""
+        """Run a method of the file system. If it is async, run it on its I/O thread and within `timeout`."""
         if not self._is_async:
             self._refuse_closed()
             return getattr(self._fs, method)(*arguments, **options)
@@ -255,7 +255,7 @@ class FsspecStore(ObjectStore):
     def _create_in_memory(self, name: str, body: bytes, timeout: float) -> None:
         path = self._stem + name
         with _create_lock:
-            # fsspec's memory looks through all its objects for `exists` and `makedirs`, and needs neither.
+            # `exists` and `makedirs` of fsspec's memory look through all its objects, and creates need neither.
             if self._fs._strip_protocol(path) in self._fs.store:
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")
             self._call("pipe_file", path, body, timeout=timeout)
@@ -290,7 +290,7 @@ class FsspecStore(ObjectStore):
                     if made is None:
                         continue
                     each, path = self._stem + name, self._stem + made
-                    with contextlib.suppress(FileNotFoundError):  # A worker that outlives its writer has moved it.
+                    with contextlib.suppress(FileNotFoundError):  # A worker that outlived its writer moved the file.
                         if self._is_there(path, timeout):
                             self._complete(each, path, timeout)
                         else:
@@ -299,12 +299,12 @@ class FsspecStore(ObjectStore):
             self._raise(error, "write", "what creates that were cut off left")
 
     def _complete(self, temporary: str, path: str, timeout: float) -> None:
-        """Requires: the temporary file is whole."""
+        """Write the temporary file's bytes to `path` and remove it. Requires: the temporary file is whole."""
         self._call("pipe_file", path, self._call("cat_file", temporary, timeout=timeout), timeout=timeout)
         self._call("rm_file", temporary, timeout=timeout)
 
     def _is_there(self, path: str, timeout: float) -> bool:
-        # fsspec's `exists` takes every failure for "no".
+        # fsspec's `exists` returns False for every failure.
         try:
             self._call("info", path, timeout=timeout)
         except FileNotFoundError:
@@ -329,7 +329,7 @@ class FsspecStore(ObjectStore):
         raise translate(error, request, name, self.url) from error
 
     def _empty_past_end(self, error: Exception, name: str) -> bytes:
-        """b"" where `error` says that the range starts past the end; raises what it means otherwise."""
+        """Return b"" if the range started past the end; translate and raise any other `error`."""
         try:
             self._raise(error, "read", name)
         except RangePastEnd:
@@ -337,7 +337,8 @@ class FsspecStore(ObjectStore):
 
 
 def _created_by(name: str) -> str | None:
-    """The object whose create a temporary file of this name belongs to; None: it is somebody else's file (rule B4)."""
+    """Return the object that a create was writing through the temporary file `name`. None: the file belongs to another
+    program (rule B4)."""
     folder, slash, last = name.rpartition("/")
     made = f"{folder}{slash}{last.removeprefix(TEMPORARY_PREFIX)}"
     return made if made != name and not is_foreign(made) else None
@@ -349,7 +350,7 @@ def _temporary(path: str) -> str:
 
 
 def modified_ms(entry: Mapping[str, Any]) -> int | None:
-    """The age fsspec tells, under one of the names its backends use."""
+    """Return the modification time of an fsspec entry. Backends use different names for it."""
     for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
         found = entry.get(key)
         if isinstance(found, datetime):
@@ -358,6 +359,6 @@ def modified_ms(entry: Mapping[str, Any]) -> int | None:
 
 
 def describe(fs: Any) -> str:
-    """The first scheme a file system answers to, for messages."""
+    """Return the first URL scheme of a file system, for messages."""
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return os.fspath(protocol)

@@ -1,8 +1,8 @@
-"""fsspec's event loop, on which the file systems behind servers run: one for the process, shared with the application.
+"""fsspec's event loop, on which async file systems run: one per process, shared with the application.
 
-Two things are seen to before it is used. Its thread runs: fsspec keeps a loop whose thread could not be started, and every call
-waits for it. And it can look up the names of servers when the main thread has ended: asyncio does that in an executor of
-concurrent.futures, which takes nothing more then.
+`ready_loop` ensures two things before the loop is used. First, the loop's thread runs: fsspec keeps a loop whose thread could
+not be started, and every call would wait for it. Second, host names can be looked up after the main thread has ended: asyncio
+does that in an executor of concurrent.futures, which accepts no calls by then.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOKUPS_MAX: Final = 8
-"""Names looked up at a time."""
+"""Maximum host names looked up at a time."""
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """A `ThreadPool` for an event loop, which takes only executors of this class."""
+    """A `ThreadPool` for an event loop. An event loop only accepts subclasses of `ThreadPoolExecutor`."""
 
     def __init__(self) -> None:
         self._pool = ThreadPool("lsm-lookup", LOOKUPS_MAX)
@@ -37,8 +37,8 @@ class LoopThreads(ThreadPoolExecutor):
 
 
 def ready_loop() -> None:
-    """Start the loop, where it does not run. Raises: UnavailableError: the system gives this process no further thread."""
-    _forget_dead_loop()  # Its thread was refused to somebody else.
+    """Start the loop if it does not run. Raises: UnavailableError if the system refuses this process another thread."""
+    _forget_dead_loop()  # The application may have failed to start the thread earlier.
     try:
         loop: Any = asyn.get_loop()
     except (RuntimeError, MemoryError) as error:
@@ -47,14 +47,14 @@ def ready_loop() -> None:
             f"the thread for requests could not be started ({error}): raise the limit on threads (`ulimit -u`, pids.max of "
             "the cgroup) or end others, then call again"
         ) from error
-    # An executor that the application has set stays. asyncio's own is made when it is first needed.
+    # An executor that the application set stays. asyncio makes its own executor when it first needs one.
     executor = getattr(loop, "_default_executor", None)
     if executor is None or type(executor) is ThreadPoolExecutor:
         loop.set_default_executor(LoopThreads())
 
 
 def _forget_dead_loop() -> None:
-    with asyn.get_lock():  # Whoever holds it may be about to start the thread.
+    with asyn.get_lock():  # The lock's holder may be about to start the thread.
         if asyn.loop[0] is not None and asyn.iothread[0] is None:
             asyn.loop[0].close()
             asyn.loop[0] = None

@@ -1,23 +1,23 @@
 """Objects as files under a directory, created whole and durable against power loss.
 
-A create never shows part of an object, because the bytes get their name last:
+A create never shows part of an object, because the file gets its name last:
 
     O_TMPFILE file without a name -> write -> fdatasync -> linkat(final name) -> fsync(directory)
 
-`linkat` fails with EEXIST if the name is taken, which is the atomic decision between racing creators, of whatever
-process. Where O_TMPFILE is missing (some network and FUSE file systems) a file named `.tmp-<pid>-<random>` in the same
-directory takes its place; a crash can leave one behind, and nothing ever lists it.
+`linkat` fails with EEXIST if the name is taken. So it decides atomically between racing creators of any process. Some
+network and FUSE file systems have no O_TMPFILE. There, a file named `.tmp-<pid>-<random>` in the same directory takes its
+place. A crash can leave such a file behind; `list` never shows it.
 
 The order matters. Linking before the fdatasync would save one of the two journal commits, but after a power loss
-the name could then hold an empty or partial object. fsync means F_FULLFSYNC on macOS, whose fsync leaves the bytes in
-the drive's cache. fsspec's own local file system does exists-then-write in place.
+the name could hold an empty or partial object. On macOS, fsync leaves the bytes in the drive's cache, so F_FULLFSYNC is used.
+fsspec's own local file system is not used: it checks for the name and then writes in place.
 
-The root may be moved away or unmounted, and something else may appear under its path. So the directories are held open,
-every call goes through them and not through the path, and nothing counts unless the path still leads to them (rule B1).
+The root may be moved away or unmounted, and another directory may appear under its path. So directories are held open, calls
+go through the open directories, and an answer counts only if the path still leads to them (rule B1).
 
-Cost (ext4, virtual disk, p50): 1 KiB 0.38 ms on a quiet machine and 0.5 ms on a busy one, as the bare system calls in
-a row; the two syncs are all of it but 30 to 45 us. A range read 6 to 8 us.
-Deletes are not synced: one may come undone in a power loss, which is harmless as names are never reused.
+Cost (ext4, virtual disk, p50): a create of 1 KiB takes 0.38 ms on a quiet machine and 0.5 ms on a busy one, as long as the
+bare system calls; all but 30 to 45 us of it are the two syncs. A range read takes 6 to 8 us.
+Deletes are not synced. A power loss can undo one, which is harmless because names are never reused.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _TRANSIENT = {
 
 
 class _Directory:
-    """A directory held open: its inode is not given to another one meanwhile. Closed when the last user lets go."""
+    """A directory held open, so that its inode is not reused. Closed when the last reference goes."""
 
     __slots__ = ("can_sync", "descriptor", "identity")
 
@@ -101,11 +101,11 @@ class _Directory:
 
 
 class LocalStore(ObjectStore):
-    """Files under `root`, which is made absolute here. Timeouts do not apply.
+    """Files under `root`, which is made absolute. Timeouts are ignored.
 
-    The first put makes the root where `may_create` and no call has found it before. Whatever was found once must stay: a
-    call after the root, or a directory in it, was moved, replaced or unmounted is a StoreFault. `close` forgets what was
-    found.
+    The first put makes the root, if `may_create` and no earlier call found the root. A directory that was found must stay:
+    after the root or a directory in it was moved, replaced or unmounted, calls raise StoreFault. `close` releases the
+    directories.
     """
 
     is_near = True
@@ -113,7 +113,7 @@ class LocalStore(ObjectStore):
     object_bytes_max = 1 << 40
 
     def __init__(self, root: str | os.PathLike[str], *, use_tmpfile: bool = True, may_create: bool = True) -> None:
-        """Raises: InvalidError where the root or one of its parents is a file, or a link that leads nowhere."""
+        """Raises: InvalidError if the root or one of its parents is a file or a dangling link."""
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         self.url = f"file://{self.root}"
         self._stem = self.root if self.root.endswith("/") else self.root + "/"
@@ -126,7 +126,7 @@ class LocalStore(ObjectStore):
     # -- directories --------------------------------------------------------------------------------------------------
 
     def _root(self) -> _Directory | None:
-        """The root, held from its first use on; None where there is none yet."""
+        """Return the root, which is held open from its first use. None: the root does not exist yet."""
         found = self._directories.get("")
         if found is None:
             try:
@@ -138,9 +138,10 @@ class LocalStore(ObjectStore):
         return found
 
     def _place(self, name: str) -> tuple[_Directory, str]:
-        """A directory that is held, and the object's name in it. Raises: FileNotFoundError.
+        """Return a held directory and the object's name in it. Raises: FileNotFoundError.
 
-        The caller keeps the directory, not its number: a put may open it anew, and the number then goes to another file.
+        The caller must keep the directory, not its descriptor: a put may reopen the directory, and then another file can get
+        the descriptor's number.
         """
         folder, _, last = name.rpartition("/")
         held = self._directories.get(folder)
@@ -152,14 +153,16 @@ class LocalStore(ObjectStore):
         return root, name
 
     def _hold(self, root: _Directory, at: str) -> None:
-        """Hold a directory below the root, if it is there."""
+        """Hold a directory below the root, if it exists."""
         if at not in self._directories:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 self._directories.setdefault(at, _Directory(at, within=root.descriptor))
 
     def _writable(self, at: str) -> _Directory:
-        """A directory below the root, made where it was never found, and every name that leads to it durable; once a
-        directory and handle. Raises: FileNotFoundError where nobody may make the root."""
+        """Return a directory below the root. Make it if it was never found, and make every name on its path durable.
+
+        Done once per directory and handle. Raises: FileNotFoundError if the root is missing and `may_create` is false.
+        """
         held = self._directories.get(at)
         if held is not None and held.can_sync:
             return held
@@ -171,7 +174,7 @@ class LocalStore(ObjectStore):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(level, dir_fd=root.descriptor)
                     made.add(level)
-        # A process that made the directories may have died before it synced them, so existing ones are synced too.
+        # Existing directories are synced, too: the process that made them may have died before it synced them.
         with contextlib.suppress(PermissionError):
             sync_directory(os.path.dirname(self.root))
         for level in levels:
@@ -207,7 +210,7 @@ class LocalStore(ObjectStore):
         return root
 
     def _check(self, verb: str, name: str, at: str, directory: _Directory) -> None:
-        """Raises: StoreFault where the path of a directory does not lead to it any more."""
+        """Raises: StoreFault if the path of `directory` no longer leads to it."""
         path = self._stem + at if at else self.root
         try:
             found = os.stat(path)
@@ -244,7 +247,7 @@ class LocalStore(ObjectStore):
                 directory = self._writable(folder)
                 is_taken = self._link(directory, last, parts, size)
             except FileNotFoundError as error:
-                # The directory is gone, or a collector took the temporary file (rule G8).
+                # The directory is gone, or a collector deleted the temporary file (rule G8).
                 self._check_all("write", name)
                 if not self._directories:
                     raise self._no_root("write", name) from error
@@ -255,8 +258,8 @@ class LocalStore(ObjectStore):
                 self._has_tmpfile = False
                 continue
             try:
-                # Also where the name is taken: its creator, or an earlier attempt of ours, may not have synced it
-                # yet, and whoever compares the bytes and believes them relies on it.
+                # Synced also if the name is taken: its creator, or an earlier attempt of this handle, may not have synced
+                # it yet, and a caller that reads its own bytes back treats them as durable.
                 sync(directory.descriptor)
             except OSError as error:
                 raise self._fault("write", name, error) from error
@@ -273,7 +276,7 @@ class LocalStore(ObjectStore):
         )
 
     def _link(self, directory: _Directory, name: str, parts: Sequence[bytes], size: int) -> bool:
-        """Write the parts and give them their name; true if the name was taken."""
+        """Write the parts to a file and link it under its name. Return whether the name was taken."""
         try:
             if self._has_tmpfile:
                 link_unnamed(directory.descriptor, name, parts, size)
@@ -297,7 +300,7 @@ class LocalStore(ObjectStore):
             try:
                 wanted = _UNCHECKED_READ + 1 if end is None else end - start
                 if wanted > _UNCHECKED_READ:
-                    # pread allocates all it is asked for, so a large wish is cut to what there is.
+                    # pread allocates as many bytes as asked for, so a large range is cut to the file's size.
                     size = os.fstat(descriptor).st_size
                     wanted = max(0, (size if end is None else min(end, size)) - start)
                 found = os.pread(descriptor, wanted, start)
@@ -341,7 +344,7 @@ class LocalStore(ObjectStore):
         return found
 
     def leftovers(self, *, timeout: float) -> Sequence[ObjectInfo]:
-        """Temporary files, which a kill in the middle of a create leaves where O_TMPFILE is missing."""
+        """List temporary files. A kill in the middle of a create leaves one where O_TMPFILE is missing."""
         try:
             found = list(self._walk("", temporary=True))
         except OSError as error:
@@ -363,7 +366,7 @@ class LocalStore(ObjectStore):
                     try:
                         found = entry.stat()
                     except FileNotFoundError:
-                        continue  # deleted since the directory was read, or a link that leads nowhere
+                        continue  # deleted after the directory was read, or a dangling link
                     yield ObjectInfo(name, found.st_size, found.st_mtime_ns // 1_000_000)
 
     def delete(self, name: str, *, timeout: float) -> None:

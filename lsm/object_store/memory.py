@@ -1,7 +1,7 @@
-"""Objects in a dict of this process: the model the other stores must match.
+"""Objects in a dict of this process: the model that the other stores must match.
 
-`memory://` is private to its instance; `memory://name` is one store for everybody in the process who asks for the
-name, and lives until the process ends or `MemoryStore.forget` drops it.
+`memory://` is private to its instance. `memory://name` is one store per name and process; it lives until the process ends
+or `MemoryStore.forget` drops it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _shared_lock = shared.lock(SHORT)
 
 
 class MemoryStore(ObjectStore):
-    """A dict and a lock. Nothing here is ever ambiguous, slow or faulty.
+    """A dict and a lock. No call is ambiguous or slow, and none raises StoreFault.
 
     Cost: put, get, head and delete O(1); list sorts the names under the prefix (0.2 s at 100,000 objects).
     """
@@ -26,7 +26,7 @@ class MemoryStore(ObjectStore):
     object_bytes_max = 1 << 40
 
     def __init__(self, url: str = "memory://", *, now_ms: Callable[[], int] | None = None) -> None:
-        """`now_ms` dates the objects; without it they have no age."""
+        """`now_ms` gives the objects' modification times. None: objects have no modification time."""
         self.url = url
         self._now_ms = now_ms
         self._objects: dict[str, bytes] = {}
@@ -35,13 +35,13 @@ class MemoryStore(ObjectStore):
 
     @classmethod
     def shared(cls, name: str) -> MemoryStore:
-        """The store called `name` in this process, made on first use."""
+        """Return this process's store called `name`. The first call makes it."""
         with _shared_lock:
             return _shared.setdefault(name, cls(f"memory://{name}"))
 
     @classmethod
     def forget(cls, name: str) -> None:
-        """Drop the shared store called `name`; handles already given out keep theirs."""
+        """Drop the shared store called `name`. Handles that use it keep it."""
         with _shared_lock:
             _shared.pop(name, None)
 
@@ -70,7 +70,7 @@ class MemoryStore(ObjectStore):
             raise self._missing("look at", name) from None
 
     def list(self, prefix: str, *, timeout: float) -> list[ObjectInfo]:
-        # Code points sort like their UTF-8 bytes, so the order of str is the order the contract asks for.
+        # Code points sort like their UTF-8 bytes, so the order of str is the byte order of the contract.
         with self._lock:
             return [self._info(name) for name in sorted(name for name in self._objects if name.startswith(prefix))]
 

@@ -1,11 +1,11 @@
-"""Where every object of a database lives. Names of one kind sort by age; no name is ever used twice.
+"""Names of a database's objects. Names of one kind sort by age. No name is used twice.
 
 manifest/00000000000000000007.manifest     version 7 of the manifest
 wal/00000000000000000042.wal               log object 42: data or a fence
 sst/00000003298534883329.sst               a table; its number is epoch << 40 | counter
-sst/00000003298534883329.done              a note that a compaction has finished that table
-pinned/00000000000000000007.manifest       copy of a version that a checkpoint needs and the manifest's own prefix lost
-probe/standing                             whether the store refuses the create of a name that is taken, asked again and again
+sst/00000003298534883329.done              completion marker: a compaction has finished that table
+pinned/00000000000000000007.manifest       copy of a manifest version that a checkpoint needs and that manifest/ no longer has
+probe/standing                             taken name: creates of it test whether the store refuses them
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PINNED = "pinned/"
 PROBES = "probe/"
 PREFIXES: Final = (MANIFESTS, WAL, TABLES, PINNED, PROBES)
 PROBE = "probe/standing"
-"""Stays from the creation of the database on. Every create of it must be refused (rule O2)."""
+"""The probe object. It exists as long as the database, so every create of it must be refused (rule O2)."""
 
 COUNTER_BITS: Final = 40
-"""Of a table's number; the epoch of the process that gave it is above them."""
+"""Bits of the counter in a table number. The bits above hold the epoch of the process that assigned the number."""
 
 TEMPORARY: Final = re.compile(r"\.tmp-[0-9]+-[0-9a-f]{16}")
-"""The last part of the name of a local store's temporary file."""
+"""Last part of the name of a local store's temporary file."""
 
 _DIGITS: Final = 20
 _PROBE: Final = re.compile(rf"{PROBES}[0-9a-f]{{32}}")
@@ -54,12 +54,12 @@ def pinned_name(number: int) -> str:
     return f"{PINNED}{number:020d}.manifest"
 
 
-# Names are matched whole: other programs leave partial downloads, backups and directories of their own beside our
-# objects (`...7.manifest.bak`, `...7 (conflicted copy).wal`, `.DS_Store`), and those are neither read nor deleted (rule B4).
+# Names are matched whole, because other programs leave partial downloads, backups and directories beside our objects
+# (`...7.manifest.bak`, `...7 (conflicted copy).wal`, `.DS_Store`). Those are neither read nor deleted (rule B4).
 
 
 def manifest_number(name: str) -> int | None:
-    """The number of a manifest version, or None for any other name.
+    """Return the number of a manifest version; None for any other name.
 
     >>> manifest_number(manifest_name(7)), manifest_number(manifest_name(7) + ".bak"), manifest_number(wal_name(7))
     (7, None, None)
@@ -88,12 +88,12 @@ def is_probe(name: str) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether it is the name of a temporary file that a create of an object of a database left."""
+    """Whether `name` is that of a temporary file which a create of a database's object left."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def is_foreign(name: str) -> bool:
-    """Whether no database gives an object this name.
+    """Whether `name` is none that a database gives to an object.
 
     >>> is_foreign("sst/notes.txt"), is_foreign(note_name(1))
     (True, False)
@@ -103,7 +103,7 @@ def is_foreign(name: str) -> bool:
 
 
 def is_inner_manifest(name: str) -> bool:
-    """Whether it is a manifest of another database, whose root lies below one of the prefixes of this one.
+    """Whether `name` is a manifest of another database whose root lies below this root.
 
     >>> is_inner_manifest("wal/" + manifest_name(1)), is_inner_manifest(manifest_name(1))
     (True, False)

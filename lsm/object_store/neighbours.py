@@ -1,7 +1,7 @@
-"""The check made once, when a database is created: does another one lie around this root, or below it? (rule B3)
+"""Checks, when a database is created, that its root neither contains another database nor lies inside one (rule B3).
 
-The objects of a database below one of another's prefixes are in the listings of the other. Names are matched whole, so
-nothing is read or deleted that is not its own; but every LIST grows, and whoever deletes one deletes both.
+If a database lies below a prefix of another one, listings of the outer one show its objects. Names are matched whole, so
+neither database reads or deletes the other's objects. But every LIST grows, and deleting the outer database deletes both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from lsm.object_store.reliable import ReliableStore
 
 
 def refuse_neighbours(store: ReliableStore, log: ReliableStore, listed: Iterable[ObjectInfo]) -> None:
-    """`listed`: what is under the prefixes of both stores. Cost: where the path of a root has one of the engine's prefixes in
-    it, two LIST for each. Raises: InvalidError, UnavailableError."""
+    """Refuse a root around or inside another database. `listed`: the objects under the prefixes of both stores.
+
+    Cost: two LIST for each of the engine's prefixes in the path of a root. Raises: InvalidError, UnavailableError.
+    """
     for info in listed:
         if is_inner_manifest(info.name):
             raise InvalidError(
@@ -25,7 +27,7 @@ def refuse_neighbours(store: ReliableStore, log: ReliableStore, listed: Iterable
             )
     for one, other in ((store, log), (log, store)):
         for prefix in PREFIXES:
-            # With a log of its own elsewhere, nothing is listed under the database's `wal/`.
+            # If the log has its own store, the database never lists its own `wal/`.
             is_listed = (prefix == WAL) == (other is log)
             if is_listed and f"{one.url}/".startswith(f"{other.url.rstrip('/')}/{prefix}"):
                 raise InvalidError(
@@ -48,5 +50,5 @@ def refuse_neighbours(store: ReliableStore, log: ReliableStore, listed: Iterable
 
 
 def _is_database(view: ReliableStore, prefix: str) -> bool:
-    """Whether there are objects of a database; where its log is apart, those under `prefix` alone."""
+    """Whether `view` holds objects of a database. The store of a separate log has no manifests, only `prefix`."""
     return any(not is_foreign(info.name) for each in dict.fromkeys((MANIFESTS, prefix)) for info in view.list(each))

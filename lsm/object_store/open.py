@@ -1,12 +1,12 @@
-"""From a URL to an object store.
+"""Opens the object store that a URL names.
 
     file://.data/log    a directory relative to the current one (the product's default)
-    file:///srv/log     an absolute directory; so is a plain path
+    file:///srv/log     an absolute directory; a plain path names a directory, too
     memory://           private to the store;   memory://name   shared inside this process
     s3://bucket/prefix  s3fs, with `storage_options` as s3fs takes them; gs:// and abfs:// likewise
-    scheme://...        anything fsspec knows or the application registered in it, with assume_single_writer=True
+    scheme://...        any scheme that fsspec knows or the application registered, with assume_single_writer=True
 
-A file system the application already has goes in as `fs`, with a path or URL of its own in `url`.
+The application can pass its own file system as `fs`; then `url` is a path or URL of that file system.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def open_store(
     request_timeout: float = 15.0,
     may_create: bool = True,
 ) -> ObjectStore:
-    """The store at `url`. `reads_only`: a file system that cannot create atomically needs no assertion, and refuses creates.
-    Without `may_create` a local directory must be there.
+    """Open the store at `url`.
+
+    `assume_single_writer`: accept a file system without atomic create. `reads_only`: accept it without that assertion, and
+    refuse creates. Without `may_create` a local directory must exist.
 
     Cost: no request.
-    Raises: InvalidError for a URL, option or file system that cannot be used; the message says what can.
+    Raises: InvalidError for a URL, option or file system that cannot be used; the message names the alternatives.
     """
     text = os.fspath(url)
     options = dict(storage_options or {})
@@ -73,7 +75,7 @@ def open_store(
 
 
 def absolute_url(url: str | os.PathLike[str], *, fs: Any = None) -> str:
-    """`url` as it must be kept to name the same place later, when the process may have another current directory.
+    """Return `url` in a form that does not depend on the current directory.
 
     >>> absolute_url("s3://bucket/log"), absolute_url("file:///srv/../log")
     ('s3://bucket/log', 'file:///log')
@@ -88,7 +90,7 @@ def absolute_url(url: str | os.PathLike[str], *, fs: Any = None) -> str:
 
 
 def takes_options(url: str | os.PathLike[str]) -> bool:
-    """Whether `storage_options` mean anything to the store at `url`."""
+    """Whether the store at `url` accepts `storage_options`."""
     found = _SCHEME.fullmatch(os.fspath(url))
     return found is not None and found[1].lower() not in ("file", "local", "memory")
 
@@ -152,7 +154,7 @@ def _open_remote(
 
 
 def _is_chained(url: str) -> bool:
-    """Whether fsspec would read `url` as a chain, such as simplecache::s3://bucket/x. A path may hold "::" as well."""
+    """Whether fsspec reads `url` as a chain, such as simplecache::s3://bucket/x. A plain path may contain "::", too."""
     first, colons, rest = url.partition("::")
     if not colons:
         return False
@@ -167,19 +169,19 @@ def _file_system(kind: Any, options: Mapping[str, Any], shown: str) -> Any:
         except TypeError:
             if "use_listings_cache" in options:
                 raise
-            return kind(**arguments)  # An application's class need not know fsspec's options.
+            return kind(**arguments)  # An application's class may not accept fsspec's options.
     except (TypeError, ValueError, KeyError, ImportError) as error:
         raise InvalidError(f"{shown}: the storage options do not fit {kind.__name__}: {error}") from error
 
 
 def _root(kind: Any, scheme: str, rest: str) -> str:
     found = str(kind._strip_protocol(f"{scheme}://{rest}"))
-    # A class registered under a scheme of the application's own strips the schemes of the class it was made from.
+    # A class that the application registered under its own scheme strips only the schemes of its base class.
     return found if f"{scheme}:" not in found else str(kind._strip_protocol(rest))
 
 
 def _is_known_elsewhere(scheme: str, kind: Any) -> bool:
-    """Whether the scheme means this class in another process, too, where the application has registered nothing."""
+    """Whether `scheme` names this class in another process, too, without registrations by the application."""
     protocols = (kind.protocol,) if isinstance(kind.protocol, str) else tuple(kind.protocol)
     if kind.__module__.split(".")[0] in {"fsspec", *_ATOMIC_SCHEMES.values()}:
         return scheme in protocols
@@ -187,7 +189,7 @@ def _is_known_elsewhere(scheme: str, kind: Any) -> bool:
 
 
 def _refuse_missing_ca_file(url: str, options: Mapping[str, Any]) -> None:
-    """What aiohttp makes of it at the first request names no file."""
+    """Refuse a missing CA file here, because aiohttp's error at the first request does not name the file."""
     client = options.get("client_kwargs")
     verify = client.get("verify") if isinstance(client, Mapping) else None
     if isinstance(verify, str) and not os.path.exists(verify):
@@ -214,7 +216,7 @@ def _open_handed_in(
         raise InvalidError(f"fs must be an fsspec file system, got {type(fs).__name__}")
     path = str(fs._strip_protocol(url))
     if is_a(fs, "fsspec", "LocalFileSystem"):
-        return LocalStore(path, may_create=may_create)  # our durable create instead of fsspec's exists-then-write
+        return LocalStore(path, may_create=may_create)  # fsspec's creates are neither atomic nor durable
     shown = f"{describe(fs)}://{path.lstrip('/')}"
     if is_a(fs, "s3fs", "S3FileSystem"):
         if not path.strip("/"):
@@ -228,7 +230,7 @@ def _is_subclass(kind: type, package: str, name: str) -> bool:
 
 
 def _without_password(rest: str) -> str:
-    """`rest` of ftp://user:password@host/path without what stands before the host: it must not reach a message."""
+    """Return `rest` of ftp://user:password@host/path without user and password, which must not get into a message."""
     host, slash, path = rest.partition("/")
     return host.rpartition("@")[2] + slash + path
 

@@ -1,11 +1,12 @@
-"""Does this store really refuse the create of a name that is taken? (rule O2)
+"""Proves that a store refuses the create of a taken name (rule O2).
 
 Several S3 servers accept `If-None-Match` and overwrite all the same; Ceph does so once a bucket is versioned. On such a store
-two writers would each believe they own the manifest. So one object stays in every database, and a create over it must be
-refused: before a database is created or opened for writing, before every commit, and while the log is written (rule O8).
+two writers would each believe they own the manifest. So every database keeps one probe object, and the store must refuse
+a create over it: before a database is created or opened for writing, before every commit, and while the log is written
+(rule O8).
 
-A refused create of any name proves the same, so a lost race counts as a proof. A store that decides by looking first cannot
-be found out this way; fsspec_store.py keeps those out by a list.
+A refused create of any name is a proof, too, so a lost race counts as one. The probe cannot detect a store that looks before
+it writes; fsspec_store.py refuses such stores by a list.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from lsm.object_store.names import PROBE, PROBES
 from lsm.object_store.reliable import ReliableStore
 
 PROOF_SECONDS: Final = 10.0
-"""Maximum age of the proof that the log is written on. An idle writer asks nothing; a busy one asks once in so many seconds."""
+"""Maximum age in seconds of the proof behind a log object. A busy writer probes once per that time, an idle one never."""
 CREATES_MAX: Final = 4
-"""Creates in a row that all go through. One may be the first, and two may be wrong answers of a broken network."""
+"""Successful creates in a row after which the store is refused. The first may have made the probe object, and two may be
+wrong answers from a broken network."""
 LISTINGS_MAX: Final = 4
 MARK: Final = b"every create of this name must be refused "
 TOKEN_BYTES: Final = 16
 
 
 def probe_conditional_create(store: ReliableStore) -> None:
-    """Create an object over the one that stays.
+    """Check that the store refuses a create over the probe object.
 
-    Cost: one request, counted under the cause "probe"; where the object is not there yet, two PUT, a GET and a LIST.
-    Raises: InvalidError where creates go through, damage the object, or put it where no listing of the prefix shows it;
+    Cost: one request, counted under the cause "probe"; if the object does not exist yet, two PUT, a GET and a LIST.
+    Raises: InvalidError if creates succeed, damage the object, or put it where a listing of its prefix does not show it;
         UnavailableError.
     """
     if store.proof.is_waived:
@@ -42,7 +44,7 @@ def probe_conditional_create(store: ReliableStore) -> None:
     try:
         _prove(store)
     except InvalidError:
-        # A store that is refused is left as it was found. What the probe found out matters more than 60 bytes.
+        # A refused store should hold nothing of ours. If the delete fails, the probe's error matters more.
         with contextlib.suppress(UnavailableError):
             store.delete(PROBE)
         raise
@@ -62,7 +64,7 @@ def _prove(store: ReliableStore) -> None:
 
 
 def _check_first(store: ReliableStore, refused: bytes) -> None:
-    """The object is new: it must hold what was created, and be listed."""
+    """Check the new probe object: it must hold the bytes of the first create, and a listing must show it."""
     if not any(_is_whole(store, refused, pause) for pause in (0.05, 0.2, 0.0)):
         raise InvalidError(f"{store.url} refused the second create of {PROBE} and yet lost the bytes of the first")
     for turn in range(LISTINGS_MAX):
@@ -77,7 +79,8 @@ def _check_first(store: ReliableStore, refused: bytes) -> None:
 
 
 def _is_whole(store: ReliableStore, refused: bytes, pause: float) -> bool:
-    """Whether the object holds what was created. Where not, after a `pause`: a gateway may have answered for the store."""
+    """Whether the object holds the bytes of the first create. If not, sleep for `pause` before returning: a gateway may have
+    answered instead of the store."""
     with suppress(ObjectMissing):
         found = store.get(PROBE)
         if len(found) == len(refused) and found.startswith(MARK) and found != refused:
@@ -87,10 +90,10 @@ def _is_whole(store: ReliableStore, refused: bytes, pause: float) -> bool:
 
 
 def put_on_proof(store: ReliableStore, name: str, parts: Sequence[bytes], *, is_commit: bool = False) -> None:
-    """`store.put_new`, relying on a proof: for a commit one that no commit relied on before, for the log a recent one. Where
-    the answer shows that the store is another one now, the create counts only after a new proof.
+    """Call `store.put_new` on a proof. A commit needs a proof that no other commit has used; the log needs a recent one. If
+    the answer shows a changed backend, the create counts only after a new proof.
 
-    Cost: as `put_new`, and one request where the proof is spent or too old.
+    Cost: as `put_new`, and one request if the proof is spent or too old.
     Raises: as `put_new`; InvalidError: see `probe_conditional_create`.
     """
     proof = store.proof

@@ -1,17 +1,17 @@
-"""What the engine talks to: a store with deadlines, retries, and answers that can be believed.
+"""The store that the engine uses: an adapter with deadlines, retries and verified answers.
 
-Adapters report what their backend said. Here is decided what it means:
+Adapters report their backends' answers. This module decides what the answers mean:
 
-- "exists" proves nothing. Clients re-send a PUT whose reply was lost (aiohttp does so whatever the settings), and the
-  second copy meets the first. So the object is read back: our bytes are our success, other bytes are a lost race.
-- "missing" and damage are believed of an object that must be there only when the store says so three times (`insist`).
-- a failed create may have been applied, or may be later. The same bytes go to the same name again until one answer
-  settles it; at the deadline the outcome is unknown, and the caller must not use the name for other bytes.
-- every request has a time limit, the smaller of `request_timeout` and what is left of the operation's `op_timeout`.
+- ObjectExists proves nothing. Clients re-send a PUT whose reply was lost (aiohttp always does), and the second copy finds
+  the first. So the object is read back: equal bytes are a success, other bytes are a lost race.
+- An object that must exist counts as missing or damaged only after three such answers (`insist`).
+- A failed create may have been applied, or may be applied later. The same bytes are sent to the same name until an answer is
+  definite. At the deadline the outcome is unknown, and the caller must not use the name for other bytes.
+- The time limit of a request is the smaller of `request_timeout` and the rest of the operation's `op_timeout`.
 
-Every request is counted under its kind and the cause the caller gave, so that tests can hold budgets.
+Every request is counted under its kind and the caller's cause, so that tests can check request budgets.
 
-Source: SlateDB retries in its RetryingObjectStore, where a retried create reads an attribute back instead of the bytes.
+Source: SlateDB retries in its RetryingObjectStore. There a retried create reads back an attribute, not the bytes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ T = TypeVar("T")
 BACKOFF_FIRST = 0.05
 BACKOFF_MAX = 5.0
 FIRST_CONTACT_SECONDS = 5.0
-"""How long a store that was never reached is tried where nobody listens or knows the host: that is a wrong address more
-often than an outage."""
+"""Maximum seconds of retries if the first connection to a store is refused or its host is unknown. The usual reason is a
+wrong address, not an outage."""
 DOUBT_SECONDS = (0.05, 0.2)
-"""Pauses before an object that is damaged or gone is looked at again."""
+"""Pauses in seconds before a damaged or missing object is read again."""
 
 
 class Traffic(NamedTuple):
-    """What one kind of request for one cause added up to. `retries` of the `requests` were repeats."""
+    """Totals of one kind of request for one cause. `requests` includes `retries`."""
 
     requests: int = 0
     retries: int = 0
@@ -70,27 +70,27 @@ class _Ledger:
 
 
 class Proof:
-    """When the store was last seen to refuse the create of a taken name. Shared by every view of one store; see probe.py.
+    """When the store last refused the create of a taken name. Shared by every view of one store; see probe.py.
 
-    No lock: the worst that a race does is to ask the store once more.
+    No lock is needed: a race costs at most one extra probe.
     """
 
     __slots__ = ("generation", "is_spent", "is_waived", "seen_at")
 
     def __init__(self, *, is_waived: bool) -> None:
         self.is_waived = is_waived
-        """The caller asserts that nobody else writes."""
+        """The caller asserts that there is no second writer, so no proof is needed."""
         self.seen_at = float("-inf")
         self.generation = -1
         self.is_spent = False
-        """A commit relied on it already; the next one wants a newer one."""
+        """A commit has used this proof; the next commit needs a new one."""
 
     def renew(self, now: float, generation: int) -> None:
         self.seen_at, self.generation, self.is_spent = now, generation, False
 
 
 class _Contact:
-    """Whether a store was ever reached. Shared by every view of it."""
+    """Whether a store was ever reached. Shared by every view of the store."""
 
     def __init__(self) -> None:
         self.is_made = False
@@ -99,9 +99,9 @@ class _Contact:
 class ReliableStore:
     """A view of `store` that labels its requests with one cause. Thread-safe; views share store and counters.
 
-    Raises, from every method: UnavailableError when a transient fault outlasts `op_timeout`, or at once, and then not
-    retryable, on a permanent one. A store that was never reached is given up after FIRST_CONTACT_SECONDS, or at once where its
-    certificate is not accepted. An ObjectMissing passes through, unretried; so does an InvalidError.
+    Raises, from every method: UnavailableError if a transient fault outlasts `op_timeout`; UnavailableError at once, and not
+    retryable, on a permanent fault. If a store was never reached, retries end after FIRST_CONTACT_SECONDS; if its certificate
+    is not accepted, there are none. ObjectMissing and InvalidError pass through without a retry.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ReliableStore:
         self.contact = _Contact()
 
     def with_cause(self, cause: str) -> ReliableStore:
-        """This store, its requests counted under `cause`."""
+        """Return a view of this store that counts its requests under `cause`."""
         view = ReliableStore.__new__(ReliableStore)
         view.__dict__.update(self.__dict__)
         view.cause = cause
@@ -135,10 +135,10 @@ class ReliableStore:
     def put_new(self, name: str, parts: Sequence[bytes]) -> None:
         """Create `name` with the concatenation of `parts`; on return the object holds exactly these bytes.
 
-        `parts` must hold something no other writer would write (an epoch and a nonce): equal bytes count as ours.
+        `parts` must be unique to this writer (by an epoch and a nonce), because equal bytes count as this writer's own.
 
-        Cost: one request; two when the name is taken by ours, four when by others, or two where the store is near.
-        Raises: ObjectExists once the object was read and differs: somebody else owns the name.
+        Cost: one request. If the name is taken: two if the bytes are ours; if not, four, or two if `is_near`.
+        Raises: ObjectExists if the object was read back and differs: another writer owns the name.
             UnavailableError; with `outcome_unknown` the object may exist now or later with these bytes.
         """
         operation = _Operation(self, f"write {name}")
@@ -154,7 +154,7 @@ class ReliableStore:
                 for _ in () if self.store.is_near else DOUBT_SECONDS:
                     if found is None or found == ours:
                         break
-                    found = self._read_back(operation, name)  # The answer before may have been a gateway's own page.
+                    found = self._read_back(operation, name)  # The previous answer may have been a gateway's own page.
                 if found == ours:
                     return
                 if found is not None:
@@ -165,7 +165,7 @@ class ReliableStore:
                 operation.wait_after(fault)
 
     def refuses(self, name: str, body: bytes) -> bool:
-        """Whether a create of `name` is refused because the name is taken. What is there is not looked at.
+        """Whether the store refuses a create of `name` because the name is taken. The object's bytes are not compared.
 
         Cost: one request. Raises: UnavailableError.
         """
@@ -185,40 +185,41 @@ class ReliableStore:
         self.proof.renew(self.runtime.monotonic(), self.store.generation)
 
     def _read_back(self, operation: _Operation, name: str) -> bytes | None:
-        """The bytes under a name said to be taken, or None, after a pause, where that could not be learnt yet."""
+        """Return the bytes of the object at a taken name. None, after a pause: the read failed and should be repeated."""
         try:
             return operation.receive("get", self.store.get, name)
         except ObjectMissing:
-            # Deleted in between, or a server that decides before it shows. Only asking again can tell.
+            # The object was deleted in between, or the server takes the name before it shows the object.
             operation.wait_after(StoreFault(f"{name} is reported as taken and as missing", transient=True))
         except StoreFault as fault:
             operation.wait_after(fault)
         return None
 
     def get(self, name: str) -> bytes:
-        """The whole object. Raises: ObjectMissing, UnavailableError."""
+        """Return the whole object. Raises: ObjectMissing, UnavailableError."""
         operation = _Operation(self, f"read {name}")
         return self._repeat(operation, lambda: operation.receive("get", self.store.get, name))
 
     def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Bytes [start, end), fewer where the object ends before. Raises: ObjectMissing, UnavailableError."""
+        """Return bytes [start, end), fewer if the object ends before `end`. Raises: ObjectMissing, UnavailableError."""
         operation = _Operation(self, f"read {name} [{start}, {end})")
         return self._repeat(operation, lambda: operation.receive("get_range", self.store.get_range, name, start, end))
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several ranges at the same time, in the order asked for. Cost: one request each; coalescing is the caller's.
+        """Read several ranges in parallel; results in the order of `ranges`. Cost: one request per range; adjacent ranges are
+        not merged.
 
         Raises: ObjectMissing, UnavailableError.
         """
         return self.runtime.map(lambda span: self.get_range(name, *span), ranges)
 
     def head(self, name: str) -> ObjectInfo:
-        """Size and age. Raises: ObjectMissing, UnavailableError."""
+        """Return size and modification time. Raises: ObjectMissing, UnavailableError."""
         operation = _Operation(self, f"look at {name}")
         return self._repeat(operation, lambda: operation.send("head", self.store.head, name))
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        """Every object under `prefix`, by name. Cost: counted as one request, though S3 answers 1,000 names at a time.
+        """Return every object under `prefix`, in order of name. Cost: one S3 request per 1,000 names, counted as one request.
 
         Raises: UnavailableError.
         """
@@ -231,12 +232,15 @@ class ReliableStore:
         self._repeat(operation, lambda: operation.send("delete", self.store.delete, name))
 
     def finish_creates(self) -> None:
-        """Complete or undo creates that a process died in. Requires: no other process creates. Raises: UnavailableError."""
+        """Complete or undo creates that a dead process left unfinished.
+
+        Requires: no other process creates. Raises: UnavailableError.
+        """
         operation = _Operation(self, "finish creates that were cut off")
         self._repeat(operation, lambda: self.store.finish_creates(timeout=self.request_timeout))
 
     def leftovers(self) -> Sequence[ObjectInfo]:
-        """What creates that were cut off left behind. Cost: one LIST where the backend can leave anything.
+        """List files that interrupted creates left. Cost: one LIST if the backend can leave such files.
 
         Raises: UnavailableError.
         """
@@ -244,10 +248,11 @@ class ReliableStore:
         return self._repeat(operation, lambda: self.store.leftovers(timeout=self.request_timeout))
 
     def insist(self, read: Callable[[], T], *, is_known: bool = False) -> T:
-        """The result of `read`, which is called again where what it reads is damaged, or, with `is_known`, missing, until that
-        was said three times. Gateways have answers of their own, and some pass for the store's; what is near has nothing
-        between. An object may be gone in truth and then be answered for by a gateway: so each kind is counted by itself, and
-        damage anew after the object was missing.
+        """Return the result of `read`. Repeat `read` if its object is damaged, or, with `is_known`, missing.
+
+        The third such answer is final, because an earlier one may have come from a gateway, not from the store. A near store
+        has no gateway, so its first answer is final. Missing and damaged answers are counted separately, and a missing answer
+        resets the count of damage: after an object is really gone, a gateway's page can still look like a damaged object.
 
         Requires: `read` only reads.
         """
@@ -275,7 +280,7 @@ class ReliableStore:
             except StoreFault as fault:
                 operation.wait_after(fault)
 
-    # -- the store behind -----------------------------------------------------------------------------------------
+    # -- the adapter ----------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -285,17 +290,17 @@ class ReliableStore:
         return self.store.spec()
 
     def close(self) -> None:
-        """Close the store behind every view. Idempotent."""
+        """Close the adapter, for every view. Idempotent."""
         self.store.close()
 
     # -- counters -------------------------------------------------------------------------------------------------
 
     def traffic(self) -> dict[tuple[str, str], Traffic]:
-        """Requests, retries and bytes by (kind, cause); kinds are put, get, get_range, head, list and delete."""
+        """Return requests, retries and bytes by (kind, cause). Kinds are put, get, get_range, head, list and delete."""
         return self._ledger.snapshot()
 
     def requests(self) -> dict[tuple[str, str], int]:
-        """Requests that reached the adapter, by (kind, cause)."""
+        """Return the number of requests to the adapter, by (kind, cause)."""
         return {key: row.requests for key, row in self._ledger.snapshot().items()}
 
     @property
@@ -304,7 +309,7 @@ class ReliableStore:
 
 
 class _Operation:
-    """One call of the engine: its deadline, its attempts, and whether a write of it may have been applied."""
+    """One call of the engine: its deadline, its attempts, and whether its write may have been applied."""
 
     def __init__(self, store: ReliableStore, action: str) -> None:
         self.action = action
@@ -319,12 +324,12 @@ class _Operation:
         self._faults = 0
 
     def send(self, kind: str, request: Callable[..., T], *arguments: object, bytes_out: int = 0) -> T:
-        """Make one counted request within the time that is left."""
+        """Make one request within the remaining time, and count it."""
         self._count(kind, bytes_out)
         return self._ask(kind, request, arguments)
 
     def receive(self, kind: str, request: Callable[..., bytes], *arguments: object) -> bytes:
-        """`send` for a request that answers with bytes."""
+        """Like `send`, for a request that returns bytes."""
         row = self._count(kind, 0)
         found = self._ask(kind, request, arguments)
         self._store.ledger.add_bytes_in(row, len(found))
@@ -357,7 +362,7 @@ class _Operation:
         )
 
     def wait_after(self, fault: StoreFault) -> None:
-        """Pause before the next attempt. Raises: UnavailableError where there must not or cannot be one."""
+        """Sleep before the next attempt. Raises: UnavailableError if the fault is permanent or no time is left."""
         allowed = self._store.op_timeout
         can_heal = fault.transient
         if not isinstance(fault, Unreachable):
@@ -379,7 +384,7 @@ class _Operation:
                 f"{allowed:g} s; the last fault: {fault}",
                 outcome_unknown=self.is_unknown,
             ) from fault
-        # A long pause must not give up a deadline that is seconds away: the last attempts come closer together.
+        # Pauses shrink near the deadline, so that a long pause does not waste its last seconds.
         self._runtime.sleep(min(pause, left / 2))
 
     def _request_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""A store of which some objects lie in other stores: a clone's, which reads its parents' tables in place."""
+"""The store of a clone, which reads its parents' tables in the parents' stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsm.object_store.contract import MissingInParent, ObjectInfo, ObjectMissing
 
 
 class RoutedStore(ObjectStore):
-    """Reads of the names in `elsewhere` go to the store given there; all else, deletes above all, to `own`."""
+    """Reads of a name in `elsewhere` go to the store that `elsewhere` gives. All other calls, and every delete, go to `own`."""
 
     def __init__(self, own: ObjectStore, elsewhere: Mapping[str, ObjectStore]) -> None:
         self.own = own

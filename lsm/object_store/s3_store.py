@@ -1,16 +1,17 @@
 """S3 through s3fs, one request a call.
 
-s3fs's own file calls ask more than needed: reading a whole object is HEAD+GET, finding a missing prefix LIST+HEAD+LIST.
-So this adapter uses the client call under them. Bodies stay under 100 MiB, hence one conditional PUT and never a
-multipart upload, whose condition some servers drop.
+s3fs's own file calls send too many requests: HEAD+GET to read a whole object, LIST+HEAD+LIST to find a prefix missing. So
+this adapter uses the client call under them. Bodies stay under 100 MiB, so a create is always one conditional PUT and never
+a multipart upload, whose condition some servers ignore.
 
-Checksums: botocore's default for a PUT over https is a trailer behind a body in aws-chunked framing, which Ceph 16 and gateways
-answer with 411, and which s3rver stores as content. So the checksum is computed here and goes in a header, over http and https.
+Checksums: over https, botocore by default sends a PUT with a trailing checksum in aws-chunked framing. Ceph 16 and gateways
+answer 411 to it, and s3rver stores the framing as content. So this module computes the checksum and sends it in a header,
+over http and https.
 
-Retries: none in botocore and none in s3fs; aiohttp still re-sends a PUT when a kept-alive connection breaks, so an
-ObjectExists may be our own (ReliableStore reads back).
+Retries: botocore and s3fs do not retry. aiohttp still re-sends a PUT if a kept-alive connection breaks, so an ObjectExists
+may come from the first copy (ReliableStore reads back).
 
-Cost: about 1 ms of CPU a request, nearly all in botocore; some 900 requests/s a process.
+Cost: about 1 ms of CPU per request, nearly all in botocore; about 900 requests/s per process.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ _DIGESTS: Mapping[str, Callable[[bytes], bytes]] = {
     "SHA1": lambda body: hashlib.sha1(body).digest(),
     "SHA256": lambda body: hashlib.sha256(body).digest(),
 }
-"""Checksums by their names in S3."""
+"""Checksum functions by S3 algorithm name."""
 
 
 def s3_options(storage_options: Mapping[str, Any], *, request_timeout: float) -> dict[str, Any]:
-    """s3fs arguments: ours, overridden by the user's, `config_kwargs` and its `retries` merged key by key."""
+    """Return the arguments for s3fs: ours, overridden by the user's. `config_kwargs` and its `retries` merge key by key."""
     config = {
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "connect_timeout": min(5.0, request_timeout),
@@ -59,7 +60,7 @@ def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any
     both = {**ours, **theirs}
     retries = theirs.get("retries")
     if isinstance(retries, Mapping) and "max_attempts" in retries:
-        return both  # the user's spelling of the limit; botocore refuses to see both
+        return both  # `max_attempts` is another name of our limit, and botocore refuses both together
     for key in ours.keys() & theirs.keys():
         if isinstance(ours[key], Mapping) and isinstance(theirs[key], Mapping):
             both[key] = {**ours[key], **theirs[key]}
@@ -69,7 +70,7 @@ def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any
 class S3Store(FsspecStore):
     """A bucket and prefix behind an s3fs.S3FileSystem.
 
-    A missing bucket shows in every call but head, whose answer has no body to tell it from a missing object.
+    Every call but head detects a missing bucket. The answer to a head has no body, so there it looks like a missing object.
     """
 
     def __init__(self, fs: Any, root: str, url: str, **options: Any) -> None:
@@ -81,7 +82,7 @@ class S3Store(FsspecStore):
 
     @property
     def generation(self) -> int:
-        """What the first answer showed is the first generation; servers behind one name may differ, and count once each."""
+        """Number of different servers seen, less one. Servers behind one host name may differ; each kind counts once."""
         return max(0, len(self._seen) - 1)
 
     def _run(self, function: Callable[..., Any], *arguments: Any, timeout: float, **options: Any) -> Any:
@@ -92,9 +93,9 @@ class S3Store(FsspecStore):
         return found
 
     def _connect(self, timeout: float) -> None:
-        """Make the client, which shows whether the options fit. No request for the store yet.
+        """Make the client, which checks the options. No request is sent to the store yet.
 
-        Raises: InvalidError where they do not.
+        Raises: InvalidError if the options cannot be used.
         """
         try:
             super()._run(self._fs.set_session, timeout=timeout)
@@ -123,7 +124,7 @@ class S3Store(FsspecStore):
         self._seen.add((headers.get("server", ""), bool(answer.get("VersionId"))))
 
     def _checksum(self, body: bytes) -> dict[str, str]:
-        """The parameter of `put_object` that becomes the header, by the algorithm that the user's options name, if they do."""
+        """Return the `put_object` parameter for the checksum header. The user's options may name the algorithm."""
         if (self._fs.config_kwargs or {}).get("request_checksum_calculation") == "when_required":
             return {}
         algorithm = (self._fs.s3_additional_kwargs or {}).get("ChecksumAlgorithm", "CRC32")
@@ -145,7 +146,7 @@ class S3Store(FsspecStore):
         return ObjectInfo(name, answer["ContentLength"], modified_ms(answer))
 
     def _list(self, prefix: str, timeout: float) -> list[ObjectInfo]:
-        """Cost: one request for 1,000 objects, `timeout` for each."""
+        """List objects. Cost: one request per 1,000 objects. `timeout` is the limit of each request."""
         found: list[ObjectInfo] = []
         more: dict[str, str] = {}
         while True:
@@ -153,7 +154,7 @@ class S3Store(FsspecStore):
             _check(answer, "IsTruncated")
             for entry in answer.get("Contents", ()):
                 name = entry["Key"][len(self._prefix) :]
-                if name and not name.endswith("/"):  # consoles and SeaweedFS keep empty objects as directory marks
+                if name and not name.endswith("/"):  # consoles and SeaweedFS store empty objects as directory markers
                     found.append(ObjectInfo(name, entry["Size"], modified_ms(entry)))
             if not answer.get("IsTruncated"):
                 return found
@@ -171,10 +172,10 @@ class S3Store(FsspecStore):
         if self._is_closed:
             return
         super().close()
-        # One that was handed in stays open: its owner may go on using it.
+        # A file system of the application stays open: the application may go on using it.
         creator = getattr(self._fs, "_s3creator", None)
         if self._is_owned and creator is not None:
-            # s3fs closes its session when it is collected, but gives it a tenth of a second and may be collected late.
+            # s3fs closes its session in a finalizer, which may run late and waits only a tenth of a second.
             with contextlib.suppress(Exception):
                 sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
 
@@ -183,8 +184,11 @@ _has_asked: ContextVar[bool] = ContextVar("has_asked", default=False)
 
 
 def _ask_once(**_: Any) -> tuple[Any, dict[str, Any]] | None:
-    """A redirected botocore asks for the bucket's region, and where that is redirected, too, asks again, until the stack is
-    full. The adapter itself never asks: so the second time in one request the answer is that nobody knows."""
+    """Answer botocore's second HeadBucket in one request without a region, which ends its recursion.
+
+    After a redirect, botocore asks for the bucket's region by HeadBucket. If that is redirected, too, it asks again, until
+    the stack overflows. The adapter itself never sends HeadBucket.
+    """
     if _has_asked.get():
         return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}}}
     _has_asked.set(True)
@@ -192,8 +196,11 @@ def _ask_once(**_: Any) -> tuple[Any, dict[str, Any]] | None:
 
 
 def _check(answer: Any, field: str) -> None:
-    """Raise ConnectionError for an answer without a `field` that the service always sends: a gateway's own page with
-    status 200 would pass for an empty listing, or for a stored object. None: the request was cancelled."""
+    """Raise ConnectionError for an answer without `field`, which the service always sends.
+
+    A gateway's own page with status 200 would otherwise pass for an empty listing or for a stored object. `answer` is None if
+    the request was cancelled.
+    """
     if not answer or answer.get(field) is None:
         raise ConnectionAbortedError(f"the answer has no {field}: it is not the store's")
 

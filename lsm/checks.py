@@ -1,7 +1,7 @@
-"""What callers and files give, before any of it is used or stored: durations, sizes, text, clocks. Pure.
+"""Checks of values from callers and files: durations, sizes, text. Pure.
 
-One function for each kind of value, so that every call and every setting takes and refuses the same. All of them raise
-InvalidError and name the value. What they let through can be waited for, and stored, and read back.
+There is one function per kind of value, so that every call and every setting accepts the same values. All of them raise
+InvalidError with the value in the message. A value that passes can be waited for, stored, and read back.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from lsm.errors import InvalidError
 from lsm.runtime import WAIT_MAX
 
 AGE_MAX: Final = timedelta.max.total_seconds()
-"""Seconds, in whole milliseconds a number of 64 bits."""
+"""Maximum seconds of an age. In milliseconds it fits into 64 bits."""
 SIZE_MAX: Final = (1 << 62) - 1
 TEXT_BYTES_MAX: Final = 4096
 SHOWN_MAX: Final = 500
 
 
 def wait_seconds(value: object, what: str, *, least: float = 0.0) -> float:
-    """How long to wait, from `least` on, in seconds or as timedelta. Infinity, and whatever is longer than thirty years,
-    is as good as for ever and becomes the longest wait there is."""
+    """Check a duration to wait for: seconds or a timedelta, at least `least`. Return seconds.
+
+    A duration above WAIT_MAX, such as infinity, becomes WAIT_MAX.
+    """
     seconds = _seconds(value)
     if seconds is None or not seconds >= least:
         raise InvalidError(f"{what} must be seconds (at least {least:g}) or a timedelta, got {shown(value)}")
@@ -30,12 +32,12 @@ def wait_seconds(value: object, what: str, *, least: float = 0.0) -> float:
 
 
 def timeout_seconds(value: object, what: str = "timeout") -> float | None:
-    """As `wait_seconds`; None: as long as it takes."""
+    """Like `wait_seconds`; None: wait without a limit."""
     return None if value is None else wait_seconds(value, what)
 
 
 def age_seconds(value: object, what: str, *, least: float = 0.0) -> float:
-    """How old something may get, from `least` on, in seconds or as timedelta: a number that dates are computed with."""
+    """Check an age: seconds or a timedelta, from `least` to AGE_MAX, so that dates can be computed with it. Return seconds."""
     seconds = _seconds(value)
     if seconds is None or not least <= seconds <= AGE_MAX:
         raise InvalidError(f"{what} must be seconds (from {least:g} to {AGE_MAX:g}) or a timedelta, got {shown(value)}")
@@ -43,7 +45,7 @@ def age_seconds(value: object, what: str, *, least: float = 0.0) -> float:
 
 
 def _seconds(value: object) -> float | int | None:
-    """None where it is no number of seconds."""
+    """Return `value` as seconds; None if it is not a number of seconds."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # NaN is not itself.
@@ -52,7 +54,7 @@ def _seconds(value: object) -> float | int | None:
 
 
 def integer(value: object, what: str, *, low: int = 0, high: int = SIZE_MAX) -> int:
-    """A size or a count."""
+    """Check a size or a count."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -63,7 +65,7 @@ def integer(value: object, what: str, *, low: int = 0, high: int = SIZE_MAX) -> 
 
 
 def text(value: object, what: str, *, bytes_max: int = TEXT_BYTES_MAX) -> str:
-    """Text that is stored: as UTF-8, of a size that everyone who reads it can bear."""
+    """Check text that is stored: valid UTF-8 of at most `bytes_max` bytes."""
     if not isinstance(value, str):
         raise InvalidError(f"{what} must be a str, got {shown(value)}")
     try:
@@ -76,9 +78,9 @@ def text(value: object, what: str, *, bytes_max: int = TEXT_BYTES_MAX) -> str:
 
 
 def shown(value: object) -> str:
-    """For a message: what was given, cut where it is long."""
+    """Return the repr of `value` for a message. A long one is cut."""
     try:
         found = repr(value)
-    except Exception as error:  # An int of more digits than Python writes out, or a repr of the caller's that fails.
+    except Exception as error:  # An int of more digits than Python prints, or a caller's class whose repr fails.
         found = f"a {type(value).__name__} ({error})"
     return found if len(found) <= SHOWN_MAX else f"{found[:SHOWN_MAX]}..."

@@ -1,13 +1,13 @@
-"""Bytes: columns of integers and strings, checksums, and the envelope around every small object.
+"""Encodings: columns of integers and strings, checksums, and the envelope around every small object.
 
-Integer column (the number of items is known from elsewhere), all little-endian:
+Integer column, all little-endian; the reader knows the number of items:
 
-    width  u8      0: every item is the same and follows once as u64; 1, 2, 4, 8: bytes per item
+    width  u8      0: all items are equal, and one follows as u64; 1, 2, 4, 8: bytes per item
     items  ...
 
 String column: an integer column of the lengths, then the strings end to end.
 
-Envelope of an object that is read whole (manifest, log object, fence):
+Envelope of an object that is read whole (manifest, log object, fence, completion marker):
 
     0   magic     4s   b"LSMO"
     4   kind      u16
@@ -15,12 +15,12 @@ Envelope of an object that is read whole (manifest, log object, fence):
     8   database  16s  random id of the database
     24  number    u64  the number in the object's name
     32  epoch     u64  epoch of the process that wrote it
-    40  nonce     16s  random, so that a writer recognises its own object after a lost reply
+    40  nonce     16s  random; by it a writer recognises its own object after a lost reply
     56  length    u64  bytes of the body
     64  body      ...
     -4  checksum  u32  crc32c of the object's name and of everything before this field
 
-A checksum is seeded with the object's name, so an intact object under another name is refused as well.
+The checksum covers the object's name, so an intact object under another name is refused, too.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ KIND_WAL_FENCE: Final = 3
 KIND_NOTE: Final = 4
 
 EQUAL_ITEMS_MAX: Final = 1 << 16
-"""A column of equal items has at most as many, or as there are bytes around it: a forged count must not allocate without
-bound. Rows that differ take a byte each; writers refuse batches of more rows that do not (`lsm/write/writer`)."""
+"""Maximum items of a column of equal items in an object of fewer bytes than items, because a forged count must not allocate
+without bound. Different items take at least a byte each. Writers refuse larger batches of equal rows (`lsm/write/writer`)."""
 
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _BIG_ENDIAN: Final = sys.byteorder == "big"
@@ -59,7 +59,7 @@ _BIG_ENDIAN: Final = sys.byteorder == "big"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A verified object: who wrote it, under which epoch; its body is data[ENVELOPE.size:end]."""
+    """A verified object: its header's fields, and its bytes. The body is data[ENVELOPE.size:end]."""
 
     kind: int
     version: int
@@ -74,7 +74,7 @@ class Envelope:
 def seal_envelope(
     name: str, kind: int, version: int, *, database: bytes, number: int, epoch: int, nonce: bytes, body: Sequence[bytes]
 ) -> list[bytes]:
-    """The parts of an object, in order: header, the body's parts as given, checksum."""
+    """Return the parts of an object, in order: header, the body's parts as given, checksum."""
     length = sum(map(len, body))
     header = ENVELOPE.pack(MAGIC, kind, version, database, number, epoch, nonce, length)
     checksum = crc32c(header, crc32c(name.encode()))
@@ -86,9 +86,9 @@ def seal_envelope(
 def open_envelope(
     name: str, data: bytes, *, kinds: Sequence[int], versions: int, number: int, database: bytes | None
 ) -> Envelope:
-    """Verify an object read from the store.
+    """Verify an object that was read from the store. `database`: the expected database; None: any.
 
-    Raises: CorruptionError naming the object: damaged, another database's, or of a format newer than `versions`.
+    Raises: CorruptionError, if the object is damaged, of another database, or of a format newer than `versions`.
     """
 
     def refuse(why: str, offset: int = 0) -> CorruptionError:
@@ -118,8 +118,8 @@ def open_envelope(
 
 @contextmanager
 def decoding(name: str, offset: int = 0) -> Iterator[None]:
-    """Turn whatever a decoder trips over into CorruptionError. For bytes whose checksum holds, this means a bug or
-    a forged checksum, and still nobody should see a raw struct.error."""
+    """Turn every decoding error into CorruptionError, so that callers never see a raw struct.error. If the checksum is right,
+    the reason is a bug or a forged checksum."""
     try:
         yield
     except CorruptionError:
@@ -132,12 +132,12 @@ def decoding(name: str, offset: int = 0) -> Iterator[None]:
 
 
 def int_width(high: int) -> int:
-    """Bytes per item of a column of different integers up to `high`."""
+    """Return the bytes per item of a column of different integers up to `high`."""
     return 1 if high < 1 << 8 else 2 if high < 1 << 16 else 4 if high < 1 << 32 else 8
 
 
 def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
-    """Append the integer column of `values` to the parts collected by `out`. Empty columns take no bytes."""
+    """Pass the bytes of the integer column of `values` to `out`. An empty column takes no bytes."""
     if not values:
         return
     first = values[0]
@@ -153,7 +153,7 @@ def put_ints(values: Sequence[int], out: Callable[[bytes], object]) -> None:
 
 
 def take_ints(data: bytes | memoryview, at: int, count: int) -> tuple[Sequence[int], int]:
-    """The integer column of `count` items at offset `at`, and the offset after it."""
+    """Return the integer column of `count` items at offset `at`, and the offset after it."""
     if not count:
         return (), at
     width = data[at]
@@ -170,7 +170,7 @@ def take_ints(data: bytes | memoryview, at: int, count: int) -> tuple[Sequence[i
 
 
 def words(data: bytes, width: int) -> array[int]:
-    """`data` as little-endian integers of `width` bytes, one of 1, 2, 4, 8."""
+    """Return `data` as little-endian integers of `width` bytes; `width` is 1, 2, 4 or 8."""
     items = array(_TYPECODES[width], data)
     if _BIG_ENDIAN:
         items.byteswap()
@@ -178,13 +178,13 @@ def words(data: bytes, width: int) -> array[int]:
 
 
 def put_strings(values: Sequence[bytes], out: Callable[[bytes], object]) -> None:
-    """Append the string column of `values`."""
+    """Pass the bytes of the string column of `values` to `out`."""
     put_ints(list(map(len, values)), out)
     out(b"".join(values))
 
 
 def take_strings(data: bytes | memoryview, at: int, count: int) -> tuple[list[bytes], int]:
-    """The string column of `count` items at offset `at`, and the offset after it."""
+    """Return the string column of `count` items at offset `at`, and the offset after it."""
     lengths, at = take_ints(data, at, count)
     end = at + sum(lengths)
     if count == 1 and end <= len(data):
@@ -195,7 +195,7 @@ def take_strings(data: bytes | memoryview, at: int, count: int) -> tuple[list[by
 
 
 def cut(data: bytes | memoryview, at: int, lengths: Sequence[int]) -> list[bytes]:
-    """Consecutive pieces of `data` from offset `at` on, of the given lengths. Cost: 20 to 50 ns a piece."""
+    """Cut `data` from offset `at` into consecutive pieces of the given lengths. Cost: 20 to 50 ns a piece."""
     if not lengths:
         return []
     width = lengths[0]
@@ -214,7 +214,7 @@ def cut(data: bytes | memoryview, at: int, lengths: Sequence[int]) -> list[bytes
 
 
 def even_pieces(data: bytes | memoryview, at: int, width: int, count: int) -> list[bytes]:
-    """`count` consecutive pieces of `width` bytes."""
+    """Cut `data` from offset `at` into `count` consecutive pieces of `width` bytes."""
     if not width:
         return [b""] * count
     if count <= _FORMAT_PIECES:
@@ -227,7 +227,7 @@ def even_pieces(data: bytes | memoryview, at: int, width: int, count: int) -> li
     return pieces
 
 
-@lru_cache(maxsize=64)  # Up to 160 KiB each.
+@lru_cache(maxsize=64)  # An entry takes up to 160 KiB.
 def _even_format(width: int, count: int) -> struct.Struct:
     return struct.Struct(_piece(width) * count)
 
@@ -237,5 +237,5 @@ def _piece(width: int) -> str:
 
 
 _FORMAT_PIECES: Final = 4096
-"""Pieces cut by one struct format, which takes some 40 bytes for each."""
+"""Maximum pieces per struct format. A format takes about 40 bytes per piece."""
 _PIECES: Final = [f"{width}s" for width in range(1024)]

@@ -4,17 +4,17 @@
     |-- TransactionError     a conflicting write won: run the transaction again
     |-- ClosedError          this handle is closed: open the database again
     |   `-- FencedError      a newer writer owns the database: stop, do not retry
-    |-- ReentrantError       a signal handler or finalizer called in the middle of a call: call again when that returned
+    |-- ReentrantError       a signal handler or finalizer interrupted a call and called, too: call again after that call
     |-- UnavailableError     the store did not answer in time: try again later
-    |   |-- NotFoundError    nobody has written a database there: check the URL
+    |   |-- NotFoundError    there is no database at the URL: check the URL
     |   `-- SnapshotExpiredError  a reader was overtaken by the collector: refresh and read again
     |-- InvalidError         the call or the settings are wrong: fix the program
     |-- CorruptionError      stored bytes do not decode: do not retry, restore or investigate
-    |   `-- TableMissingError     a table the manifest names is not there
+    |   `-- TableMissingError     a table that the manifest names does not exist
     `-- InternalError        a bug in this library: report it
 
-Source: SlateDB's six error kinds (its RFC 7); `Data` is called `CorruptionError` here, and `Fenced` is a class
-instead of a reason, so that `except FencedError` works.
+Source: SlateDB's six error kinds (its RFC 7). Its `Data` is `CorruptionError` here, and its reason `Fenced` is a class, so
+that `except FencedError` works.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Error(Exception):
-    """Root of everything the engine raises on purpose."""
+    """Base class of every error that the engine raises on purpose."""
 
     retryable: bool = False
 
 
 class TransactionError(Error):
-    """A concurrent commit touched what this transaction read or wrote. Run the transaction again."""
+    """A concurrent commit changed rows that this transaction read or wrote. Run the transaction again."""
 
     retryable = True
 
@@ -41,16 +41,19 @@ class ClosedError(Error):
 
 
 class FencedError(ClosedError):
-    """A newer writer took over the database. Step down; only a fresh open can write again."""
+    """A newer writer took over the database. Stop using this handle; only a new open can write again."""
 
 
 class CompactorFencedError(FencedError):
-    """Another process compacts the database now. The writer is not touched by that."""
+    """Another process compacts the database now. The writer is not affected."""
 
 
 class ReentrantError(Error):
-    """The call came from a signal handler or a finalizer that interrupted another call of the same thread, which it cannot
-    wait for. Nothing was done. Call again when that call has returned; not in a loop inside the handler."""
+    """The call came from a signal handler or a finalizer that interrupted another call of the same thread.
+
+    Waiting for that call would never end, so nothing was done. Call again after that call has returned, and never in a loop
+    inside the handler.
+    """
 
     def __init__(
         self,
@@ -63,8 +66,8 @@ class ReentrantError(Error):
 class UnavailableError(Error):
     """The object store failed, refused the request, or did not answer before the deadline.
 
-    `outcome_unknown` is true when a write was sent and may still have been applied. An instance is not `retryable` where
-    the store refused for good: missing permissions, a missing bucket, a certificate that is not accepted.
+    `outcome_unknown`: a write was sent and may have been applied. `retryable` is false if the refusal is permanent: missing
+    permissions, a missing bucket, a certificate that is not accepted.
     """
 
     retryable = True
@@ -76,19 +79,19 @@ class UnavailableError(Error):
 
 
 class NotFoundError(UnavailableError):
-    """Nobody has written a database there. Check the URL, or let a writer create the database first."""
+    """There is no database at the URL. Check the URL, or let a writer create the database first."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)
 
 
 def nothing_there(url: str) -> NotFoundError:
-    """For handles that do not create a database."""
+    """Return the error of handles that need an existing database."""
     return NotFoundError(f"there is no database at {url}: nobody has written one yet")
 
 
 class SnapshotExpiredError(UnavailableError):
-    """The tables this read began with were compacted away and collected. Refresh, and read again."""
+    """The tables that this read uses were compacted and then deleted by the collector. Refresh, and read again."""
 
 
 class InvalidError(Error, ValueError):
@@ -96,7 +99,7 @@ class InvalidError(Error, ValueError):
 
 
 class CorruptionError(Error):
-    """Stored bytes are damaged, missing or of an unknown format. Names the object and the offset."""
+    """Stored bytes are damaged, missing or of an unknown format. The message names the object and the offset."""
 
     def __init__(self, message: str, *, object_name: str = "", offset: int = 0) -> None:
         where = f"{object_name} at byte {offset}: " if object_name else ""
@@ -125,29 +128,32 @@ def _corruption(message: str, object_name: str, offset: int) -> CorruptionError:
 
 
 class InternalError(Error):
-    """An invariant of the engine does not hold. This is a bug; the handle refuses further work."""
+    """An invariant of the engine is violated, which is a bug. The handle refuses further work."""
 
 
 def out_of_memory(what: str, error: MemoryError) -> UnavailableError:
-    """What a MemoryError makes of a step that had no effect yet."""
+    """Return the error to raise if a MemoryError stopped a step that had no effect yet."""
     failure = UnavailableError(f"{what}: not enough memory; free some, then call again")
     failure.__cause__ = error
     return failure
 
 
 def kept(error: E) -> E:
-    """An error that is kept and raised by every call from now on. Its traceback begins anew each time: else it would hold the
-    frames of all of those calls, and what they had in their hands. Where it came from its causes tell."""
+    """Return an error, kept by a handle and raised by every later call, without its traceback.
+
+    The traceback would grow with each call and keep those calls' frames and values alive. The error's causes keep their own
+    tracebacks.
+    """
     return error.with_traceback(None)
 
 
 def internal(message: str, cause: BaseException) -> InternalError:
-    """Why a handle can do no more."""
+    """Return the error after which a handle refuses all calls."""
     failure = InternalError(message)
     failure.__cause__ = cause
     return failure
 
 
 def halfway(what: str, error: BaseException) -> InternalError:
-    """What KeyboardInterrupt or MemoryError make of a step that has to be done whole."""
+    """Return the error to raise if KeyboardInterrupt or MemoryError cut an atomic step short."""
     return internal(f"{what} was interrupted halfway by {error!r}: close this handle and open it again", error)

@@ -1,7 +1,7 @@
-"""The seam for time, chance and threads: the only module of the engine that imports them.
+"""The seam for time, randomness and threads: other modules use them through a `Runtime`.
 
-Everything else receives a `Runtime`, so that a simulator can run the same blocking code under a seeded scheduler and
-a virtual clock. Production uses the interpreter's own threads and locks, unwrapped.
+So a simulator can run the same blocking code under a seeded scheduler and a virtual clock. Production uses the interpreter's
+own threads and clocks.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from lsm.errors import InvalidError, UnavailableError
 
 T = TypeVar("T")
 
-# Test suites make `time.monotonic` stand still. This clock ends waits, and they must end all the same.
+# Not `time.monotonic`, because test suites freeze that one, and waits must end all the same.
 _monotonic: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_MONOTONIC) if hasattr(time, "CLOCK_MONOTONIC") else time.monotonic
 )
 
 WAIT_MAX: Final = min(1e9, threading.TIMEOUT_MAX)
-"""Seconds, some thirty years where the system allows it: locks take no longer waits."""
+"""Maximum seconds per wait, as locks accept no more: thirty years, or less if the system's limit is lower."""
 TIME_MS_MAX: Final = 1 << 62
-"""No clock gives a time beyond it, before or after the epoch: sums of times still fit into what is stored."""
+"""Maximum milliseconds before or after the epoch that a clock may give, so that sums of times can be stored."""
 
 NODE_CHARACTERS: Final = 255
 IO_THREADS = 16
-"""Requests of one handle under way at a time, beside those of its own threads."""
+"""Maximum requests per handle at a time, apart from those of its other threads."""
 
 
 class Clock(Protocol):
-    """A wall clock, in milliseconds since the epoch. It may jump; nothing that protects data relies on it."""
+    """A wall clock, in milliseconds since the epoch. It may jump; no protection of data relies on it."""
 
     def now_ms(self) -> int: ...
 
@@ -69,13 +69,13 @@ class Runtime:
 
     @property
     def has_clock(self) -> bool:
-        """A wall clock was handed in."""
+        """Whether the application passed a wall clock."""
         return self._clock is not None
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def now_ms(self) -> int:
-        """Wall-clock milliseconds since the epoch. Raises: InvalidError where a clock that was handed in gives no time."""
+        """Return wall-clock milliseconds since the epoch. Raises: InvalidError if the application's clock gives a bad time."""
         if self._clock is None:
             return time.time_ns() // 1_000_000
         found = self._clock.now_ms()
@@ -84,41 +84,43 @@ class Runtime:
         return found
 
     def monotonic(self) -> float:
-        """Seconds that never go backwards."""
+        """Return seconds of a clock that never goes backwards."""
         return _monotonic()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def hand_over(self) -> None:
-        """Let another thread run now. Called between slices of long pure-Python work."""
+        """Let another thread run now. Long pure-Python work calls it between slices."""
         time.sleep(0)
 
-    # -- chance ---------------------------------------------------------------------------------------------------
+    # -- randomness -----------------------------------------------------------------------------------------------
 
     def random_bytes(self, size: int) -> bytes:
         return os.urandom(size)
 
     def jitter(self) -> float:
-        """A number in [0, 1) that spreads retries out."""
+        """Return a random number in [0, 1), which spreads retries out."""
         return random.random()
 
     # -- threads --------------------------------------------------------------------------------------------------
 
     def lock(self, rank: int = SHORT) -> Any:
-        """A lock that refuses the thread that holds it. `rank`: see `lsm.locks`."""
+        """Make a lock that refuses the thread that holds it. `rank`: see `concurrency/locks`."""
         return self._locks.lock(rank)
 
     def long_lock(self) -> Any:
-        """One that may be held during a request."""
+        """Make a lock that may be held during a request."""
         return self.lock(LONG)
 
     def condition(self, lock: Any = None) -> Any:
         return Condition(lock if lock is not None else self.lock())
 
     def gate(self) -> Any:
-        """A closed gate: `acquire` passes it once after each `release`, which any thread and any signal handler may call;
-        releasing an open one raises RuntimeError."""
+        """Make a closed gate. Each `release` lets one `acquire` pass.
+
+        Any thread and any signal handler may call `release`. Releasing an open gate raises RuntimeError.
+        """
         gate = threading.Lock()
         gate.acquire()
         return gate
@@ -128,7 +130,7 @@ class Runtime:
 
     @property
     def obliged(self) -> dict[int, FrameType]:
-        """As `Locks.obliged`. Threads enter and leave it themselves."""
+        """As `Locks.obliged`. Threads add and remove their own entries."""
         return self._locks.obliged
 
     def check_waiting(self) -> None:
@@ -140,9 +142,9 @@ class Runtime:
         self._locks.check_outside()
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
-        """Run `target` in a daemon thread. The target must not raise: it reports failures to its owner itself.
+        """Run `target` in a daemon thread. `target` must not raise; it reports failures to its owner.
 
-        Raises: UnavailableError: the system gives this process no further thread.
+        Raises: UnavailableError if the system refuses this process another thread.
         """
         return start_thread(name, _marked(target, self._locks.own_threads))
 
@@ -151,7 +153,8 @@ class Runtime:
         self._locks.check_process()
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any], width: int = IO_THREADS) -> list[T]:
-        """Call `function` for each row of `columns`, up to `width` at a time; results in order, first error raised."""
+        """Call `function` for each row of `columns`, up to `width` at a time. Return the results in order, or raise the first
+        row's error."""
         rows = list(zip(*columns, strict=True))
         if len(rows) <= 1 or width <= 1:
             return [function(*row) for row in rows]
@@ -165,9 +168,9 @@ class Runtime:
             raise
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Call `function` beside the caller, who may ask for its result, cancel it, or forget it. For requests.
+        """Call `function`, which makes requests, in an I/O thread. The caller may wait for the future, cancel it, or ignore it.
 
-        Where no thread can be started, it is called at once, by the caller.
+        If no thread can be started, the function runs at once, in the caller's thread.
         """
         self._locks.check_held()
         try:
@@ -176,12 +179,12 @@ class Runtime:
             return call_here(function, *arguments)
 
     def process_name(self) -> str:
-        """This process, for people: machine and process id. It is stored, so it is text whatever the machine is called."""
+        """Return machine name and process id, for people. The text is stored, so it is cut and made valid UTF-8."""
         machine = platform.node()[:NODE_CHARACTERS].encode("utf-8", "replace").decode()
         return f"{machine}:{self.pid}"
 
     def executor(self, name: str, threads: int) -> Executor:
-        """Threads for jobs that take long. They go on when the main thread ends."""
+        """Make a pool of threads for long jobs. They go on when the main thread ends."""
         locks = self._locks
         return ThreadPool(name, threads, lambda serve: _marked(serve, locks.own_threads, locks.obliged))
 
@@ -203,7 +206,8 @@ class Runtime:
 def _marked(
     target: Callable[..., None], own: set[int], obliged: dict[int, FrameType] | None = None
 ) -> Callable[..., None]:
-    """`target` for a thread of ours, which is marked while it runs: a finalizer that runs in it must not wait for it."""
+    """Return `target` for one of our threads. The thread is marked while it runs, because a finalizer that runs in it must
+    not wait for it."""
 
     def run(*arguments: Any) -> None:
         me = threading.get_ident()

@@ -1,4 +1,4 @@
-"""Every knob of the engine in one frozen value: SlateDB's names and defaults where they make sense here.
+"""The engine's settings as one frozen value. Names and defaults are SlateDB's where they fit.
 
 Durations are seconds, sizes are bytes.
 """
@@ -26,68 +26,73 @@ THREADS_MAX = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Settings of a database handle. All can differ from one open to the next."""
+    """Settings of a database handle. Each can differ from one open to the next."""
 
     # -- write-ahead log --
     flush_interval: float | None = 0.1
-    """Longest time an append that nobody waits for stays out of the log. None: only waiters and size flush."""
+    """Maximum seconds an append stays in the log buffer if no caller waits for it. None: no time limit; the buffer is written
+    when a caller waits or when it is full."""
     wal_enabled: bool = True
-    """Off: rows become durable with their level-0 table only."""
+    """Whether to write a log. Without one, rows become durable only with their level-0 table."""
     wal_object_bytes: int = 8 * MIB
-    """The log buffer is written when it reaches this size, whoever waits."""
+    """Size at which the log buffer is written, even if no caller waits."""
     wal_uploads_max: int = 4
-    """Log objects uploaded at the same time. They become durable in order whatever order they finish in."""
+    """Maximum log objects uploaded at a time. They become durable in order, even if uploads finish out of order."""
     max_wal_objects_before_l0_flush: int = 512
-    """The memtable is flushed after this many log objects, so that recovery stays short."""
+    """Log objects after which the memtable is flushed, so that recovery stays short."""
 
     # -- memory --
     l0_sst_size_bytes: int = 64 * MIB
-    """The memtable is frozen and written as level-0 tables when it holds about this many bytes."""
+    """Approximate size at which the memtable is frozen and written as level-0 tables."""
     max_unflushed_bytes: int = 1 * GIB
-    """Writers wait (or are refused) while memtables and log buffer hold this much."""
+    """Maximum bytes in memtables and log buffer. Beyond it, writers wait or are refused."""
 
     # -- caches --
     block_cache_bytes: int = 224 * MIB
-    """Memory for decoded blocks. Not used where `Components.caches` is given, nor is the next one."""
+    """Memory for decoded blocks. Ignored if `Components.caches` is given."""
     meta_cache_bytes: int = 32 * MIB
-    """Memory for indexes and filters: some two bytes for each key in tables that are read, at 16 bits a key."""
+    """Memory for indexes and filters: about two bytes per key of the tables that are read, at 16 bits a key. Ignored if
+    `Components.caches` is given."""
     disk_cache_dir: str | None = None
-    """A local directory that keeps stored parts of tables, also for other processes and the next start. None: no such."""
+    """Local directory caching parts of tables, shared with other processes and kept between starts. None disables it."""
     disk_cache_bytes: int = 1 * GIB
-    """Space the directory may take, of all databases in it. What is read of a table is fetched in parts of 128 KiB then."""
+    """Maximum bytes of `disk_cache_dir`, for all databases in it. With that directory, tables are read in parts of 128 KiB."""
 
     # -- tables --
     sst_block_size: int = 64 * KIB
-    """Bytes of keys and values in a block before compression; twice as many in series of rows of 512 bytes and more."""
+    """Bytes of keys and values per block before compression. In series with rows of 512 bytes and more, twice as many."""
     max_sst_size: int = 48 * MIB
-    """Compaction starts a new table when the current one reaches this size."""
+    """Size at which compaction starts a new table."""
     compression: str | None = "zstd"
-    """'zstd' or None. A block that compression does not shrink is stored as it is."""
+    """'zstd'; None disables compression. A block that compression does not shrink is stored uncompressed."""
     compression_level: int = 1
     filter_bits_per_key: int = 16
     min_filter_keys: int = 16
-    """Tables with fewer distinct keys or series carry no bloom filter."""
+    """Minimum distinct keys or series of a table with a bloom filter."""
     sequence_range_bytes: int = 16 * KIB
-    """Bytes in a table's index that say where its series end, so that a cursor beyond reads nothing. 0: none."""
+    """Maximum bytes of a table's index for the last number of each of its series. With it, a cursor beyond the end of a
+    series reads no block. 0 disables it."""
 
     # -- level 0 --
     l0_max_ssts: int = 16
-    """Flushes wait while a partition has this many level-0 tables."""
+    """Level-0 tables per partition at which flushes wait."""
     l0_flush_parallelism: int = 2
-    """Level-0 tables uploaded at the same time."""
+    """Maximum level-0 tables uploaded at a time."""
 
     # -- compaction --
     compaction_enabled: bool = True
     compaction_placement: str = "auto"
-    """'process': worker processes; 'thread': a thread of this one; 'auto': processes where the store can be shared."""
+    """'process': worker processes; 'thread': threads of this process; 'auto': processes, if they can reach the store."""
     compaction_workers: int = 1
-    """Jobs, or parts of one, that run side by side. One of them is kept for level 0; of a single one, one more is."""
+    """Jobs, or parts of a job, that run in parallel. One slot is reserved for level 0; with a single worker, an extra one is
+    added for it."""
     compaction_part_bytes: int = 256 * MIB
-    """A job is cut into key ranges of about this size, which run side by side where there are workers."""
+    """Approximate size of the key ranges that a job is cut into. They run in parallel if there are workers."""
     compaction_stall_timeout: float | None = 600.0
-    """A worker that finishes no table for so long is taken for dead, and its part of the job begins again elsewhere."""
+    """Seconds without a finished table after which a worker counts as dead, and its part of the job starts again elsewhere.
+    None disables this."""
     flush_placement: str = "auto"
-    """Where frozen memtables become tables: 'process' builds them from the log objects, 'thread' from memory."""
+    """Where tables are built from frozen memtables: 'process' reads the log objects, 'thread' the memory. 'auto' chooses."""
     l0_compaction_min: int = 4
     l0_compaction_max: int = 8
     level_size_ratio: int = 10
@@ -95,17 +100,18 @@ class Settings:
 
     # -- store --
     op_timeout: float = 60.0
-    """Deadline of one engine operation on the store, retries included."""
+    """Maximum seconds per engine operation on the store, retries included."""
     request_timeout: float = 15.0
-    """Deadline of one request."""
+    """Maximum seconds per request."""
     assume_single_writer: bool = False
-    """Write to a store without atomic create-if-absent. Two writers can then damage the database. Readers do not need it."""
+    """Allow writing to a store without atomic create-if-absent. Two writers can then damage the database. Readers do not need
+    it."""
 
     # -- garbage --
     gc_interval: float | None = 600.0
-    """How often the writer collects garbage. None: never by itself."""
+    """Seconds between the writer's garbage collections. None disables them."""
     gc_min_age: float = 300.0
-    """Courtesy to slow readers: unreferenced objects younger than this stay. Safety does not depend on it."""
+    """Seconds that unreferenced objects are kept, for slow readers. Safety does not depend on it."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -134,7 +140,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from plain names and values; an unknown name is refused."""
+        """Make settings from names and values. An unknown name raises InvalidError."""
         if not isinstance(values, Mapping):
             raise InvalidError(f"settings must be made from a mapping, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
@@ -145,12 +151,12 @@ class Settings:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Settings:
-        """Settings from a TOML or JSON file (YAML where PyYAML is installed)."""
+        """Read settings from a TOML or JSON file, or from YAML if PyYAML is installed."""
         return cls.from_dict(read_settings_file(path))
 
     @classmethod
     def from_env(cls, prefix: str = "LSM_", *, base: Settings | None = None) -> Settings:
-        """`base` with every variable `PREFIX<NAME>` applied, its value written as JSON or bare text."""
+        """Return `base` with every environment variable `PREFIX<NAME>` applied. Its value is JSON or plain text."""
         changes: dict[str, Any] = {}
         known = {field.name for field in fields(cls)}
         for variable, text in os.environ.items():
@@ -190,7 +196,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "level_size_ratio": (2, 1 << 20),
     "level_base_bytes": (1, SIZE_MAX),
 }
-"""Of the integers: the least and the greatest."""
+"""Minimum and maximum of each integer setting."""
 _WAITS: dict[str, float] = {
     "flush_interval": 0,
     "compaction_stall_timeout": 0.001,
@@ -198,7 +204,7 @@ _WAITS: dict[str, float] = {
     "request_timeout": 0.001,
     "gc_interval": 0.001,
 }
-"""The least seconds of the durations that are waited for. Infinity is as good as for ever."""
+"""Minimum seconds of each duration that is waited for. The maximum is infinity."""
 _AGES = ("gc_min_age",)
 _ONE_OF: dict[str, tuple[str | None, ...]] = {
     "compression": ("zstd", None),
@@ -224,7 +230,7 @@ def _check_types(settings: Settings) -> None:
 
 
 def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a TOML, JSON or YAML file, chosen by the file's suffix. UTF-8, with a byte order mark or without."""
+    """Read the mapping in a TOML, JSON or YAML file. The suffix gives the format. UTF-8, with or without byte order mark."""
     try:
         file = Path(path)
         text = file.read_text("utf-8-sig")
@@ -254,7 +260,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. A name that is given twice is a mistake, and which of the two was meant is not known."""
+    """Return a JSON object as a dict. Refuse a name that is given twice, because either value may be the intended one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

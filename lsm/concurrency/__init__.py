@@ -1,1 +1,1 @@
-"""Threads of our own, locks that know their holder, and what a fork or the end of the program does to open handles."""
+"""Our own threads, locks that know their holder, and the handling of open handles at a fork or at program exit."""

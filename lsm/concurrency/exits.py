@@ -1,8 +1,8 @@
-"""Handles that are open when the program ends: what was appended is made durable, or its loss is told.
+"""Handles that are open when the program exits: their appends are made durable, or a warning names the loss.
 
-`atexit` calls what was registered last first, so whatever an application registers after the import comes before this: a log
-that it closes there is closed. Only afterwards the interpreter stops its background threads, and a finalizer that closes then
-finds nobody to wait for.
+`atexit` runs the latest registration first. So an application's own exit functions, registered after the import, run before
+this module's, and handles that they close are already closed. Only after `atexit` does the interpreter stop the background
+threads. A finalizer that closes a handle after that has no threads to wait for.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 SECONDS: Final = 2.0
-"""How long the end of a program waits for all open handles together."""
+"""Maximum seconds that a program's exit waits for all open handles together."""
 
 
 class Ending(Protocol):
-    """A handle."""
+    """A handle that `be_ended` is called on when the program exits."""
 
     def be_ended(self, seconds: float) -> str | None:
-        """The program ends: take nothing more, and wait for so many seconds until what was taken is durable. What of it is
-        not, for people; None where all is. Must not raise."""
+        """Refuse further appends, and wait up to `seconds` until the accepted ones are durable. Return a text that names
+        those which are not durable; None: all are. Must not raise."""
 
 
 class Clock(Protocol):
-    """The runtime of a handle."""
+    """The clock of a handle: its runtime."""
 
     @property
     def is_simulated(self) -> bool: ...
@@ -34,11 +34,11 @@ class Clock(Protocol):
 
 
 _clocks: WeakKeyDictionary[Ending, Clock] = WeakKeyDictionary()
-"""Of every handle to be ended."""
+"""The clock of every handle to call at exit."""
 
 
 def tell_at_exit(handle: Ending, runtime: Clock, *, instead_of: Ending | None = None) -> None:
-    """Call `handle.be_ended` when the program ends, as long as anybody holds it; `instead_of`: and no more of that one."""
+    """Call `handle.be_ended` at program exit, if `handle` still exists. `instead_of`: cancel the call for that handle."""
     if instead_of is not None:
         _clocks.pop(instead_of, None)
     if not runtime.is_simulated:

@@ -1,4 +1,4 @@
-"""Handles in a forked child: the parent's threads and connections do not exist there, so they refuse to be used."""
+"""Handles in a forked child refuse all calls, because the parent's threads and connections do not exist there."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from weakref import WeakSet
 
 
 class Forked(Protocol):
-    """A handle."""
+    """A handle that `be_forked` is called on in a forked child."""
 
     def be_forked(self) -> None:
-        """This is a child process, and nobody else is in it: refuse every call. Requires no lock: whoever held it is gone."""
+        """Refuse every call from now on. Must not take a lock: its holder may be a thread that does not exist here."""
 
 
 _handles: WeakSet[Forked] = WeakSet()
 
 
 def tell_in_child(handle: Forked) -> None:
-    """Call `handle.be_forked()` in every child that is forked from now on, as long as anybody holds the handle."""
+    """Call `handle.be_forked()` in every child forked from now on, if `handle` still exists."""
     _handles.add(handle)
 
 

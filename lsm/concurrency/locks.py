@@ -1,14 +1,15 @@
-"""Locks that refuse the thread that holds them already, instead of waiting for it.
+"""Locks that raise ReentrantError if the calling thread already holds them.
 
-A signal handler or a finalizer may run between any two instructions of a call, in the thread of that call and under its locks.
-Where it calls the same handle again, waiting would never end, and going on would change what the interrupted call has in
-its hands. So `Lock` raises ReentrantError there, before anything was done. It knows its holder from inside the interpreter, so
-there is no moment in which the lock is held and the holder is unknown.
+A signal handler or a finalizer may run between any two instructions of a call, in that call's thread and under its locks. If
+it calls the same handle, waiting for the lock would never end, and entering would change data that the interrupted call is
+working on. So `Lock` raises ReentrantError before anything is done. The interpreter itself records the holder, so the holder
+is known at every moment in which the lock is held.
 
-A call that waits for other threads can hang although it takes no lock twice: they may need a lock, or an upload, of the call
-that it interrupted. `Locks` knows all locks of a handle, and what its threads owe each other, so that such a call asks first.
+A call that waits for other threads can also hang without taking a lock twice: those threads may need a lock, or an upload, of
+the interrupted call. `Locks` knows all locks of a handle, and which of its threads other threads wait for. So such a call
+checks with `Locks` before it waits.
 
-Requires of callers: a lock is asked for before the first change of a step, never in the middle.
+Requires of callers: take a lock before the first change of a step, never in the middle of a step.
 """
 
 from __future__ import annotations
@@ -33,44 +34,47 @@ LONG: Final = 0
 WRITE: Final = 1
 """Rank of an engine's write lock."""
 SHORT: Final = 2
-"""Rank of a lock under which nothing is waited for."""
+"""Rank of a lock whose holder waits for nothing."""
 BRIEF_SECONDS: Final = 0.02
-"""How long a thread waits for a lock before it looks whether it may: nearly always another thread just passes by."""
+"""Seconds that a thread waits for a lock before it checks whether it may wait at all. Nearly every wait ends sooner."""
 PATIENCE_SECONDS: Final = 1.0
-"""How long a thread waits for a short lock while it holds another one. It does that only where it was interrupted."""
+"""Maximum seconds that a thread waits for a short lock while it holds another one, which happens only after an interrupt."""
 
 
 class Lock(RLock):  # type: ignore[misc]  # Final in the stubs; the interpreter's own can be inherited from.
-    """Held by one thread, once. As cheap as a lock of the interpreter, but for the question who asks."""
+    """A lock that one thread holds, once. Costs as much as the interpreter's lock, plus one check of the holder."""
 
     __slots__ = ("_family", "_rank")
     is_held_here = RLock._is_owned  # type: ignore[attr-defined]
-    """Whether this thread holds it."""
+    """Whether this thread holds the lock."""
 
     def __init__(self, family: Locks, rank: int) -> None:
         self._family = family
         self._rank = rank
 
     def __enter__(self) -> bool:  # type: ignore[override]
-        """Raises: ReentrantError; ClosedError where the thread that held it ended with the interpreter."""
+        """Raises: ReentrantError; ClosedError if the lock's holder ended with the interpreter."""
         if self.is_held_here():
             raise ReentrantError
         try:
             return self.acquire(False) or self._wait()
         except BaseException:
-            # What a signal handler raises comes before the lock is taken, or after.
+            # A signal handler may raise before the lock is taken, or after.
             if self.is_held_here():
                 self.release()
             raise
 
     def _wait(self) -> bool:
-        """Whoever has it may wait for a lock that this thread has, and took in another order: before it was interrupted."""
+        """Wait for the lock, unless its holder may be waiting for this thread.
+
+        An interrupted thread may take locks against their order: it may hold a lock that the holder of this one waits for.
+        """
         if sys.is_finalizing():
             raise ClosedError(ENDING)
         if self.acquire(timeout=BRIEF_SECONDS):
             return True
         if self._rank == LONG and self._family.is_obliged():
-            raise ReentrantError  # Who has it may wait for this thread, in a finalizer of which this is.
+            raise ReentrantError  # This is a finalizer in a thread that the holder may be waiting for.
         held = self._family.rank_held()
         if held < self._rank or not held:
             return self.acquire()
@@ -80,32 +84,32 @@ class Lock(RLock):  # type: ignore[misc]  # Final in the stubs; the interpreter'
 
 
 class Condition(threading.Condition):
-    """A condition over a `Lock`. A `with` block is left by the lock's own way out, which no signal can come before."""
+    """A condition over a `Lock`. A `with` block ends in the lock's own `__exit__`, which no signal handler can precede."""
 
     __enter__ = property(attrgetter("_lock.__enter__"))
     __exit__ = property(attrgetter("_lock.__exit__"))
 
 
 class Locks:
-    """The locks of one handle, and the threads that others wait for."""
+    """The locks of one handle, and the threads that other threads wait for."""
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[int, Lock] = WeakValueDictionary()
         self.obliged: dict[int, FrameType] = {}
-        """Threads in the middle of something that other threads wait for, such as an upload, and which call that is."""
+        """Threads in a call that other threads wait for, such as an upload, and the frame of that call."""
         self.own_threads: set[int] = set()
-        """Threads that the handle has started."""
+        """Threads that the handle started."""
         self.is_forked = False
         _families.add(self)
 
     def lock(self, rank: int) -> Lock:
-        """Locks are taken in the order of their ranks."""
+        """Make a lock. Locks must be taken in the order of their ranks."""
         made = Lock(self, rank)
         self._known[id(made)] = made
         return made
 
     def rank_held(self) -> int:
-        """The highest rank of the locks that this thread holds, of what handles share, too; -1 where it holds none."""
+        """Return the highest rank of the locks that this thread holds, shared locks included; -1 if it holds none."""
         highest = -1
         for family in (self, shared):
             for found in family._known.valuerefs():
@@ -115,9 +119,11 @@ class Locks:
         return highest
 
     def check_held(self) -> None:
-        """Before waiting for a thread of a pool. Raises: ReentrantError: it may need a lock that this thread holds and would
-        hold for that long only because it was interrupted. ClosedError: the interpreter is ending, or this is a forked child:
-        no other thread runs."""
+        """Check that this thread may wait for a thread of a pool.
+
+        Raises: ReentrantError: this thread was interrupted while it held a lock that the other thread may need. ClosedError:
+            the interpreter is ending, or this is a forked child, so no other thread runs.
+        """
         self.check_process()
         if sys.is_finalizing():
             raise ClosedError(ENDING)
@@ -125,19 +131,19 @@ class Locks:
             raise ReentrantError
 
     def check_process(self) -> None:
-        """Before a request. Raises: ClosedError, in a forked child: the connections are the parent's."""
+        """Check before a request. Raises: ClosedError, in a forked child: the connections are the parent's."""
         if self.is_forked:
             raise ClosedError("this handle was opened before a fork: open it again in the child process")
 
     def check_waiting(self) -> None:
-        """Before waiting for durability or space. Raises: as `check_held`; ReentrantError where this thread does already."""
+        """Check before waiting for durability or space. Raises: as `check_held`; ReentrantError if `is_obliged`."""
         self.check_held()
         if self.is_obliged():
             raise ReentrantError
 
     def is_obliged(self) -> bool:
-        """Whether this thread is in `obliged`. An exception out of a signal handler may have kept a call from leaving it, so
-        the call must be under way still."""
+        """Whether this thread is in `obliged` and the call recorded there still runs. An exception from a signal handler may
+        have kept a call from removing its entry."""
         me = get_ident()
         call = self.obliged.get(me)
         frame: FrameType | None = sys._getframe() if call is not None else None
@@ -149,13 +155,14 @@ class Locks:
         return False
 
     def check_outside(self) -> None:
-        """Before waiting for anything at all. Raises: as `check_waiting`; ReentrantError in a thread of the handle's own."""
+        """Check before any wait. Raises: as `check_waiting`; ReentrantError in one of the handle's own threads, or if this
+        thread holds a lock."""
         self.check_waiting()
         if get_ident() in self.own_threads or self.rank_held() >= LONG:
             raise ReentrantError
 
     def be_forked(self) -> None:
-        """In a forked child: the holders of the locks are not there, but for this thread."""
+        """Reset, in a forked child, the locks and entries of other threads: only this thread exists there."""
         me = get_ident()
         self.is_forked = self is not shared
         self.obliged = {thread: call for thread, call in self.obliged.items() if thread == me}
@@ -168,7 +175,7 @@ class Locks:
 
 _families: WeakSet[Any] = WeakSet()
 shared: Final = Locks()
-"""Those of what handles share: stores in memory, caches."""
+"""The locks of objects that handles share: stores in memory, caches."""
 
 
 def _after_fork() -> None:

@@ -1,7 +1,7 @@
 """The engine's own pool of threads.
 
-Source: concurrent.futures.ThreadPoolExecutor, from which it differs in two things. That one takes nothing more once the main
-thread has ended, though the program's other threads go on; and a call stays in its queue when no thread could be started.
+Source: concurrent.futures.ThreadPoolExecutor, with two differences. That class refuses calls once the main thread has ended,
+although the program's other threads go on; and if it cannot start a thread, the call stays in its queue.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _Quiet:
-    """The cyclic collector stands still while threads are being started.
+    """Disables Python's cyclic garbage collector while threads are being started.
 
-    Whoever starts a thread waits until it runs, under locks, and finalizers that the collector ran in it before that would
-    wait for those.
+    A thread's starter may hold locks, and waits until the new thread runs. If the collector ran finalizers in the new thread
+    before that, they would wait for those locks.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ start_quietly = _Quiet().start
 
 
 def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Thread:
-    """Start a daemon thread. Raises: UnavailableError: the system gives this process no further thread."""
+    """Start a daemon thread. Raises: UnavailableError if the system refuses this process another thread."""
     thread = Thread(target=target, args=arguments, name=name, daemon=True)
     try:
         start_quietly(thread)
@@ -67,30 +67,30 @@ def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Thr
 
 
 class ThreadPool(Executor):
-    """Runs calls in up to `count` daemon threads, each started when it is first needed."""
+    """Runs calls in up to `count` daemon threads. Each starts when it is first needed."""
 
     def __init__(
         self, name: str, count: int, around: Callable[[Callable[..., None]], Callable[..., None]] | None = None
     ) -> None:
-        """`around`: makes of what a thread runs what it is to run."""
+        """`around`: a decorator for the function that each thread runs; None: no decorator."""
         self._name = name
         self._serve = _serve if around is None else around(_serve)
         self._count = count
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle: deque[None] = deque()
-        """One entry for each thread that waits for a call. Its two ends are atomic, so a signal handler may submit, too."""
+        """One entry per thread that waits for a call. `append` and `pop` are atomic, so a signal handler may submit."""
         self._threads: list[Thread] = []
         self._lock = RLock()
         self._is_shut = False
-        # The threads know the queue and not the pool, so they end with a pool that is forgotten.
+        # The threads refer to the queue, not to the pool. So a pool that nothing refers to is freed, and its threads end.
         weakref.finalize(self, self._calls.put, None).atexit = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Raises: UnavailableError: there is no thread, and none could be started. The call is not made then."""
+        """Queue a call. Raises: UnavailableError: there is no thread, and none could be started; the call is not made."""
         future: Future[T] = Future()
         if not self._is_shut:
             self._calls.put((future, fn, args, kwargs))
-        # Asked again: behind the end mark of a shutdown nobody would ever make the call.
+        # Checked again: no thread makes a call that is queued after the end mark of a shutdown.
         if self._is_shut and future.cancel():
             raise RuntimeError(f"{self._name}: no calls are taken after the shutdown")
         try:
@@ -125,7 +125,7 @@ class ThreadPool(Executor):
 
 
 def _serve(calls: SimpleQueue[_Call | None], idle: deque[None]) -> None:
-    """Make calls until there is an end mark, which is left for the other threads."""
+    """Make calls until there is an end mark. Put the mark back for the other threads."""
     while True:
         try:
             call = calls.get_nowait()
@@ -136,7 +136,7 @@ def _serve(calls: SimpleQueue[_Call | None], idle: deque[None]) -> None:
             calls.put(None)
             return
         _make(*call)
-        del call  # Its arguments may be large, and the next call may be long in coming.
+        del call  # Its arguments may be large, and the wait for the next call may be long.
 
 
 def _make(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -150,13 +150,13 @@ def _make(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ..
             future,
             args,
             kwargs,
-        )  # The error's traceback holds this frame: it must not hold the error, nor the arguments.
+        )  # The error's traceback keeps this frame, and the frame must not keep the error or the arguments.
     else:
         future.set_result(result)
 
 
 def call_here(function: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Call it in this thread, as if an executor had."""
+    """Make the call in this thread, and return a future as an executor does."""
     future: Future[T] = Future()
     _make(future, function, arguments, {})
     return future

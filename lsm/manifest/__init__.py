@@ -1,1 +1,1 @@
-"""Which objects are the database."""
+"""The manifest: which objects make up the database."""

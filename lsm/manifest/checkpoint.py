@@ -1,4 +1,4 @@
-"""What keeps more than the newest version of a database alive: checkpoints, and the databases a clone reads from. Pure."""
+"""The manifest's records of checkpoints, and of the databases that a clone reads from. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import msgspec
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     """A version of the database that stays readable: manifest `manifest_id`, the tables it names, and the log objects
-    `wal_first` to `wal_last` behind them (none where the first is greater).
+    `wal_first` to `wal_last` after them (none if `wal_first` is the greater one).
 
-    `id` is 32 hexadecimal digits. Times are wall-clock milliseconds; `expire_ms` and `lifetime_ms` are None where it
-    never expires. `refreshes` tells a refreshed record from the one before.
+    `id` is 32 hexadecimal digits. Times are wall-clock milliseconds. `expire_ms` and `lifetime_ms` are None if the checkpoint
+    never expires. `refreshes` counts refreshes, so that a refreshed record differs from the one before.
     """
 
     id: str
@@ -24,14 +24,14 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     refreshes: int = 0
 
     def needs_log(self, number: int) -> bool:
-        """Whether that log object holds rows of the checkpoint."""
+        """Whether log object `number` holds rows of the checkpoint."""
         return self.wal_first <= number <= self.wal_last
 
 
 class Parent(msgspec.Struct, frozen=True, array_like=True):
-    """A database whose tables a clone reads in place: where it is, which tables, and the checkpoint there that keeps them.
+    """A database whose tables a clone reads in place: its URL, the tables, and the checkpoint there that keeps them.
 
-    `tables` ascends. A clone gives its own tables greater numbers than any it took over.
+    `tables` ascends. A clone's own tables have greater numbers than any table of a parent.
     """
 
     database: bytes

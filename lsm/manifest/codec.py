@@ -9,12 +9,12 @@
              tombstones, first_number, last_number, content]
     checkpoint, parent = the fields in checkpoint.py    job = the fields in job_record.py
 
-What stands before the partitions is one frame, some consecutive partitions are one each, what follows is the last. So a
-commit that changes one partition of a thousand encodes and compresses one frame anew and copies the others. Version 1 had
-one frame for everything, and is read for ever.
+The first frame holds the fields before the partitions, each middle frame a group of consecutive partitions, and the last
+frame the fields after them. So a commit that changes one of a thousand partitions encodes and compresses one middle frame and
+copies the others. Version 1 of the format has a single frame, and is still read.
 
-New fields are added at the end of an array with a default, which older versions of this library ignore and newer ones
-fill in; anything else raises MANIFEST_VERSION.
+New fields go to the end of an array and have a default: older versions of this library ignore them, newer ones fill them in.
+Any other change of the format increments MANIFEST_VERSION.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lsm.object_store.names import manifest_name
 
 MANIFEST_VERSION: Final = 2
 GROUP_PARTITIONS: Final = 16
-"""Partitions of a frame, on average."""
+"""Average number of partitions per frame."""
 _BODY_BYTES_MAX: Final = 1 << 30
 _READ_BYTES: Final = 1 << 20
 _FIELDS: Final = Manifest.__struct_fields__
@@ -45,17 +45,21 @@ _group_decoder = msgspec.msgpack.Decoder(tuple[Partition, ...])
 
 
 class ManifestEncoder:
-    """Encodes versions of one manifest, keeping the frames of partitions that did not change. Not thread-safe."""
+    """Encodes versions of one manifest. Keeps the frames of unchanged partitions. Not thread-safe."""
 
     def __init__(self) -> None:
         self._compress = zstandard.ZstdCompressor(level=1).compress
         self._frames: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
         self.encoded_partitions = 0
-        """How many partitions were encoded so far, those taken over from the version before not counted."""
+        """Number of partitions encoded so far. Partitions in copied frames do not count."""
 
     def encode(self, manifest: Manifest, *, epoch: int, nonce: bytes) -> list[bytes]:
-        """The object's parts; the first is its header. What is encoded is decoded again: nobody could open a database whose
-        manifest does not decode. Cost: the partitions in frames that changed, twice, and a copy. Raises: InternalError."""
+        """Return the object's parts; the first is its header.
+
+        The result is decoded again as a check: a database whose manifest does not decode could not be opened.
+
+        Cost: encodes and decodes the partitions of changed frames, and copies the other frames. Raises: InternalError.
+        """
         try:
             fields = [_encoder.encode(getattr(manifest, name)) for name in _FIELDS if name != "partitions"]
             head = b"".join((_array(len(_FIELDS)), *fields[:_SPLIT]))
@@ -82,7 +86,7 @@ class ManifestEncoder:
         kept: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
         for group in _groups(partitions):
             key = tuple(map(id, group))
-            # The partitions are kept with the frame: as long as they are, no other object gets one of their ids.
+            # The partitions are kept with the frame, so that no other object gets one of their ids.
             found = self._frames.get(key)
             if found is None:
                 self.encoded_partitions += len(group)
@@ -95,7 +99,8 @@ class ManifestEncoder:
 
 
 def _groups(partitions: tuple[Partition, ...]) -> Iterator[tuple[Partition, ...]]:
-    """Consecutive partitions by what their prefixes hash to, so that one more or less shifts no border but its own."""
+    """Group consecutive partitions. Hashes of their prefixes set the borders, so that adding or removing a partition changes
+    no border but its own."""
     hashes = [crc32c(partition.prefix) for partition in partitions]
     ends = [at for at, value in enumerate(hashes) if at and not value % GROUP_PARTITIONS]
     start = 0
@@ -106,17 +111,17 @@ def _groups(partitions: tuple[Partition, ...]) -> Iterator[tuple[Partition, ...]
 
 
 def _array(length: int) -> bytes:
-    """The header of a MessagePack array."""
+    """Return the header of a MessagePack array."""
     return b"\xdd" + length.to_bytes(4, "big")
 
 
 def encode_manifest(manifest: Manifest, *, epoch: int, nonce: bytes) -> list[bytes]:
-    """One version by itself."""
+    """Encode one version, without an encoder that keeps frames."""
     return ManifestEncoder().encode(manifest, epoch=epoch, nonce=nonce)
 
 
 def decode_manifest(data: bytes, *, number: int, database: bytes | None, name: str | None = None) -> Manifest:
-    """`name`: of the object, where it is not the manifest's own. Raises: CorruptionError."""
+    """Decode and verify a manifest object. `name`: the object's name; None: the manifest's own. Raises: CorruptionError."""
     name = name if name is not None else manifest_name(number)
     envelope = open_envelope(
         name, data, kinds=(KIND_MANIFEST,), versions=MANIFEST_VERSION, number=number, database=database
@@ -143,7 +148,7 @@ def _joined_frames(stored: memoryview) -> bytes:
 
 
 def reseal_manifest(data: bytes, *, number: int, name: str) -> list[bytes]:
-    """A stored version's bytes for a copy under another name: always the same ones. Raises: CorruptionError."""
+    """Return a stored version's bytes for a copy under another name, the same on each call. Raises: CorruptionError."""
     own = manifest_name(number)
     found = open_envelope(own, data, kinds=(KIND_MANIFEST,), versions=MANIFEST_VERSION, number=number, database=None)
     return seal_envelope(

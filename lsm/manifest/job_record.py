@@ -1,6 +1,6 @@
-"""A compaction that somebody has claimed, as the manifest records it. Pure.
+"""The manifest's record of a claimed compaction. Pure.
 
-The record keeps the tables a job has made from the collector, and lets another compactor go on where this one died.
+The record protects the job's tables from the collector, and lets another compactor continue the job if this one dies.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from lsm.sst.builder import TableInfo
 
 
 class JobPart(msgspec.Struct, frozen=True, array_like=True):
-    """The keys [low, high) of a job (None: unbounded). Their tables get numbers from `first` up to, not including, `end`,
-    in the order of their keys. `done`: tables of smaller keys, made under an earlier claim."""
+    """The keys [low, high) of a job; None is unbounded. Its new tables get the numbers [first, end), in the order of their
+    keys. `done`: tables with smaller keys that an earlier claim made."""
 
     low: bytes | None
     high: bytes | None
@@ -22,9 +22,10 @@ class JobPart(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A claimed job: what it merges (as `CompactionSpec`), under which compactor epoch, and since when (wall clock).
+    """A claimed job: what it merges (fields as in `CompactionSpec`), the compactor's epoch, and its start by the wall clock.
 
-    `id` is the first table number of its first claim. `where` names the compactor for people. `size`: bytes of its sources.
+    `id` is the first table number of its first claim. `where` names the compactor's process, for people. `size`: bytes of
+    the sources.
     """
 
     id: int
@@ -44,7 +45,7 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True):
         return frozenset(self.l0) | frozenset(self.tables)
 
     def claims(self, number: int) -> bool:
-        """Whether a table of this number is an output of this job, finished or to come."""
+        """Whether table `number` is an output of this job, written or still to be written."""
         return any(
             part.first <= number < part.end or any(table.number == number for table in part.done) for part in self.parts
         )

@@ -1,6 +1,6 @@
-"""The manifest as a value: which tables and which part of the log are the database. Pure.
+"""The manifest as a value: which tables and which part of the log make up the database. Pure.
 
-A manifest is never changed; an edit returns a new one, and `check` says what is wrong with it.
+A manifest is immutable. An edit returns a new one, and `check` refuses an impossible one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lsm.object_store.names import COUNTER_BITS
 from lsm.sst.builder import TableInfo
 
 MANIFESTS_KEPT: Final = 8
-"""So many versions, the newest, are never deleted: commits and readers know fresh numbers by it (rules G5, M4)."""
+"""Number of newest versions that are never deleted. Commits and readers recognise fresh numbers by them (rules G5, M4)."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
-    """A sorted run: tables with disjoint, ascending key ranges. `level` is its depth; deeper is older."""
+    """A sorted run: tables with disjoint, ascending key ranges. `level` is its depth; deeper runs are older."""
 
     level: int
     tables: tuple[TableInfo, ...]
@@ -34,7 +34,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
         return sum(table.size for table in self.tables)
 
     def tables_for(self, low: bytes | None, high: bytes | None) -> tuple[TableInfo, ...]:
-        """The tables that may hold keys in [low, high). Cost: O(log tables)."""
+        """Return the tables that may hold keys in [low, high). Cost: O(log tables)."""
         tables = self.tables
         start = 0 if low is None else bisect_left(tables, low, key=lambda table: table.last_key)
         end = len(tables) if high is None else bisect_left(tables, high, key=lambda table: table.first_key)
@@ -44,7 +44,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 class Partition(msgspec.Struct, frozen=True, array_like=True):
     """One LSM tree: level 0 (tables that may overlap, newest first) above runs (newest first).
 
-    `series_ends`: for each series family flushed so far, one more than its greatest number.
+    `series_ends`: one more than the greatest number, for each series family flushed so far.
     """
 
     prefix: bytes
@@ -63,13 +63,16 @@ class Partition(msgspec.Struct, frozen=True, array_like=True):
 class Manifest(msgspec.Struct, frozen=True, array_like=True):
     """One version of the database.
 
-    `number` is the version, 1, 2, 3 without gaps. `replay_after` is the newest log object whose batches are all in tables;
-    recovery starts at the next one and skips objects of an epoch below `wal_epoch_floor`. `last_seq` is the newest sequence
-    number in a table. `gc_horizon`: table numbers at or below it may have been deleted, so no new table may carry one;
-    `gc_horizons` says the same of single epochs above it: (epoch, number). `settled`, likewise: no table of that epoch at
-    or below that number is on its way any more. `fences` are the log objects that fence older writers or were left
-    out for their epoch; they are kept for ever. `parents`, of a clone: the databases some of its tables belong to.
-    `jobs` are the claimed compactions, oldest first.
+    `number`: the version; 1, 2, 3 without gaps.
+    `replay_after`: the newest log object whose batches are all in tables. Recovery starts at the next one and skips objects
+    of an epoch below `wal_epoch_floor`.
+    `last_seq`: the newest sequence number in a table.
+    `gc_horizon`: tables with this number or a lower one may have been deleted, so no new table may have such a number.
+    `gc_horizons`: the same for single epochs above `gc_horizon`, as (epoch, number).
+    `settled`: (epoch, number) pairs; every table of the epoch up to the number is in a manifest or never will be.
+    `fences`: log objects that fence older writers, or that replay skipped for their epoch. They are kept for ever.
+    `parents`: for a clone, the databases that own some of its tables.
+    `jobs`: the claimed compactions, oldest first.
     """
 
     number: int
@@ -92,16 +95,16 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     jobs: tuple[JobRecord, ...] = ()
 
     def partition(self, prefix: bytes) -> Partition | None:
-        """The partition of that prefix. Cost: O(log partitions)."""
+        """Return the partition with `prefix`, if there is one. Cost: O(log partitions)."""
         at = bisect_left(self.partitions, prefix, key=lambda partition: partition.prefix)
         if at < len(self.partitions) and self.partitions[at].prefix == prefix:
             return self.partitions[at]
         return None
 
     def partitions_for(self, low: bytes | None, high: bytes | None) -> tuple[Partition, ...]:
-        """The partitions that may hold keys in [low, high), in key order."""
+        """Return the partitions that may hold keys in [low, high), in key order."""
         partitions = self.partitions
-        # The prefix of a key is at or before the key, and prefixes do not nest, so one step back is enough.
+        # One step back is enough: a key's prefix sorts at or before the key, and prefixes do not nest.
         start = 0
         if low is not None:
             start = max(0, bisect_right(partitions, low, key=lambda partition: partition.prefix) - 1)
@@ -111,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         return partitions[start : max(start, end)]
 
     def with_partition(self, changed: Partition) -> Manifest:
-        """This manifest with one partition replaced, added, or (if it holds no table) removed."""
+        """Return this manifest with one partition replaced or added; removed, if it has no table."""
         at = bisect_left(self.partitions, changed.prefix, key=lambda partition: partition.prefix)
         found = at < len(self.partitions) and self.partitions[at].prefix == changed.prefix
         new = (changed,) if changed.l0 or changed.runs else ()
@@ -119,31 +122,31 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, partitions=partitions)
 
     def series_ends(self) -> dict[bytes, int]:
-        """One more than the greatest flushed number of every series family."""
+        """Return one more than the greatest flushed number, for every series family."""
         return dict(chain.from_iterable(partition.series_ends for partition in self.partitions))
 
     def table_numbers(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}
 
     def names(self, object_name: str) -> bool:
-        """Whether a table is this version's: then it has no business being gone."""
+        """Whether this version names the table. If so, the table must exist."""
         return any(table.name == object_name for partition in self.partitions for table in partition.tables())
 
     def owners(self) -> dict[int, bytes]:
-        """Of a clone: which database each table that is not its own belongs to."""
+        """Return, for a clone, the database that owns each table of a parent, by table number."""
         return {number: parent.database for parent in self.parents for number in parent.tables}
 
     def is_given_up(self, number: int) -> bool:
-        """Whether a table with this number may have been deleted: nobody may publish it any more (rule G2)."""
+        """Whether table `number` may have been deleted. Such a table must not be published any more (rule G2)."""
         is_below = number <= self.gc_horizon or number <= dict(self.gc_horizons).get(number >> COUNTER_BITS, 0)
         return is_below and not self.is_claimed(number)
 
     def is_claimed(self, number: int) -> bool:
-        """Whether a table of this number belongs to a claimed compaction: the collector leaves it alone (rule J2)."""
+        """Whether table `number` belongs to a claimed compaction. The collector does not delete such tables (rule J2)."""
         return any(job.claims(number) for job in self.jobs)
 
     def with_settled(self, epoch: int, number: int) -> Manifest:
-        """This manifest, saying that no table of `epoch` at or below `number` is on its way. Epochs that are over go."""
+        """Return this manifest with `epoch` settled up to table `number`. Entries of past epochs are dropped."""
         kept = {each: to for each, to in self.settled if each in (self.writer_epoch, self.compactor_epoch)}
         kept[epoch] = max(number, kept.get(epoch, 0))
         return msgspec.structs.replace(self, settled=tuple(sorted(kept.items())))
@@ -152,7 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         return next((each for each in self.checkpoints if each.id == checkpoint_id), None)
 
     def check(self) -> None:
-        """Raise InternalError if this is not a possible database. Cost: looks at every table."""
+        """Raise InternalError if this is not a possible database. Cost: visits every table."""
         seen: set[int] = set()
         for at in range(len(self.partitions)):
             self.check_partition(at)
@@ -161,13 +164,13 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
             seen.update(numbers)
 
     def check_fresh(self, named: set[int], numbers: list[int]) -> None:
-        """Raise InternalError where `numbers` repeats itself or something of `named`: every table is named once."""
+        """Raise InternalError if a table is named twice: within `numbers`, or in `numbers` and in `named`."""
         if len(set(numbers)) < len(numbers) or not named.isdisjoint(numbers):
             twice = next(number for at, number in enumerate(numbers) if number in named or number in numbers[:at])
             self._refuse(f"table {twice} is named twice")
 
     def check_partition(self, at: int) -> None:
-        """Raise InternalError if partition number `at` is impossible in itself or beside its neighbours."""
+        """Raise InternalError if the partition at index `at` is impossible, alone or next to its neighbours."""
         partition = self.partitions[at]
         for left, right in pairwise(self.partitions[max(0, at - 1) : at + 2]):
             # Partitions are sorted, and no prefix is a prefix of another.
@@ -182,13 +185,16 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
 
 
 def dropped_partitions(old: Manifest, new: Manifest) -> set[bytes]:
-    """The partitions that a later version has no more: all their rows are gone."""
+    """Return the prefixes of partitions that `new` does not have any more. All their rows are gone."""
     return {each.prefix for each in old.partitions} - {each.prefix for each in new.partitions}
 
 
 def may_have_dropped(known: Manifest, newer: Manifest) -> bool:
-    """Whether a partition was dropped since `known`. What a flush brought and a drain took in versions between the two is
-    in neither of them, so where that could have been it is assumed."""
+    """Whether a partition may have been dropped between `known` and `newer`.
+
+    A partition that a flush added and a drain dropped in versions between the two is in neither of them. So the answer is
+    also true if there are versions between them and a flush was committed since `known`.
+    """
     has_flushed = (newer.replay_after, newer.last_seq) != (known.replay_after, known.last_seq)
     return (has_flushed and newer.number > known.number + 1) or bool(dropped_partitions(known, newer))
 

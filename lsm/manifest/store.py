@@ -1,8 +1,8 @@
 """Both walks: the numbered versions of the manifest in the store; compare-and-swap, epochs and fencing.
 
-docs/protocol.md, rules M1 to M5. Source: SlateDB's sequenced objects. Where it keeps a boundary object to make deleted
-numbers unusable, the newest versions are never deleted here, so a number is known to be fresh while a listing shows
-nothing far beyond it.
+docs/protocol.md, rules M1 to M5. Source: SlateDB's sequenced objects. SlateDB keeps a boundary object, so that deleted
+numbers cannot be used again. Here the newest versions are never deleted. So a number is fresh if a listing shows no number
+far above it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 
 LISTINGS_MAX: Final = 64
-"""Listings in a row that did not settle which version is the newest; only a broken store gets there."""
+"""Maximum listings in a row without a definite newest version. Only a broken store reaches it."""
 
 Edit = Callable[[Manifest], "Manifest | None"]
-"""Computes the next version from the current one; None: nothing to change. Run again after a lost race, so it must look
-only at its argument, and must recognise its own work."""
+"""Computes the next version from the current one; None: nothing to change. It is run again after a lost race, so it must
+depend only on its argument, and must recognise its own change."""
 
 
 class Version(NamedTuple):
-    """A version as it is stored: its content and the header of its object, whose nonce no other object has."""
+    """A stored version: its content, and the header of its object with a unique nonce."""
 
     manifest: Manifest
     header: bytes
@@ -51,7 +51,7 @@ class ManifestStore:
         self._current = current
         self._named: set[int] | None = None
         self.checked_partitions = 0
-        """Partitions whose tables were looked at before commits."""
+        """Number of partitions whose tables were checked before commits."""
 
     @property
     def current(self) -> Manifest:
@@ -59,39 +59,39 @@ class ManifestStore:
 
     @property
     def encoded_partitions(self) -> int:
-        """Partitions encoded for commits; the bytes of the others were taken over from the version before."""
+        """Number of partitions encoded for commits. The bytes of the others were copied from the previous version."""
         return self._encoder.encoded_partitions
 
     @classmethod
     def load(cls, store: ReliableStore, runtime: Runtime, *, is_claimed_next: bool = False) -> ManifestStore | None:
-        """The newest manifest, or None where there is no database. Cost: two LIST, one GET.
+        """Load the newest manifest; None if there is no database. Cost: two LIST, one GET.
 
-        `is_claimed_next`: the caller commits before it believes anything, and the commit's own look (M4) saves a LIST.
+        `is_claimed_next`: the caller commits before it uses the manifest. The commit makes a listing (M4), so `load` saves one.
         """
         current = _newest(store.with_cause("manifest"), None, is_believed=is_claimed_next)
         return None if current is None else cls(store, runtime, current)
 
     @classmethod
     def create(cls, store: ReliableStore, runtime: Runtime, manifest: Manifest) -> ManifestStore:
-        """Create version 1, or load what somebody else created meanwhile. Cost: one PUT, two LIST, one GET."""
+        """Create version 1, or load the manifest that another process created first. Cost: one PUT, two LIST, one GET."""
         parts = ManifestEncoder().encode(manifest, epoch=0, nonce=runtime.random_bytes(16))
         with contextlib.suppress(ObjectExists):
             store.with_cause("manifest").put_new(manifest_name(1), parts)
-        # Rule M4 for the version without a predecessor: somebody else's may have been used and deleted before.
+        # Rule M4 for the version without a predecessor: another process's version 1 may have been used and deleted.
         found = cls.load(store, runtime)
         if found is not None:
             return found
-        # A listing that lags behind.
+        # The listing lags behind.
         return cls(store, runtime, _read_version(store.with_cause("manifest"), 1))
 
     def claim_writer(self, *, compactor: bool) -> int:
-        """Take the writer epoch (and the compactor's, if this process compacts), fencing out every older writer."""
+        """Claim the writer epoch, which fences every older writer. `compactor`: claim the compactor's epoch, too."""
         claimed = 0
 
         def edit(manifest: Manifest) -> Manifest:
             nonlocal claimed
             claimed = max(manifest.writer_epoch, manifest.compactor_epoch) + 1
-            # A compactor in the old writer's process ends with it.
+            # A compactor in the old writer's process ends with that writer.
             ended = manifest.compactor_epoch == manifest.writer_epoch
             compactor_epoch = claimed if compactor else 0 if ended else manifest.compactor_epoch
             return msgspec.structs.replace(manifest, writer_epoch=claimed, compactor_epoch=compactor_epoch)
@@ -103,15 +103,15 @@ class ManifestStore:
         return claimed
 
     def modified_ms(self) -> int | None:
-        """When the current version was written, by the store's clock."""
+        """Return when the current version was written, by the store's clock."""
         while True:
             try:
                 return self._store.head(manifest_name(self.current.number)).modified_ms
             except ObjectMissing:
-                self.refresh()  # Collected: there are newer ones, or a newer writer.
+                self.refresh()  # The version was collected, so there is a newer one, perhaps of a newer writer.
 
     def claim_compactor(self) -> int:
-        """Take the compactor's epoch for a process that does not write, fencing out every other compactor."""
+        """Claim the compactor's epoch for a process that does not write. Fences every other compactor."""
         claimed = 0
 
         def edit(manifest: Manifest) -> Manifest:
@@ -123,15 +123,15 @@ class ManifestStore:
         return claimed
 
     def check_owner(self) -> Manifest:
-        """Read the newest version and make sure this process still owns the database.
+        """Read the newest version and check that this process still owns the database.
 
         Raises: FencedError. Cost: as `refresh`.
         """
         return self.refresh()
 
     def explain(self, error: Error) -> Error:
-        """Why something of the database is damaged or gone: FencedError where a newer writer exists, whose collector may
-        have taken it; UnavailableError where that cannot be learnt now; else `error`."""
+        """Return the reason for a damaged or missing object. FencedError: there is a newer writer, whose collector may have
+        deleted the object. UnavailableError: the newest manifest could not be read. Otherwise `error`."""
         if isinstance(error, CorruptionError):
             try:
                 self.check_owner()
@@ -140,11 +140,11 @@ class ManifestStore:
         return error
 
     def update(self, edit: Edit) -> Manifest:
-        """Commit `edit` of the newest version and return what is current then. Cost: one PUT, a GET of 64 bytes and a
-        LIST; CPU for the partitions that changed.
+        """Commit `edit` of the newest version, and return the version that is current afterwards.
 
+        Cost: one PUT, a GET of 64 bytes and a LIST; CPU for the partitions that changed.
         Raises: FencedError: another writer owns the database. UnavailableError: the outcome may be unknown; then delete
-        nothing, and call again later (the edit sees whether it was applied).
+            nothing, and call again later (the edit recognises whether it was applied).
         """
         with self._lock:
             if self._is_stale:
@@ -162,8 +162,10 @@ class ManifestStore:
                 self._refresh()
 
     def _check(self, proposed: Manifest) -> set[int]:
-        """Raise InternalError where the proposed version is impossible; all its table numbers. Partitions that are the
-        current version's own objects were checked before."""
+        """Check the changed partitions of `proposed`, and return all its table numbers.
+
+        Partitions that are the same objects as in the current version were checked before. Raises: InternalError.
+        """
         known = {id(partition) for partition in self.current.partitions}
         changed = [at for at, partition in enumerate(proposed.partitions) if id(partition) not in known]
         kept = set(map(id, proposed.partitions))
@@ -178,15 +180,15 @@ class ManifestStore:
         return named
 
     def refresh(self) -> Manifest:
-        """The newest version. Cost: one LIST; where there is a newer one, a GET and another LIST. Raises: FencedError."""
+        """Read the newest version. Cost: one LIST; for a newer version, a GET and another LIST. Raises: FencedError."""
         with self._lock:
             self._refresh()
             return self.current
 
     def poll(self) -> Manifest:
-        """As `refresh`, at a sixth of the price where nothing is new: a GET that finds nothing and one of 64 bytes.
+        """Like `refresh`, at a sixth of the price if there is no newer version: a GET that finds nothing and one of 64 bytes.
 
-        May miss news, for as long as a late second copy of an old version lies where the collector had deleted it.
+        May miss newer versions while a late second copy of an old version lies where the collector deleted that version.
         """
         with self._lock:
             if not self._seems_newest():
@@ -197,14 +199,14 @@ class ManifestStore:
         try:
             self._store.get_range(manifest_name(self.current.number + 1), 0, ENVELOPE.size)
         except ObjectMissing:
-            # Old versions go in ascending order: while the one we know exists, no later one was deleted.
+            # Versions are deleted in ascending order, so while the known one exists, no later one was deleted.
             return self._still_there(self._current)
         return False
 
     def _create(self, proposed: Manifest) -> bool:
         nonce = self._runtime.random_bytes(16)
         parts = self._encoder.encode(proposed, epoch=self._writer_epoch or 0, nonce=nonce)
-        self._is_stale = True  # Until the reply is here, the version may or may not exist.
+        self._is_stale = True  # Until the reply arrives, the version may or may not exist.
         try:
             put_on_proof(self._store, manifest_name(proposed.number), parts, is_commit=True)
         except ObjectExists:
@@ -216,16 +218,16 @@ class ManifestStore:
         return True
 
     def _is_fresh(self, number: int) -> bool:
-        """Whether version `number`, which this process just created, was never there before (rule M4)."""
+        """Whether version `number`, which this process just created, never existed before (rule M4)."""
         if not self._still_there(self._current):
-            # This process slept, or another one's create replaced the version: the store must be asked which.
+            # Either this process slept, or another process's create replaced the version. The probe finds out which.
             probe_conditional_create(self._store)
             return False
         return (_greatest(self._store) or 0) < number - 1 + MANIFESTS_KEPT
 
     def _still_there(self, known: Version) -> bool:
-        """Whether the very object of a version exists. One of the same number that another process, as late as this one,
-        put there after its deletion, has another nonce; only a second copy of the same request has not."""
+        """Whether the object that was read as `known` still exists. After its deletion, another slow process may have created
+        the same number again, with another nonce. Only a second copy of the same request has the same nonce."""
         try:
             return self._store.get_range(manifest_name(known.manifest.number), 0, ENVELOPE.size) == known.header
         except ObjectMissing:
@@ -248,7 +250,7 @@ class ManifestStore:
         self._check_epoch()
 
     def _check_epoch(self) -> None:
-        """Rule M3, before every edit: a thread that learnt of the newer writer leaves its version here for the others."""
+        """Rule M3, before every edit. If one thread read a newer writer's version, every thread finds it in `current`."""
         if self._writer_epoch is not None and self.current.writer_epoch != self._writer_epoch:
             raise FencedError(_fenced(self._writer_epoch, self.current.writer_epoch))
 
@@ -258,7 +260,7 @@ def _fenced(own: int, found: int) -> str:
 
 
 def _read_version(store: ReliableStore, number: int) -> Version:
-    """Raises: ObjectMissing, CorruptionError."""
+    """Read and decode one version. Raises: ObjectMissing, CorruptionError."""
 
     def read() -> Version:
         data = store.get(manifest_name(number))
@@ -272,10 +274,10 @@ def _numbers(partitions: Iterable[Partition]) -> set[int]:
 
 
 def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = False) -> Version | None:
-    """The newest version that is stored; None where there is none.
+    """Return the newest stored version; None if there is none.
 
-    A version that was read counts once a listing made after that shows too few newer ones for it to have been deleted and
-    put there again; `is_believed`: at once. Cost: one LIST where `known` is the newest, else one more and a GET.
+    A version counts if a listing made after reading it shows so few newer ones that it cannot have been deleted and created
+    again. `is_believed`: it counts without that listing. Cost: one LIST if `known` is the newest; else one more and a GET.
     """
     found = known
     for _ in range(LISTINGS_MAX):
@@ -287,8 +289,8 @@ def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = 
         if found is not None and found is not known and greatest < found.manifest.number + MANIFESTS_KEPT:
             return found
         if known is not None and greatest < known.manifest.number:
-            continue  # A listing is no snapshot: the newest ones came while it was made.
-        with contextlib.suppress(ObjectMissing):  # Deleted between listing and reading: then there is a newer one.
+            continue  # A listing is not a snapshot: newer versions were created while it was made.
+        with contextlib.suppress(ObjectMissing):  # Deleted between listing and reading, so there is a newer version.
             found = _read_version(store, greatest)
             if is_believed:
                 return found
@@ -301,7 +303,7 @@ def _newest(store: ReliableStore, known: Version | None, *, is_believed: bool = 
 
 
 def _greatest(store: ReliableStore) -> int | None:
-    """The greatest number of a version that is stored. Cost: one LIST."""
+    """Return the greatest number of a stored version. Cost: one LIST."""
     return max(
         (number for info in store.list(MANIFESTS) if (number := manifest_number(info.name)) is not None), default=None
     )

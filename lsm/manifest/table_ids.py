@@ -1,4 +1,4 @@
-"""The numbers of new tables: unique without asking anybody, and known to the collector while they are on their way."""
+"""Assigns the numbers of new tables. They are unique without coordination, and the collector spares unpublished ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from lsm.runtime import Runtime
 
 
 class TableNumbers:
-    """Numbers `epoch << 40 | counter`. An epoch belongs to one process for ever, so no two tables share a number, and
-    newer epochs have greater ones. Thread-safe."""
+    """Assigns numbers `epoch << 40 | counter`. An epoch belongs to one process for ever, so no two tables share a number.
+    Newer epochs have greater numbers. Thread-safe."""
 
     def __init__(self, runtime: Runtime, epoch: int) -> None:
         self._lock = runtime.lock()
@@ -18,7 +18,7 @@ class TableNumbers:
         self._taken: set[int] = set()
 
     def take(self, count: int) -> int:
-        """The first of `count` consecutive numbers, all held back from the collector until `release`."""
+        """Reserve `count` consecutive numbers and return the first. The collector spares them until `release`."""
         with self._lock:
             first = self._next
             self._next += count
@@ -26,16 +26,16 @@ class TableNumbers:
             return first
 
     def settle(self, manifest: Manifest, *, committing: int | None = None) -> Manifest:
-        """The manifest, about to be committed, saying how far this process is settled: a collector elsewhere goes by it."""
+        """Return `manifest` with this process's settled number, for a commit. Collectors in other processes use it."""
         return manifest.with_settled(self._epoch, self.horizon(committing=committing))
 
     def release(self, first: int) -> None:
-        """Tables with these numbers are in the manifest by now, or never will be."""
+        """End the reservation that starts at `first`. Requires: its tables are in the manifest, or never will be."""
         with self._lock:
             self._taken.discard(first)
 
     def horizon(self, *, committing: int | None = None) -> int:
-        """No table at or below this number is on its way any more, once the tables that begin at `committing` are in the
-        manifest."""
+        """Return the number up to which no table is reserved any more. The reservation that starts at `committing` counts as
+        ended: its tables are in the manifest about to be committed."""
         with self._lock:
             return min(self._taken - {committing}, default=self._next) - 1

@@ -1,1 +1,1 @@
-"""What the engine tells an operator: its log lines, and what keeps failing."""
+"""Reports for an operator: events, log lines, and the health of stores and background work."""

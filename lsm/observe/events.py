@@ -1,14 +1,14 @@
-"""The hook under everything that a handle reports beside its answers: one vocabulary of events, and who observes them.
+"""Events that handles report beside their answers, and the observers that get them.
 
-An event is a value: a name, the logger, the level and the words of its line. Code reports one with `tell(EVENT, fact=…)`, and
-`tell` passes it to every observer. `observe/log_lines` is the observer that writes log lines; metrics are another one.
+An event has a name, a logger, a level and the text of its log line. Code reports one with `tell(EVENT, fact=…)`, and `tell`
+passes it to every observer. `observe/log_lines` is the observer that writes log lines; another observer can feed metrics.
 docs/operations.md gives the meaning of each event.
 
-Levels: WARNING for what an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. A fact is never
-a record's key or value, nor a credential: facts are names of objects, numbers, and `reason(error)`.
+Levels: WARNING if an operator should act, INFO for takeovers and recoveries, DEBUG for requests. Facts are names of objects,
+numbers, and `reason(error)`. They are never keys or values of records, and never credentials.
 
-Requires of callers: no lock that appends and reads take is held, because observers run the application's code. No event is
-reported on a path that is taken per record.
+Requires of callers: hold no lock that appends or reads take, because observers run the application's code. Report no event
+per record.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SECRET: Final = re.compile(
     r"(?i)(?<=://)[^/@\s]+(?=@)"
     r"|(?<=[?&;\s\"'])((?:x-amz-|x-goog-)?(?:signature|credential|security-token)|sig|secret|token|password|key)=[^&;\s\"']+"
 )
-"""User information in a URL, and parameters of signed URLs, which clients put into the texts of their errors."""
+"""Secrets that clients put into error texts: user information in a URL, and parameters of signed URLs."""
 
 
 TEXT_MAX: Final = 1000
-"""Maximum characters of one fact. Some clients put whole answers into the texts of their errors."""
+"""Maximum characters per fact. Some clients put whole answers into error texts."""
 DEBUG: Final = 10
 INFO: Final = 20
 WARNING: Final = 30
@@ -36,7 +36,7 @@ WARNING: Final = 30
 
 
 class Event(NamedTuple):
-    """A kind of event. `text` names the facts of one, as %-formatting with a mapping does."""
+    """A kind of event. `text` is a %-format string that names the facts of an event."""
 
     name: str
     logger: str
@@ -45,18 +45,18 @@ class Event(NamedTuple):
 
     @property
     def is_heard(self) -> bool:
-        """Whether an observer wants it. Ask before computing facts that cost something."""
+        """Whether an observer wants this kind. Check it before you compute expensive facts."""
         return any(observer.wants(self) for observer in _observers)
 
 
 class Observer(Protocol):
-    """Gets events as they happen, on the threads they happen in. What it raises is swallowed."""
+    """Gets events as they happen, in the threads that report them. Exceptions of an observer are ignored."""
 
     def wants(self, event: Event) -> bool:
-        """Whether `on_event` is to be called for this kind. Called often: must be fast."""
+        """Whether `on_event` should be called for this kind. It is called often, so it must be fast."""
 
     def on_event(self, event: Event, facts: Mapping[str, object]) -> None:
-        """It happened. Texts among the facts are one line, of at most TEXT_MAX characters, and without credentials."""
+        """Handle one event. Texts in `facts` are one line of about TEXT_MAX characters at most, without credentials."""
 
 
 def _warning(name: str, logger: str, text: str) -> Event:
@@ -165,7 +165,7 @@ CLOCK_JUMPED: Final = _warning(
 )
 
 EVENTS: Final = tuple(each for each in list(vars().values()) if isinstance(each, Event))
-"""Every kind there is."""
+"""Every kind of event."""
 
 _observers: tuple[Observer, ...] = ()
 
@@ -177,13 +177,13 @@ def observe(observer: Observer) -> None:
 
 
 def stop_observing(observer: Observer) -> None:
-    """Undo `observe`. Nothing happens where it does not observe."""
+    """Undo `observe`. No effect if `observer` is not registered."""
     global _observers
     _observers = tuple(each for each in _observers if each is not observer)
 
 
 def tell(event: Event, **facts: object) -> None:
-    """Report `event`. Never raises: the exception of an observer must not become a failure of the store."""
+    """Report `event`. Never raises: an observer's exception must not become a failure of the handle."""
     clean: dict[str, object] | None = None
     for observer in _observers:
         try:
@@ -196,7 +196,7 @@ def tell(event: Event, **facts: object) -> None:
 
 
 def _clean(fact: object) -> object:
-    """One line, of bounded length, without secrets."""
+    """Return a text as one line of bounded length, without secrets; any other fact unchanged."""
     if not isinstance(fact, str):
         return fact
     text = " ".join(SECRET.sub("***", fact).split())
@@ -204,8 +204,11 @@ def _clean(fact: object) -> object:
 
 
 def reason(error: BaseException) -> str:
-    """What may be said of an error in a log line: its text where that names stores and objects alone; of any other its class
-    and where it was raised, because its text may hold what somebody stored."""
+    """Return the description of an error for a log line.
+
+    If the error's text can name only stores and objects, return the text. The text of any other error may contain stored
+    data, so return its class and where it was raised.
+    """
     if isinstance(error, UnavailableError | ClosedError) or (isinstance(error, CorruptionError) and error.object_name):
         return str(error)
     root: BaseException = error

@@ -1,9 +1,9 @@
-"""What keeps failing and for how long: requests by kind, background work by job. For `status()` and for log lines.
+"""What fails and for how long: requests by kind, background work by job. For `status()` and for log lines.
 
-A line is written when failures have gone on for a moment, again after pauses that double, and once more when they are over. So
-an outage of an hour is a dozen lines, however many threads meet it.
+A line is written when failures have lasted TELL_AFTER, again after pauses that double, and once more when they are over. So
+an outage of an hour is a dozen lines, whatever the number of threads.
 
-Cost: nothing while all goes well. Locks are never held while a line is written.
+Cost: nothing while all goes well. No lock is held while a line is written.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from lsm.observe import events
 from lsm.runtime import Runtime
 
 TELL_AFTER: Final = 1.0
-"""Seconds that requests have to fail before it is worth a line: most faults are over sooner."""
+"""Seconds of failures before the first line about requests. Most faults are over sooner."""
 TELL_EVERY: Final = 10.0
-"""Seconds from the first line to the second one; each further pause is twice as long."""
+"""Seconds from the first line to the second. Each further pause is twice as long."""
 TELL_EVERY_MAX: Final = 600.0
+"""Maximum seconds between two lines."""
 SLOW_SECONDS: Final = 5.0
-"""Seconds from which on a request is slow, at most. Half of `request_timeout` where that is less."""
+"""A request is slow from this many seconds, or from half of `request_timeout` if that is less."""
 
 
 class BackgroundStatus(msgspec.Struct, frozen=True):
-    """Of one kind of background work: how often it failed so far, and the last failure.
+    """How often one kind of background work failed so far, and its last failure.
 
-    `failing_for`: seconds since the first one in a row; None: it succeeded since.
+    `failing_for`: seconds since the first failure in a row; None: the last run succeeded.
     """
 
     failures: int
@@ -38,7 +39,7 @@ class BackgroundStatus(msgspec.Struct, frozen=True):
 
 
 class _Streak:
-    """Failures in a row, and when to write the next line about them. Requires: the owner's lock."""
+    """Failures in a row, and when the next line about them is due. Requires: the owner's lock."""
 
     def __init__(self, since: float) -> None:
         self.since = since
@@ -48,7 +49,7 @@ class _Streak:
         self._pause = TELL_EVERY
 
     def add(self, now: float, *, is_worth_a_line: bool) -> bool:
-        """One more. Whether it is time for a line."""
+        """Count one more failure. Return whether a line is due."""
         self.failures += 1
         if not is_worth_a_line or now < self._tell_at:
             return False
@@ -59,8 +60,11 @@ class _Streak:
 
 
 class _KindOfRequest:
-    """Operations whose requests of one kind fail. `given_up`: since when one failed that was given up, while none of this
-    kind has been answered since."""
+    """Operations whose requests of one kind fail.
+
+    `given_up`: when the first failure of an operation was, that was then given up; None after any request of this kind is
+    answered.
+    """
 
     def __init__(self, now: float) -> None:
         self.streak = _Streak(now)
@@ -68,7 +72,7 @@ class _KindOfRequest:
         self.given_up: float | None = None
 
     def since(self, now: float) -> float | None:
-        """Since when the oldest of them fails. One past its deadline was interrupted, and counts no more."""
+        """Return since when the oldest operation has failed. One past its deadline was interrupted, and does not count."""
         found = [since for since, deadline in self.operations.values() if deadline > now]
         if self.given_up is not None:
             found.append(self.given_up)
@@ -76,7 +80,7 @@ class _KindOfRequest:
 
 
 class StoreHealth:
-    """How a store answers this handle. Thread-safe."""
+    """Health of a store, as seen by one handle. Thread-safe."""
 
     def __init__(self, runtime: Runtime, url: str, *, request_timeout: float) -> None:
         self._runtime = runtime
@@ -87,7 +91,7 @@ class StoreHealth:
         self._slow_untold = 0
         self._kinds: dict[str, _KindOfRequest] = {}
         self.last_failure: tuple[float, str] | None = None
-        """The newest one, and when that was by the runtime's monotonic clock."""
+        """When the newest failure was, by the runtime's monotonic clock, and its text."""
 
     def failed(
         self,
@@ -101,7 +105,7 @@ class StoreHealth:
         is_last: bool,
         is_refused: bool,
     ) -> None:
-        """A request of an operation failed that was sent at `began`. `is_last`: the operation is given up."""
+        """Record that an operation's request, sent at `began`, failed. `is_last`: the operation is given up."""
         now = self._runtime.monotonic()
         with self._lock:
             self.last_failure = now, reason
@@ -109,7 +113,7 @@ class StoreHealth:
             if found is None:
                 found = self._kinds[kind] = _KindOfRequest(began)
             since, known_deadline = found.operations.get(operation, (began, deadline))
-            if known_deadline != deadline:  # Left by an operation that was interrupted.
+            if known_deadline != deadline:  # An interrupted operation left the entry, and its id was reused.
                 since = began
             found.operations[operation] = since, deadline
             if is_last:
@@ -132,7 +136,7 @@ class StoreHealth:
             )
 
     def answered(self, operation: int, kind: str, text: str, cause: str, *, began: float) -> None:
-        """The store answered a request that was sent at `began`."""
+        """Record that the store answered a request that was sent at `began`."""
         seconds = self._runtime.monotonic() - began
         if seconds >= self._slow:
             self._was_slow(kind, text, seconds)
@@ -171,7 +175,7 @@ class StoreHealth:
             )
 
     def failing_for(self) -> float | None:
-        """Seconds for which requests of some kind have failed; None where all are answered."""
+        """Return for how many seconds requests of some kind have failed; None: all are answered."""
         now = self._runtime.monotonic()
         with self._lock:
             since = [each.since(now) for each in self._kinds.values()]
@@ -179,7 +183,7 @@ class StoreHealth:
 
 
 class BackgroundHealth:
-    """How the background work of a handle goes. Thread-safe."""
+    """Health of a handle's background work. Thread-safe."""
 
     def __init__(self, runtime: Runtime, url: str) -> None:
         self._runtime = runtime
@@ -190,7 +194,7 @@ class BackgroundHealth:
         self._is_stopped = self._is_refusal_told = False
 
     def failed(self, job: str, error: BaseException) -> None:
-        """It failed and will be tried again. Requires: no lock of the engine's is held."""
+        """Record that `job` failed and will be retried. Requires: no engine lock is held."""
         now, reason = self._runtime.monotonic(), events.reason(error)
         with self._lock:
             streak = self._streaks.setdefault(job, _Streak(now))
@@ -208,7 +212,7 @@ class BackgroundHealth:
             )
 
     def succeeded(self, job: str) -> None:
-        """It succeeded. Requires: as `failed`."""
+        """Record that `job` succeeded. Requires: as `failed`."""
         if job not in self._streaks:
             return
         with self._lock:
@@ -218,7 +222,7 @@ class BackgroundHealth:
             events.tell(events.JOB_RECOVERED, url=self._url, job=job, seconds=seconds, failures=streak.failures)
 
     def refused(self, error: BaseException) -> None:
-        """A proposal of the scheduler was refused. Told at the first one, and counted in `Status.refused_compactions`."""
+        """Report a refused proposal of the scheduler, the first time only. `Status.refused_compactions` counts them."""
         with self._lock:
             is_first, self._is_refusal_told = not self._is_refusal_told, True
         if is_first:
@@ -229,7 +233,7 @@ class BackgroundHealth:
         return 0 if streak is None else streak.failures
 
     def stopped(self, error: BaseException) -> None:
-        """The handle refuses further work because of `error`: the first one is told. Requires: as `failed`."""
+        """Report the first `error` after which the handle refuses further work. Requires: as `failed`."""
         if isinstance(error, ClosedError) and not isinstance(error, FencedError):
             return
         with self._lock:
@@ -240,7 +244,7 @@ class BackgroundHealth:
         events.tell(event, url=self._url, reason=events.reason(error))
 
     def status(self) -> Mapping[str, BackgroundStatus]:
-        """By job, those that ever failed."""
+        """Return the status of each job that ever failed."""
         now = self._runtime.monotonic()
         with self._lock:
             return {
@@ -251,23 +255,23 @@ class BackgroundHealth:
             }
 
     def failing_for(self, job: str) -> float | None:
-        """Seconds since the first of its failures in a row; None where the last one succeeded."""
+        """Return the seconds since the job's first failure in a row; None: its last run succeeded."""
         streak = self._streaks.get(job)
         return None if streak is None else self._runtime.monotonic() - streak.since
 
     def last_failure(self) -> tuple[float, str] | None:
-        """The newest failure of any job, and when that was by the runtime's monotonic clock."""
+        """Return when the newest failure of any job was, by the runtime's monotonic clock, and its text."""
         with self._lock:
             return max(((when, text) for _, text, when in self._failures.values()), default=None)
 
 
 def failing_for(*stores: StoreHealth) -> float | None:
-    """The longest that requests to one of them have failed; None where none fails."""
+    """Return the greatest `failing_for` of the stores; None: requests to none of them fail."""
     return max((seconds for store in stores if (seconds := store.failing_for()) is not None), default=None)
 
 
 def newest_failure(background: BackgroundHealth, *stores: StoreHealth) -> str | None:
-    """Of a request or a job."""
+    """Return the text of the newest failure, of a request or a job."""
     found = [
         each for each in (background.last_failure(), *(store.last_failure for store in stores)) if each is not None
     ]

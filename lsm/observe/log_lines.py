@@ -1,4 +1,4 @@
-"""The observer that writes events to `logging`, each as a line of its own logger."""
+"""The observer that writes each event to `logging`, as a line of the event's logger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOTS: Final = ("lsm", "opendata_log")
 
 
 class LogLines:
-    """Writes a line where its logger is enabled for the event's level."""
+    """Writes a line if the event's logger is enabled for the event's level."""
 
     def __init__(self) -> None:
         self._loggers = {each.logger: logging.getLogger(each.logger) for each in EVENTS}
@@ -26,14 +26,14 @@ class LogLines:
 
 
 for _root in ROOTS:
-    # Without a handler of its own a library's warnings would go to stderr in a program that configured no logging.
+    # Without a handler, the library's warnings would go to stderr in programs that do not configure logging.
     logging.getLogger(_root).addHandler(logging.NullHandler())
 observe(LogLines())
 
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """Meanwhile, lines from INFO on go to stderr: for programs that run for long, where nobody else configures logging."""
+    """Write lines from INFO upwards to stderr while the block runs. For long-running programs of ours."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(root) for root in ROOTS]

@@ -1,4 +1,4 @@
-"""`python -m lsm`: what can be done with a database from a terminal."""
+"""`python -m lsm`: work with a database from a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsm.errors import Error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status, as terminal.py says."""
+    """Run one command. Return its exit status (see cli/terminal.py)."""
     parser = argparse.ArgumentParser(prog="python -m lsm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)

@@ -1,4 +1,4 @@
-"""A database from outside: checkpoints, manifests, garbage, clones. Takes nothing over from the writer.
+"""Administration beside a running writer: checkpoints, manifests, garbage, clones. Does not fence the writer.
 
 Source: SlateDB's Admin, and its names.
 """
@@ -36,7 +36,7 @@ from lsm.wal.place import check_place
 
 
 class ManifestInfo(msgspec.Struct, frozen=True):
-    """A stored version of the manifest. `modified_ms`: the store's date, where it keeps one."""
+    """A stored version of the manifest. `modified_ms`: its time by the store's clock; None: the store keeps no times."""
 
     id: int
     size: int
@@ -44,9 +44,9 @@ class ManifestInfo(msgspec.Struct, frozen=True):
 
 
 class Admin:
-    """Looks after a database that others may be writing and reading. Thread-safe; a context manager.
+    """Administers a database while other handles write and read it. Thread-safe; a context manager.
 
-    `components`: as for `Db.open`; where the log has a store of its own, name it here too.
+    `components`: as for `Db.open`. If the log has its own store, name that store here, too.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Admin:
         self._collector: GarbageCollector | None = None
 
     def _load(self) -> ManifestStore:
-        """The newest manifest. Cost: the first time two LIST and a GET, and what `check_place` costs; later one LIST."""
+        """Load the newest manifest. Cost: the first time two LIST, a GET and the cost of `check_place`; later one LIST."""
         with self._lock:
             if self._manifests is None:
                 self._manifests = ManifestStore.load(self._stores.main, self._runtime)
@@ -91,9 +91,10 @@ class Admin:
     def create_detached_checkpoint(
         self, lifetime: float | None = None, name: str | None = None, source: str | None = None
     ) -> Checkpoint:
-        """Pin everything that is durable now, or, with `source`, what that checkpoint pins. Nothing is flushed.
+        """Create a checkpoint that pins everything durable now, or, with `source`, the version of that checkpoint. Nothing is
+        flushed.
 
-        `lifetime`: seconds; None: until it is deleted. Cost: one commit, and a LIST of the log.
+        `lifetime`: seconds; None: it never expires. Cost: one commit, and a LIST of the log.
         Raises: InvalidError, UnavailableError.
         """
         manifests = self._load()
@@ -106,21 +107,22 @@ class Admin:
         return durable_end(self._stores.wal.with_cause("admin"), manifest, lambda: manifests.refresh().replay_after)
 
     def refresh_checkpoint(self, checkpoint_id: str, lifetime: float | None = None) -> Checkpoint:
-        """Let its lifetime begin again, or a new one. Raises: InvalidError where there is no such checkpoint (any more)."""
+        """Restart a checkpoint's lifetime, with a new one if `lifetime` is given. Raises: InvalidError if the checkpoint does
+        not exist (any more)."""
         return refresh_checkpoint(self._load(), self._runtime, checkpoint_id, lifetime)
 
     def delete_checkpoint(self, checkpoint_id: str) -> None:
-        """Let go of what it pins. One that is gone is fine."""
+        """Delete a checkpoint. A missing one is no error."""
         delete_checkpoint(self._load(), checkpoint_id)
 
     def list_checkpoints(self, name: str | None = None) -> list[Checkpoint]:
-        """The checkpoints of the newest manifest, oldest first; `name`: those called so."""
+        """Return the checkpoints of the newest manifest, oldest first. `name`: only those with that name; None: all."""
         return [each for each in self._load().current.checkpoints if name is None or each.name == name]
 
     # -- manifests ----------------------------------------------------------------------------------------------------
 
     def read_manifest(self, manifest_id: int | None = None) -> Manifest:
-        """A version of the manifest, None: the newest. Raises: InvalidError where it is gone."""
+        """Return a version of the manifest; None: the newest. Raises: InvalidError if it does not exist (any more)."""
         current = self._load().current
         if manifest_id is None or integer(manifest_id, "manifest_id", low=1) == current.number:
             return current
@@ -130,7 +132,7 @@ class Admin:
             raise InvalidError(f"there is no manifest {manifest_id}: see list_manifests()") from None
 
     def list_manifests(self, start: int | None = None, end: int | None = None) -> list[ManifestInfo]:
-        """The versions that are stored, start <= id < end, oldest first. Cost: one LIST."""
+        """Return the stored versions with start <= id < end, oldest first. None: no bound. Cost: one LIST."""
         return [
             ManifestInfo(number, info.size, info.modified_ms)
             for info in self._stores.main.with_cause("admin").list(MANIFESTS)
@@ -144,12 +146,14 @@ class Admin:
     def run_gc_once(
         self, *, dry_run: bool = False, min_age: float | None = None, trust_clock: bool = False
     ) -> list[Garbage]:
-        """Delete what nothing refers to, beside a running writer or without one; what it was, and why. Safe at any
-        `min_age` (seconds, default `settings.gc_min_age`), with any clock, and beside other collectors.
+        """Delete unreferenced objects, beside a running writer or without one. Return them, each with the reason.
 
-        What the newest writer has not settled yet stays until its next commit, or the next open. Expiring checkpoints go
-        once this object has watched them for their whole lifetime; `trust_clock`: as soon as their time is past by this
-        machine's clock. A clone gives its parents' checkpoints back where it has no use for them any more.
+        It is safe with any `min_age` (seconds; None: `settings.gc_min_age`) and any clock, and beside other collectors.
+        `dry_run`: delete nothing.
+
+        Tables that the newest writer has not settled stay until its next commit, or until the next open. A checkpoint expires
+        after this object has watched it for its whole lifetime; with `trust_clock`, as soon as its time is past by this
+        machine's clock. A clone deletes its checkpoints in parents that it no longer reads.
         """
         manifests = self._load()
         with self._lock:
@@ -181,12 +185,12 @@ class Admin:
         storage_options: Mapping[str, Any] | None = None,
         **components: Any,
     ) -> Checkpoint:
-        """Make a database at `destination` with the content of a checkpoint (None: of this moment, durable data), without
-        copying tables: it reads this one's in place until its own compactions have replaced them.
+        """Make a database at `destination` with the content of a checkpoint; None: everything that is durable now.
 
-        This database keeps what the clone needs by the checkpoint returned; the clone's `run_gc_once` gives it back.
-        Calling it again with the same destination goes on where a call was cut off.
-        Cost: the log behind the checkpoint is copied; a GET and a PUT per object. Raises: InvalidError.
+        No table is copied. The clone reads this database's tables in place until its own compactions have replaced them.
+        The returned checkpoint keeps them in this database; the clone's `run_gc_once` deletes it when the clone no longer
+        needs it. After an interrupted call, a call with the same destination continues.
+        Cost: copies the log objects of the checkpoint, a GET and a PUT each. Raises: InvalidError.
         """
         manifests = self._load()
         source = None if checkpoint is None else find_checkpoint(manifests.current, checkpoint)
@@ -211,7 +215,7 @@ class Admin:
             stores.close()
 
     def close(self) -> None:
-        """Let go of the store. Idempotent."""
+        """Close the stores. Idempotent."""
         self._stores.close()
         self._runtime.close()
 

@@ -1,4 +1,4 @@
-"""Opening, first part: a caller's components, the stores they name, and the tables read from them."""
+"""The first step of opening: the caller's components, the stores that they name, and the reader of their tables."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from lsm.workers.pool import StoreAddress, can_pickle
 
 @dataclass(kw_only=True)
 class Components:
-    """What a caller can replace. Everything has a default."""
+    """The parts of a handle that a caller can replace. Each has a default."""
 
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     file_system: Any = None
-    """An fsspec file system to use instead of the one the URL names."""
+    """An fsspec file system to use; None: the URL's."""
     object_store: ObjectStore | None = None
-    """An object store to use as it is."""
+    """An object store to use; None: the URL's."""
     wal_url: str | None = None
     wal_storage_options: Mapping[str, Any] = field(default_factory=dict)
     wal_object_store: ObjectStore | None = None
     parent_stores: Mapping[str, ObjectStore] = field(default_factory=dict)
-    """Of a clone: stores of its parents by URL, where the URL alone does not open them."""
+    """For a clone: stores of its parents by URL, for parents that the URL alone does not open."""
     parent_storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of a clone: the storage options of its parents by URL. Those of a parent that is not named are the clone's own."""
+    """For a clone: storage options of its parents by URL. A parent that is not named gets the clone's own options."""
     prefix_extractor: PrefixExtractor | None = None
     series_layout: SeriesLayout | None = None
     scheduler: CompactionScheduler | None = None
     compaction_executor: Executor | None = None
-    """Where compactions run instead of worker processes: any executor that pickles what it is given, such as a dask
-    client's, or one of threads. It is the caller's to shut down."""
+    """Executor for compactions: one that pickles its calls, such as a dask client's, or one of threads. The caller shuts it
+    down. None: worker processes."""
     caches: Caches | None = None
-    """Memory to share with other handles, instead of what the settings give this one."""
+    """Caches shared with other handles. None: this handle gets its own, sized by the settings."""
     clock: Clock | None = None
     runtime: Runtime | None = None
 
@@ -61,7 +61,7 @@ class Stores:
     def __init__(
         self, url: str, settings: Settings, parts: Components, runtime: Runtime, *, reads_only: bool = False
     ) -> None:
-        """`reads_only`: `assume_single_writer` is asked for at the first create, where there is one, and not here."""
+        """`reads_only`: a missing `assume_single_writer` raises InvalidError at the first create, not here."""
         self._settings = settings
         self._parts = parts
         self._runtime = runtime
@@ -97,7 +97,7 @@ class Stores:
 
     @staticmethod
     def _main_options(url: str, parts: Components) -> Mapping[str, Any]:
-        """`storage_options`, which may be meant for the log's store alone."""
+        """Return the options of the main store: none, if only the log's store accepts `storage_options`."""
         if parts.wal_url is not None and takes_options(parts.wal_url) and not takes_options(url):
             return {}
         return parts.storage_options
@@ -113,7 +113,7 @@ class Stores:
         )
 
     def address(self, store: ReliableStore) -> StoreAddress | None:
-        """How a worker process reaches the store; None where it cannot."""
+        """Return how a worker process opens the store; None: it cannot."""
         spec = store.spec()
         if spec is None or not can_pickle((spec.url, dict(spec.storage_options))):
             return None
@@ -126,7 +126,7 @@ class Stores:
         )
 
     def parent(self, url: str) -> ReliableStore:
-        """The store of a database whose tables this one reads."""
+        """Return the store of a parent database, whose tables this one reads."""
         if url not in self._parents:
             parts = self._parts
             options = parts.parent_storage_options.get(url, parts.storage_options if takes_options(url) else {})
@@ -142,7 +142,7 @@ class Stores:
         return self._parents[url]
 
     def attach(self, parents: Sequence[Parent]) -> None:
-        """From now on, tables of these databases are read where they are. No other process can open such a store."""
+        """Read tables of `parents` in place from now on. Another process cannot open such a store."""
         if parents:
             elsewhere = {table_name(n): self.parent(each.url).store for each in parents for n in each.tables}
             is_shared = self.wal is self.main
@@ -160,7 +160,7 @@ class Stores:
 
 
 def batch_bytes_max(tables: ReliableStore, log: ReliableStore) -> int:
-    """The largest batch. What the log takes, a table must be able to take, wherever each of them is stored."""
+    """Return the maximum bytes of a batch: a batch must fit into a log object and into a table."""
     object_bytes = min(tables.store.object_bytes_max, log.store.object_bytes_max)
     return min(object_bytes * 2 // 3, PAYLOAD_BYTES_MAX * 3 // 4)
 
@@ -179,7 +179,7 @@ def table_format(settings: Settings) -> TableFormat:
 def table_reader(
     store: ReliableStore, manifest: Manifest, runtime: Runtime, settings: Settings, parts: Components
 ) -> TableReader:
-    """A handle's way to its tables, through caches of its own or the caller's."""
+    """Make a handle's reader of tables, with the caller's caches or its own."""
     caches = parts.caches
     if caches is None:
         caches = Caches(block_bytes=settings.block_cache_bytes, meta_bytes=settings.meta_cache_bytes, runtime=runtime)

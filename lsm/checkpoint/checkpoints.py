@@ -1,7 +1,7 @@
-"""Versions that stay readable: made, refreshed, dropped and expired as edits of the manifest; read where they are kept.
+"""Checkpoints, versions that stay readable: their creation, refresh, deletion and expiry as edits of the manifest; reading.
 
-docs/protocol.md, rules K1 to K4 and R5. Source: SlateDB's checkpoints (its RFC 4). Different on purpose: a pinned version
-does not stay among the manifest's own objects, where M4 needs the old ones to go, and one clock alone lets nothing expire.
+docs/protocol.md, rules K1 to K4 and R5. Source: SlateDB's checkpoints (its RFC 4), with two differences: a pinned version
+moves out of `manifest/`, because M4 requires old versions to be deleted in order; and one clock alone expires nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lsm.runtime import Runtime
 from lsm.wal.gaps import exists, first_gap
 
 LIFETIME_MIN, LIFETIME_MAX = 1e-9, 1e9
-"""Seconds; the longest is some thirty years."""
+"""Minimum and maximum seconds of a lifetime. The maximum is about thirty years."""
 NAME_BYTES_MAX = 4096
 
 
@@ -38,10 +38,11 @@ def create_checkpoint(
     source: str | None = None,
     checkpoint_id: str | None = None,
 ) -> Checkpoint:
-    """Pin the newest version and the log behind it up to object `wal_end`, or what checkpoint `source` pins.
+    """Pin the newest version and the log after it up to object `wal_end`, or the version and log of checkpoint `source`.
 
-    `wal_end`: asked again where a version between may have dropped a partition: the rows that say so may lie behind what it
-    said before (rule R5); and where the tables reach beyond it: what it took for the end of the log was collected (rule R3).
+    `wal_end` returns the last durable log object. It is called again in two cases. A version committed in the meantime may
+    have dropped a partition, and the rows that tell so may be in later log objects (rule R5). Or the tables already contain
+    later log objects: the end that it found was collected (rule R3).
     Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
@@ -79,7 +80,7 @@ def create_checkpoint(
 def refresh_checkpoint(
     manifests: ManifestStore, runtime: Runtime, checkpoint_id: str, lifetime: float | timedelta | None = None
 ) -> Checkpoint:
-    """Let a checkpoint's lifetime begin again, with a new one if given. Raises: InvalidError where it is gone."""
+    """Restart a checkpoint's lifetime, with a new one if given. Raises: InvalidError if the checkpoint does not exist."""
     wanted = as_checkpoint_id(checkpoint_id)
     now = runtime.now_ms()
     refreshed: Checkpoint | None = None
@@ -103,7 +104,7 @@ def refresh_checkpoint(
 
 
 def delete_checkpoint(manifests: ManifestStore, checkpoint_id: str) -> None:
-    """Let go of what a checkpoint pins. One that is gone is fine."""
+    """Delete a checkpoint. A missing one is no error."""
     wanted = as_checkpoint_id(checkpoint_id)
 
     def edit(manifest: Manifest) -> Manifest | None:
@@ -116,9 +117,9 @@ def delete_checkpoint(manifests: ManifestStore, checkpoint_id: str) -> None:
 
 
 def durable_end(wal_store: ReliableStore, manifest: Manifest, replay_after: Callable[[], int]) -> int:
-    """The last log object before the first gap. `replay_after`: as for `first_gap`.
+    """Return the number of the last log object before the first gap. `replay_after`: as for `first_gap`.
 
-    Cost: one LIST, and a HEAD that finds nothing. Raises: CorruptionError where a log object is lost (rule W7).
+    Cost: one LIST, and a HEAD that finds nothing. Raises: CorruptionError if a log object is lost (rule W7).
     """
     number = first_gap(wal_store, manifest.replay_after + 1, manifest.database, replay_after)
     while exists(wal_store, number):
@@ -135,7 +136,7 @@ def _required(manifest: Manifest, checkpoint_id: str) -> Checkpoint:
 
 
 def as_checkpoint_id(text: object) -> str:
-    """A checkpoint's id as it is stored: 32 hexadecimal digits, given with or without the dashes of a UUID."""
+    """Return a checkpoint's id as stored: 32 hexadecimal digits. The dashes of a UUID are accepted. Raises: InvalidError."""
     digits = text.replace("-", "").lower() if isinstance(text, str) else ""
     if len(digits) != 32 or set(digits) - set("0123456789abcdef"):
         raise InvalidError(f"a checkpoint id is a string of 32 hexadecimal digits, got {text!r}")
@@ -155,11 +156,11 @@ def _lifetime_ms(lifetime: float | timedelta | None) -> int | None:
 
 
 def load_version(store: ReliableStore, number: int, database: bytes | None) -> Manifest:
-    """A version of the manifest, from its copy where there is one, else from its own place. Cost: two GET.
+    """Load a version of the manifest from its copy in `pinned/`, or, if there is none, from its own name. Cost: two GET.
 
-    The copy counts, and is looked for last: it is made before the version is deleted, and behind that deletion a process
-    that stalled can put another object in its place. Where there is no copy, that has not come to pass. `database` None: one of
-    any database.
+    After a version is deleted, a stalled process can create another object under its name. The copy is made before the
+    deletion, so the copy takes precedence. It is read last, so that a missing copy proves that the version read before had not
+    been deleted. `database` None: of any database.
     Raises: ObjectMissing, CorruptionError.
     """
     return store.insist(lambda: _load_version(store, number, database), is_known=True)
@@ -172,7 +173,7 @@ def _load_version(store: ReliableStore, number: int, database: bytes | None) -> 
         own = None
     name = pinned_name(number)
     try:
-        # By itself: false answers about two objects must not add up to what is believed of one.
+        # A separate `insist`, because false answers about two objects must not be counted together.
         return store.insist(lambda: decode_manifest(store.get(name), number=number, database=database, name=name))
     except ObjectMissing:
         if own is None:
@@ -181,7 +182,7 @@ def _load_version(store: ReliableStore, number: int, database: bytes | None) -> 
 
 
 def load_checkpoint(store: ReliableStore, manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
-    """The version a checkpoint pins. Raises: CorruptionError where it is gone all the same."""
+    """Load the version that a checkpoint pins. Raises: CorruptionError, also if the version does not exist."""
     try:
         return load_version(store, checkpoint.manifest_id, manifest.database)
     except ObjectMissing:
@@ -191,7 +192,7 @@ def load_checkpoint(store: ReliableStore, manifest: Manifest, checkpoint: Checkp
 
 
 def find_checkpoint(manifest: Manifest, checkpoint_id: str) -> Checkpoint:
-    """Raises: InvalidError where there is none of that id (any more)."""
+    """Return the checkpoint with that id. Raises: InvalidError if there is none (any more)."""
     return _required(manifest, as_checkpoint_id(checkpoint_id))
 
 
@@ -199,10 +200,10 @@ def find_checkpoint(manifest: Manifest, checkpoint_id: str) -> Checkpoint:
 
 
 class ExpiryWatch:
-    """Decides which checkpoints are over (rule K3): the recorded time is past by this process's clock, and this process
-    has seen the very same record for its whole lifetime by a clock that does not jump.
+    """Decides which checkpoints have expired (rule K3). Two conditions: the recorded time is past by this process's wall
+    clock, and this process has seen the same record for its whole lifetime by the monotonic clock.
 
-    `trust_clock`: the recorded time alone decides, for collectors that run once and end.
+    `trust_clock`: the recorded time alone decides, for collectors that run once and exit.
     """
 
     def __init__(self, runtime: Runtime, *, trust_clock: bool) -> None:
@@ -211,7 +212,7 @@ class ExpiryWatch:
         self._seen: dict[Checkpoint, float] = {}
 
     def expired(self, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-        """Those that are over. Call it again and again: it remembers since when it has known which."""
+        """Return the expired ones. Call it repeatedly: it remembers when it first saw each record."""
         now_ms, now = self._runtime.now_ms(), self._runtime.monotonic()
         seen = {each: self._seen.get(each, now) for each in checkpoints if each.lifetime_ms is not None}
         self._seen = seen

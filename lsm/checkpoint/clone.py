@@ -1,8 +1,8 @@
-"""Databases that begin with another one's tables, read in place.
+"""Clones: databases that begin with another database's tables and read them in place.
 
-docs/protocol.md, rules K5 and K6. A clone is a manifest that names tables of its parents, a copy of the log behind them, and
-in each parent a checkpoint that keeps them. Its database id is that checkpoint's id, so a call that was cut off finds what
-it made before and makes the same bytes again.
+docs/protocol.md, rules K5 and K6. A clone consists of a manifest that names tables of its parents, a copy of the log after
+them, and a checkpoint in each parent that keeps the tables. The checkpoint's id is also the clone's database id. So after an
+interrupted call, the next one finds the checkpoint and writes the same bytes again.
 
 Source: SlateDB's clones with external databases (its RFC 4).
 """
@@ -41,9 +41,10 @@ def create_clone(
     source: Checkpoint | None,
     wal_end: Callable[[Manifest], int],
 ) -> Checkpoint:
-    """The database in `clone`, with what `source` (None: the newest version and the log up to `wal_end`) pins.
+    """Create a database in `clone` with the content of checkpoint `source`; None: the newest version and the log up to
+    `wal_end`.
 
-    Raises: InvalidError where something else is there already.
+    Raises: InvalidError if `clone` holds another database or other objects.
     """
     if clone.main.url == stores.main.url:
         raise InvalidError(f"a clone needs a place of its own: {clone.main.url} is the database's")
@@ -104,7 +105,7 @@ def _check_empty(clone: Stores, made: Checkpoint) -> None:
 
 
 def _parents(pinned: Manifest, stores: Stores, runtime: Runtime, made: Checkpoint) -> tuple[Parent, ...]:
-    """Whose tables the clone reads: the pinned version's own, and those of its parents, each kept by a checkpoint."""
+    """Return the databases whose tables the clone reads, each with a checkpoint: the pinned version's own, and its parents."""
     named = pinned.table_numbers()
     parents = []
     for grand in pinned.parents:
@@ -121,7 +122,7 @@ def _parents(pinned: Manifest, stores: Stores, runtime: Runtime, made: Checkpoin
 
 
 def _copy_log(source: ReliableStore, target: ReliableStore, parent: bytes, database: bytes, made: Checkpoint) -> None:
-    """The log objects behind the pinned version, under the clone's name: same numbers, epochs, nonces and rows."""
+    """Copy the checkpoint's log objects and seal them under the clone's database id: same numbers, epochs, nonces, rows."""
     source, target = source.with_cause("clone"), target.with_cause("clone")
     kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
     for number in range(made.wal_first, made.wal_last + 1):
@@ -154,9 +155,9 @@ def _copy_log(source: ReliableStore, target: ReliableStore, parent: bytes, datab
 def detach(
     manifests: ManifestStore, stores: Stores, runtime: Runtime, held: AbstractSet[int] = frozenset()
 ) -> list[Parent]:
-    """Let go of parents none of whose tables the clone or a checkpoint of it names, or is in `held`; which.
+    """Drop the parents whose tables neither the clone, nor a checkpoint of the clone, nor `held` names. Return them.
 
-    Cost: where a clone has parents, one GET per checkpoint; per parent let go of, a commit there and one here.
+    Cost: if the clone has parents, two GET per checkpoint; per dropped parent, a commit there; one commit here.
     """
     current = manifests.current
     if not current.parents:
@@ -168,7 +169,7 @@ def detach(
     gone = [each for each in current.parents if named.isdisjoint(each.tables)]
     for parent in gone:
         kept = ManifestStore.load(stores.parent(parent.url).with_cause("clone"), runtime)
-        # The parent's record first: what was cut off in between is done again, and one that is gone is fine.
+        # The parent's checkpoint goes first: after an interrupt in between, the deletion is repeated, which is no error.
         if kept is not None and kept.current.database == parent.database:
             delete_checkpoint(kept, parent.checkpoint_id)
 

@@ -1,1 +1,1 @@
-"""`python -m lsm`: the engine from a terminal."""
+"""The commands of `python -m lsm`."""

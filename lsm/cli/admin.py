@@ -1,4 +1,4 @@
-"""The commands that look after a database: gc, fsck, checkpoint, manifests, clone. JSON on stdout, words on stderr."""
+"""The maintenance commands: gc, fsck, checkpoint, manifests, clone. Results go to stdout as JSON, messages to stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lsm.runtime import Runtime
 
 
 def add_commands(commands: Any) -> None:
-    """Add them to what `ArgumentParser.add_subparsers` gave. Each sets `run`, which returns the exit status."""
+    """Add the commands to the result of `ArgumentParser.add_subparsers`. Each sets `run`, which returns the exit status."""
     gc = _command(commands, "gc", _gc, "delete what nothing refers to; safe beside a running writer")
     gc.add_argument("--dry-run", action="store_true", help="only say what could go, and why")
     gc.add_argument(

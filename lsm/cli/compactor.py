@@ -1,4 +1,4 @@
-"""The command `compactor`: compact a database until told to end."""
+"""The command `compactor`: compacts a database until a signal ends it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHAT = "compact beside a writer that does not; SIGTERM ends it cleanly"
 
 
 def add_command(commands: Any) -> None:
-    """Add it to what `ArgumentParser.add_subparsers` gave. It sets `run`, which returns the exit status."""
+    """Add the command to the result of `ArgumentParser.add_subparsers`. It sets `run`, which returns the exit status."""
     command = commands.add_parser("compactor", help=WHAT, description=WHAT)
     add_options(command)
     command.add_argument("--settings", metavar="FILE", help="lsm.Settings as TOML or JSON")
@@ -35,14 +35,14 @@ def add_command(commands: Any) -> None:
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """What every compactor takes, a log's too."""
+    """Add the options of every compactor command, including that of `opendata_log`."""
     add_place(command)
     command.add_argument("--workers", type=int, metavar="N", help="jobs, or parts of one, that run side by side")
     command.add_argument("--once", action="store_true", help="end when nothing is due")
 
 
 def run_compactor(open_compactor: Callable[[], DbCompactor], *, once: bool) -> int:
-    """Run one until it is done (`once`) or the process gets SIGTERM or SIGINT; the exit status."""
+    """Run a compactor until nothing is due (`once`) or the process gets SIGTERM or SIGINT. Return the exit status."""
     with contextlib.suppress(_Told), _told_by(signal.SIGTERM, signal.SIGINT), open_compactor() as compactor:
         print(f"compacting under epoch {compactor.epoch}", file=sys.stderr, flush=True)
         try:
@@ -64,7 +64,7 @@ class _Told(BaseException):
 def _told_by(*signals: signal.Signals) -> Iterator[None]:
     def tell(*_: object) -> None:
         for each in signals:
-            signal.signal(each, signal.SIG_IGN)  # Told once; closing takes a moment.
+            signal.signal(each, signal.SIG_IGN)  # A second signal must not interrupt the close.
         raise _Told
 
     for each in signals:

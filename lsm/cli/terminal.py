@@ -1,7 +1,7 @@
-"""What the commands of both packages have in common: where a database is, numbers, what they print, how they end.
+"""Shared parts of the commands of both packages: arguments, output and exit status.
 
-Exit status: 0 done, or sound; 1 it could not be done; 2 the command line is wrong; 3 `fsck` found damage. A reader of the
-output that leaves, a full disk or an encoding change none of them.
+Exit status: 0 done, or sound; 1 failed; 2 wrong command line; 3 `fsck` found damage. Output that cannot be written, because
+its reader left, the disk is full or a character has no encoding, does not change the status.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DAMAGED: Final = 3
 
 
 def add_place(command: argparse.ArgumentParser, what: str = "the database") -> None:
-    """The arguments that say where something is."""
+    """Add the arguments that locate a database."""
     command.add_argument("url", metavar="URL", help=f"where {what} is: an fsspec URL or a path")
     command.add_argument("--storage-options", type=options_object, default={}, metavar="JSON", help="for fsspec")
     command.add_argument("--storage-option", action="append", default=[], metavar="K=V", help="one of them; repeatable")
@@ -43,7 +43,7 @@ def add_place(command: argparse.ArgumentParser, what: str = "the database") -> N
 
 
 def storage_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of `--storage-options`, and of each `--storage-option`, whose value is JSON or else text."""
+    """Return the options of `--storage-options` and of each `--storage-option`. A value of the latter is JSON or plain text."""
     found = dict(options.storage_options)
     for each in options.storage_option:
         name, equals, text = each.partition("=")
@@ -57,7 +57,7 @@ def storage_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def options_object(text: str) -> dict[str, Any]:
-    """An argument's type: a JSON object. Raises: ArgumentTypeError."""
+    """Parse an argument that is a JSON object. Raises: ArgumentTypeError."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -68,7 +68,7 @@ def options_object(text: str) -> dict[str, Any]:
 
 
 def options_by_url(text: str) -> dict[str, dict[str, Any]]:
-    """An argument's type: a JSON object of JSON objects. Raises: ArgumentTypeError."""
+    """Parse an argument that is a JSON object of JSON objects. Raises: ArgumentTypeError."""
     found = options_object(text)
     if not all(isinstance(each, dict) for each in found.values()):
         raise argparse.ArgumentTypeError("must give a JSON object for each URL")
@@ -76,12 +76,12 @@ def options_by_url(text: str) -> dict[str, dict[str, Any]]:
 
 
 def wait_argument(text: str) -> float:
-    """An argument's type: how long to wait. Raises: ArgumentTypeError."""
+    """Parse an argument that is a duration to wait. Raises: ArgumentTypeError."""
     return _seconds(text, wait_seconds)
 
 
 def age_argument(text: str) -> float:
-    """An argument's type: how old something may get. Raises: ArgumentTypeError."""
+    """Parse an argument that is an age. Raises: ArgumentTypeError."""
     return _seconds(text, age_seconds)
 
 
@@ -96,15 +96,15 @@ def _seconds(text: str, check: Callable[[object, str], float]) -> float:
 
 
 def say(text: str) -> None:
-    """A line on stdout. Characters that its encoding lacks are escaped. Where it cannot be written, stderr tells, and what is
-    printed after that goes nowhere."""
+    """Print a line to stdout. Characters outside its encoding are escaped. If the line cannot be written, print the reason to
+    stderr, and discard all later output."""
     problem = _write(sys.stdout, text)
     if problem is not None:
         complain(f"the output could not be written: {problem}")
 
 
 def complain(text: str) -> None:
-    """A line on stderr, where that can be written."""
+    """Print a line to stderr, if it can be written."""
     _write(sys.stderr, text)
 
 
@@ -123,7 +123,7 @@ def _write(stream: TextIO | None, text: str) -> BaseException | None:
 
 
 def _abandon(stream: TextIO) -> None:
-    """What the stream still holds is written when the interpreter ends, which would change the exit status: to nowhere."""
+    """Redirect the stream to the null device. Otherwise the flush at exit would fail and change the exit status."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -133,10 +133,10 @@ def _abandon(stream: TextIO) -> None:
 
 
 def progress_line() -> Callable[[int, int], None] | None:
-    """Shows on a terminal how far a verification is; None where stderr is none."""
+    """Return a function that shows a verification's progress on stderr; None if stderr is not a terminal."""
     try:
         return _show_progress if sys.stderr is not None and sys.stderr.isatty() else None
-    except ValueError:  # It is closed.
+    except ValueError:  # stderr is closed.
         return None
 
 
@@ -146,7 +146,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def tell_report(report: FsckReport, *, as_json: bool, after_progress: bool) -> int:
-    """Print what a verification found; the exit status."""
+    """Print a verification's report. Return the exit status."""
     if after_progress:
         complain("")
     say(report.to_json() if as_json else report.to_text())
@@ -154,6 +154,6 @@ def tell_report(report: FsckReport, *, as_json: bool, after_progress: bool) -> i
 
 
 def failed(error: BaseException) -> int:
-    """Say why a command could not be carried out; the exit status."""
+    """Print why a command failed. Return the exit status."""
     complain(f"{type(error).__name__}: {error}")
     return FAILED

@@ -1,1 +1,1 @@
-"""Verification of everything a database stores. Reads, reports, repairs nothing."""
+"""Verification of everything that a database stores. It reports damage and repairs nothing."""

@@ -1,4 +1,4 @@
-"""Jobs under way: what their claims and the notes of their finished tables name, for the next compactor to go on from."""
+"""Verifies running jobs: their claims, and the completion markers from which another compactor would continue them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def check_claims(
     check: TableCheck,
     is_claimed: Callable[[int], bool],
 ) -> None:
-    """Verify the finished tables of every claimed job, and the notes among `stored`, what is listed beside the tables.
+    """Verify the finished tables of every claimed job, and the completion markers in `stored`, the listing of `sst/`.
 
-    `is_claimed`: asked where a note is gone: does the newest manifest still hold its claim? A table that has no note is
-    being written, or garbage.
+    `is_claimed`: whether the newest manifest still has the claim of a table whose marker is gone. A table without a marker is
+    being written, or is garbage.
     """
     notes = [number for info in stored if (number := note_number(info.name)) is not None]
     for job in manifest.jobs:

@@ -1,4 +1,4 @@
-"""What a verification found. Pure."""
+"""The report of a verification. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 from lsm.errors import CorruptionError
 
 PROBLEMS_MAX = 10_000
-"""More are counted and not kept."""
+"""Maximum problems kept in a report. Further ones are only counted."""
 PROBLEMS_SHOWN = 50
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Damage: an object (or a row), the byte offset where it shows, and what is wrong."""
+    """Damage: an object, the byte offset of the damage, and a description. `object` is empty for damage between rows."""
 
     object: str
     offset: int
@@ -22,14 +22,14 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Orphan(msgspec.Struct, frozen=True):
-    """An object that nothing needs: what a crash left, or what the collector has not come to yet. No damage."""
+    """An object that nothing needs: a crash left it, or the collector has not deleted it yet. No damage."""
 
     object: str
     size: int
 
 
 class FsckReport(msgspec.Struct, kw_only=True):
-    """What was verified and what was found. `problems_total` counts those beyond the first 10,000, too."""
+    """What was verified and found. `problems_total` includes problems beyond the 10,000 in `problems`."""
 
     url: str
     database: str = ""
@@ -48,17 +48,17 @@ class FsckReport(msgspec.Struct, kw_only=True):
 
     @property
     def is_sound(self) -> bool:
-        """No damage was found."""
+        """Whether no damage was found."""
         return not self.problems_total
 
     def add(self, message: str, *, object_name: str = "", offset: int = 0) -> None:
-        """One more problem."""
+        """Add a problem."""
         self.problems_total += 1
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(object_name, offset, message))
 
     def add_error(self, error: CorruptionError) -> None:
-        """One more problem, as a read met it."""
+        """Add the problem that a read raised."""
         self.add(error.reason, object_name=error.object_name, offset=error.offset)
 
     def keep(self, problems: Set[Problem]) -> None:
@@ -67,7 +67,7 @@ class FsckReport(msgspec.Struct, kw_only=True):
         self.problems_total = len(self.problems)
 
     def to_text(self) -> str:
-        """What matters of it, in lines for a terminal."""
+        """Return a summary, as lines for a terminal."""
         lines = [
             f"{self.url}: manifest {self.manifest_id}, {self.tables} tables, {self.blocks} blocks, {self.rows} rows, "
             f"{self.log_objects} log objects, {self.checkpoints} checkpoints, {self.bytes} bytes"
@@ -84,10 +84,10 @@ class FsckReport(msgspec.Struct, kw_only=True):
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """All of it, as one JSON object."""
+        """Return the whole report as one JSON object."""
         found = {**msgspec.structs.asdict(self), "is_sound": self.is_sound}
         return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
 
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes verified so far and those there are."""
+"""Called with the bytes verified so far, and the total."""

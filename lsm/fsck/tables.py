@@ -1,4 +1,4 @@
-"""Every block of every table, and of a tree the order between its tables. Memory: a stretch of blocks per sorted source."""
+"""Verifies every block of every table, and the order between the tables of a tree. Memory: some blocks per sorted source."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader, table_missing
 
 Extent = tuple[bytes, bytes, int, int, int]
-"""Family, name, source (0 is the oldest), first and last number: a series' rows of one block."""
+"""A series' rows in one block: family, name, source (0 is the oldest), first and last number."""
 
 
 class SummedReader(TableReader):
-    """Takes down the checksums of the blocks it reads of a table that is being verified: their digest is its content."""
+    """Records the checksums of the blocks that it reads while a table is verified. Their digest must be the table's
+    `content`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -39,9 +40,9 @@ class SummedReader(TableReader):
 
     @contextmanager
     def summing(self, table: TableInfo) -> Iterator[dict[int, bytes]]:
-        """The table's checksums by offset, of what is read of it from now on."""
+        """Record the checksums, by offset, of what is read of the table while the block runs."""
         sums = self._sums[table.number] = {}
-        self.meta(table)  # It may be cached: then its checksums were taken down when it was read.
+        self.meta(table)  # If it is cached, its checksums were recorded when it was read.
         sums.update(self._meta_sums[table.number])
         try:
             yield sums
@@ -63,7 +64,7 @@ class SummedReader(TableReader):
 
 
 class TableCheck:
-    """Verifies tables of one version of the manifest; what it finds goes into the report."""
+    """Verifies tables of one version of the manifest. Damage goes into the report."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class TableCheck:
         is_needed: Callable[[int], bool],
         advance: Callable[[int], None],
     ) -> None:
-        """`is_needed`: asked where a table is missing: does the newest manifest still want it?"""
+        """`is_needed`: whether the newest manifest or one of its checkpoints still needs a table that is missing."""
         self._store = store
         self._tables = tables
         self._manifest = manifest
@@ -88,7 +89,8 @@ class TableCheck:
         self._is_listing_broken = False
 
     def check_partition(self, partition: Partition) -> None:
-        """All tables of a tree, the order of each series' numbers from the deepest table up (rule C5), and its listing."""
+        """Verify all tables of a tree, the order of each series' numbers from the deepest table up (rule C5), and the listing
+        of series names."""
         sources: list[Sequence[TableInfo]] = [run.tables for run in reversed(partition.runs)]
         sources += [(table,) for table in reversed(partition.l0)]
         streams = [self._extents(partition, group, age) for age, group in enumerate(sources)]
@@ -104,7 +106,7 @@ class TableCheck:
                     listing = None
 
     def check_table(self, partition: Partition, table: TableInfo) -> None:
-        """One table by itself."""
+        """Verify one table."""
         for _ in self._extents(partition, (table,), 0):
             continue
 
@@ -121,7 +123,7 @@ class TableCheck:
             )
 
     def _listing(self, partition: Partition, family: bytes) -> Iterator[bytes] | None:
-        """The names listed for a family, or None where it keeps no listing."""
+        """Return the listed names of a family; None: the family has no listing."""
         directory = self._layout.directory(family) if self._layout is not None else None
         if directory is None:
             return None
@@ -143,14 +145,14 @@ class TableCheck:
                     for _, block in read_blocks(self._tables, [span], keep=False):
                         if isinstance(block, RowChunk):
                             yield from block.clip(low, high).keys
-            except CorruptionError:  # Reported where the table itself is verified, or no damage: it was collected.
+            except CorruptionError:  # Verifying the table itself reports it, or the table was collected, which is no damage.
                 self._is_listing_broken = True
                 return
 
     # -- one table ----------------------------------------------------------------------------------------------------
 
     def _extents(self, partition: Partition, tables: Sequence[TableInfo], age: int) -> Iterator[Extent]:
-        """The series of a sorted source, while verifying it."""
+        """Yield the series of a sorted source, and verify its tables on the way."""
         for table in tables:
             self._report.tables += 1
             try:
@@ -243,7 +245,7 @@ def _footer_problem(data: bytes, table: TableInfo, owner: bytes) -> str | None:
 
 
 def _numbers_problem(block: SeriesBlock, prefixes: Sequence[bytes], table: TableInfo, index: Index) -> str | None:
-    """What manifest and index say of the block's numbers, and a reader would miss rows by."""
+    """Return the problem if manifest or index exclude a number of the block: readers would miss its row."""
     for prefix, (start, end) in zip(prefixes, pairwise(block.starts), strict=True):
         first, last = block.numbers[start], block.numbers[end - 1]
         if not (table.may_reach(first, first + 1) and table.may_reach(last, last + 1)):

@@ -1,7 +1,7 @@
 """`fsck`: every byte and every reference of a database.
 
-Reads only, so it may run beside a writer: what is collected meanwhile is told apart from what is lost. What it calls an
-orphan is no damage: the collector takes it.
+It only reads, so it may run beside a writer: it tells collected objects from lost ones. Orphans are no damage; the collector
+deletes them.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from lsm.wal.place import check_place
 
 INDEX_CACHE_BYTES = 64 << 20
 RUNS_MAX = 5
-"""Verifications of a database that changes, until two find the same."""
+"""Maximum verifications of a changing database, until two in a row find the same problem."""
 FOREIGN_SHOWN = 50
-"""Names of other programs' files in a report; more are counted."""
+"""Maximum names of other programs' files in a report. Further ones are only counted."""
 
 
 def fsck(
@@ -61,11 +61,12 @@ def fsck(
     progress: Progress | None = None,
     **components: Any,
 ) -> FsckReport:
-    """Verify everything stored at `storage`; repairs nothing. `components`: as for `Db.open`; with the series layout it
-    verifies the listings, too.
+    """Verify everything stored at `storage`, and repair nothing.
+
+    `components`: as for `Db.open`. With the series layout, listings are verified, too.
 
     Cost: reads every byte; memory for the manifest, an index cache of 64 MiB and a megabyte per sorted source of a tree.
-    Raises: UnavailableError where there is no database, or the store fails; damage is in the report.
+    Raises: UnavailableError if there is no database or the store fails. Damage is in the report.
     """
     try:
         parts = Components(storage_options=storage_options or {}, **components)
@@ -90,8 +91,9 @@ def fsck(
 def _confirmed(
     open_stores: Callable[[], Stores], runtime: Runtime, parts: Components, progress: Progress | None
 ) -> FsckReport:
-    """Beside a writer, what looks like damage may be what a flush moved and a collector took while it was looked for. So a
-    problem counts where the manifest did not change meanwhile, or where the next verification finds the very same one."""
+    """Verify until the result is certain. Beside a writer, an object may seem lost because a flush or a collector replaced
+    it during the verification. So a problem counts if the manifest did not change, or if the next verification finds the same
+    problem."""
     before: set[Problem] | None = None
     for left in reversed(range(RUNS_MAX)):
         stores = open_stores()
@@ -140,7 +142,7 @@ class _Fsck:
         report.database, report.manifest_id = newest.database.hex(), newest.number
         report.checkpoints = len(newest.checkpoints)
         self._stores.attach(newest.parents)
-        # Tables first: what is put between the listings is young, and not named by this version.
+        # Tables are listed first: a table created between the two listings is too new for this version to name it.
         tables = main.list(TABLES)
         log_objects = self._stores.wal.with_cause("fsck").list(WAL)
         log = listed_log(log_objects)
@@ -195,7 +197,7 @@ class _Fsck:
             found.append(manifest)
         for older, newer in pairwise(found):
             if older.number + 1 < newer.number:
-                # A process that slept may leave a version far behind; the collector takes it.
+                # A process that slept may have created an old version again; the collector deletes it.
                 report.notes.append(
                     f"manifests between {older.number} and {newer.number} are collected, {older.number} is not"
                 )
@@ -207,7 +209,7 @@ class _Fsck:
         return len(data), decode_manifest(data, number=number, database=newest.database)
 
     def _is_overtaken(self, number: int) -> bool:
-        """Whether a version may have been collected since this verification began."""
+        """Whether a version may have been collected after this verification began."""
         assert self._manifests is not None
         return number <= self._manifests.refresh().number - MANIFESTS_KEPT
 
@@ -245,7 +247,7 @@ class _Fsck:
                         check.check_table(partition, table)
 
     def _table_check(self, manifest: Manifest) -> TableCheck:
-        # Of its own, and none on disk: what is to be checked is the store.
+        # Not the caller's caches and no disk cache, because the store's bytes are to be checked.
         caches = Caches(block_bytes=0, meta_bytes=INDEX_CACHE_BYTES, runtime=self._runtime)
         store = self._stores.main.with_cause("fsck")
         owners = manifest.owners()
@@ -261,7 +263,7 @@ class _Fsck:
         )
 
     def _is_needed(self, number: int) -> bool:
-        """Whether the newest manifest, a claim in it or a checkpoint of it still names the table."""
+        """Whether the newest manifest, one of its claims or one of its checkpoints still names the table."""
         if self._is_claimed(number):
             return True
         assert self._manifests is not None
@@ -271,7 +273,7 @@ class _Fsck:
         return any(number in manifest.table_numbers() for manifest in (now, *pinned))
 
     def _is_claimed(self, number: int) -> bool:
-        """Whether a compaction under way still wants the table."""
+        """Whether a claimed compaction still needs the table."""
         assert self._manifests is not None
         return self._manifests.refresh().is_claimed(number)
 
@@ -294,7 +296,7 @@ class _Fsck:
         report.orphans += [Orphan(info.name, info.size) for info in left]
 
     def _note_foreign(self, objects: list[ObjectInfo]) -> None:
-        """Names that no database gives: other programs' files."""
+        """Add notes about names that no database gives, which are other programs' files."""
         foreign = [info.name for info in objects if is_foreign(info.name)]
         for name in foreign[:FOREIGN_SHOWN]:
             self._report.notes.append(
@@ -305,7 +307,7 @@ class _Fsck:
 
 
 def _step_problem(older: Manifest, newer: Manifest) -> str | None:
-    """What may not go back from one version to the next does not."""
+    """Return the problem if a later version takes back what must only grow."""
     for field in ("writer_epoch", "replay_after", "wal_epoch_floor", "last_seq", "gc_horizon"):
         before, after = getattr(older, field), getattr(newer, field)
         if after < before:

@@ -1,4 +1,4 @@
-"""The log: every object's bytes, no gap, epochs and fences in order, batches without a hole."""
+"""Verifies the log: every object's bytes, gaps, the order of epochs and fences, missing batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_log(
     report: FsckReport,
     advance: Callable[[int], None],
 ) -> None:
-    """The log behind `manifest`, its fences, and what checkpoints need of it. Memory: one object."""
+    """Verify the log after `manifest`, its fences, and the log objects that checkpoints need. Memory: one object."""
     last_seq, epoch, end = manifest.last_seq, manifest.wal_epoch_floor, manifest.replay_after
     fences = set(manifest.fences)
     marks: dict[int, int] = {}
@@ -67,7 +67,7 @@ def _check_old(
 
 def _check_batches(report: FsckReport, frames: Sequence[Frame], last_seq: int, name: str) -> int:
     for frame in frames:
-        # A batch with rows and series rows is two frames of the same number.
+        # A batch with rows and series rows is two frames with the same number.
         if frame.seq > last_seq + 1:
             report.add(f"batches {last_seq + 1} to {frame.seq - 1} are missing before it", object_name=name)
         last_seq = max(last_seq, frame.last_seq)
@@ -81,5 +81,5 @@ def _check_pinned(report: FsckReport, checkpoint: Checkpoint, listed: dict[int, 
 
 
 def listed_log(objects: list[ObjectInfo]) -> dict[int, ObjectInfo]:
-    """Log objects by number; names this engine did not give are left out."""
+    """Return the log objects by number. Foreign names are left out."""
     return {number: info for info in objects if (number := wal_number(info.name)) is not None}

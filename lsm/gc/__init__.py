@@ -1,1 +1,1 @@
-"""What can be deleted (`policy`, pure) and its deletion (`collector`)."""
+"""Garbage collection: the choice of what to delete (`policy`, pure), and its deletion (`collector`)."""

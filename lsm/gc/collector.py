@@ -1,8 +1,8 @@
-"""The garbage collector: deletes what no manifest, checkpoint, log position or reader of this process needs.
+"""The garbage collector: deletes objects that no manifest, checkpoint, log position or reader of this process needs.
 
-docs/protocol.md, rules G1 to G8. Source: SlateDB protects unpublished tables by comparing ages; that trusts clocks. Here the
-collector first commits a horizon to the manifest, and nobody may publish a table at or below it any more; only then does
-it delete. `min_age` is courtesy to slow readers, never the reason why a deletion is safe.
+docs/protocol.md, rules G1 to G8. Source: SlateDB protects unpublished tables by comparing ages, which trusts clocks. Here the
+collector first commits a horizon to the manifest. From then on no process may publish a table at or below it, so the
+collector can delete such tables. `min_age` helps slow readers; the safety of a deletion does not depend on it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from lsm.runtime import Runtime
 
 
 class GarbageCollector:
-    """Collects in the writer's process, where every table on its way into the manifest is known, or in one of its own.
+    """Collects garbage, in the writer's process, which knows its unpublished tables, or in another process.
 
-    `own_horizons`: of this process's epochs, numbers at or below which no table is on its way any more. `held_tables`:
-    those that readers of this process may still open.
+    `own_horizons`: for each epoch of this process, the number up to which it has no unpublished tables. `held_tables`: tables
+    that readers of this process may still open.
     """
 
     def __init__(
@@ -75,26 +75,26 @@ class GarbageCollector:
         self._lock = runtime.long_lock()
 
     def run_once(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
-        """Delete everything that can go (`dry_run`: only say what would); what it was.
+        """Delete all garbage and return it. `dry_run`: only return it.
 
-        Cost: 5 LIST; where a table can go, one manifest commit; one DELETE each; for each checkpoint two GET the first time;
-        with a `min_age` two GET.
+        Cost: 5 LIST; one manifest commit if a table can be deleted or a checkpoint expired; one DELETE per object; two GET
+        the first time for each checkpoint; two GET with a `min_age`.
         """
         age = self._min_age if min_age is None else min_age
         with self._lock:
-            # Read before listing: tables that are not listed yet have numbers beyond it, or are in the manifest.
+            # Read before the listing: a table that the listing misses has a greater number, or is in the manifest.
             own = self._own_horizons()
             tables = self._old_enough(self._store.list(TABLES), age)
             versions = self._store.list(MANIFESTS)
             recent = self._recent_tables(versions, age)
-            # Looked up anew: others drop checkpoints and finish compactions while this process commits nothing.
+            # Read again, because other processes drop checkpoints and finish compactions.
             manifest = self._manifests.refresh()
             expired = self._watch.expired(manifest.checkpoints)
             wanted = wanted_horizons(manifest, own)
             found = list(dead_tables(tables, manifest, wanted, self._live(manifest, expired) | recent))
             if (found or expired) and not dry_run:
                 manifest = self._manifests.update(lambda fresh: _condemned(fresh, own, expired))
-                # Whatever was published meanwhile is in this version, and nothing else can be published any more.
+                # Tables published in the meantime are in this version, and no other table can be published any more.
                 found = list(dead_tables(tables, manifest, dict(manifest.gc_horizons), self._live(manifest) | recent))
             elif expired:
                 found += [Garbage(each.id, 0, "the checkpoint is expired") for each in expired]
@@ -112,7 +112,7 @@ class GarbageCollector:
             return found
 
     def _live(self, manifest: Manifest, expired: list[Checkpoint] | None = None) -> set[int]:
-        """What the manifest and its checkpoints name and readers of this process hold."""
+        """Return the tables that the manifest or its checkpoints name, or that readers of this process hold."""
         kept = [each.manifest_id for each in manifest.checkpoints if each not in (expired or ())]
         for number in kept:
             if number not in self._pinned:
@@ -122,7 +122,8 @@ class GarbageCollector:
         return manifest.table_numbers().union(self._held_tables(), *(self._pinned[number] for number in kept))
 
     def _load_pinned(self, number: int, manifest: Manifest) -> set[int]:
-        """The tables a pinned version names. Raises: CorruptionError where it is lost: nothing must be deleted then."""
+        """Return the tables that a pinned version names. Raises: CorruptionError if the version is lost, so that nothing is
+        deleted."""
         try:
             return load_version(self._store, number, manifest.database).table_numbers()
         except ObjectMissing:
@@ -133,7 +134,7 @@ class GarbageCollector:
             return set()  # Another collector dropped the checkpoint, and then the version.
 
     def _recent_tables(self, versions: list[ObjectInfo], age: float) -> set[int]:
-        """What the version of `age` seconds ago names: a courtesy to readers that still use it."""
+        """Return the tables that the version of `age` seconds ago names, for readers that still use it."""
         if not age:
             return set()
         number = protected_by_age(versions, self._runtime.now_ms() - int(age * 1000))
@@ -141,9 +142,10 @@ class GarbageCollector:
             return set()
         try:
             version = load_version(self._store, number, None)
-        except ObjectMissing:  # Another collector was faster.
+        except ObjectMissing:  # Another collector deleted it first.
             return set()
-        # Who was late to create the database left a first version of another one, where ours was used and deleted (M4).
+        # A process that was late to create the database may have put version 1 of its own database here, after ours was
+        # deleted (M4).
         return version.table_numbers() if version.database == self._manifests.current.database else set()
 
     def _old_enough(self, objects: Iterable[ObjectInfo], age: float) -> list[ObjectInfo]:
@@ -151,14 +153,14 @@ class GarbageCollector:
         return [info for info in objects if not age or info.modified_ms is None or info.modified_ms <= limit]
 
     def _leftovers(self, age: float) -> list[Garbage]:
-        """What creates that were cut off left behind. One that is still under way begins again (rule G8)."""
+        """Return the files that interrupted creates left. A running create whose file is deleted starts again (rule G8)."""
         why = "a create that was cut off left it"
         stores = {id(store.store): store for store in (self._store, self._wal_store)}.values()
         left = [info for store in stores for info in self._old_enough(store.leftovers(), age) if is_leftover(info.name)]
         return [Garbage(info.name, info.size, why) for info in left]
 
     def _keep_pinned(self, retired: list[Garbage], manifest: Manifest) -> None:
-        """Copy versions that checkpoints need out of the way of M4, before they go (rule G6)."""
+        """Copy versions that checkpoints need to `pinned/` before they are deleted (rule G6)."""
         pinned = {each.manifest_id for each in manifest.checkpoints}
         for garbage in retired:
             number = manifest_number(garbage.name)
@@ -170,7 +172,8 @@ class GarbageCollector:
                     if any(manifest_number(info.name) == number for info in self._store.list(MANIFESTS)):
                         raise UnavailableError(f"{garbage.name} is listed, and cannot be read: it is kept") from None
                     continue  # Another collector copied and deleted it.
-                # Another copy is the right one: what is in the version's place now came late, when the version had gone.
+                # If a different copy exists, it is the right one: the object that was read now was created late, after
+                # the version was deleted.
                 with suppress(ObjectExists):
                     self._store.put_new(pinned_name(number), copy)
 
@@ -186,6 +189,6 @@ class GarbageCollector:
 
 
 def _condemned(manifest: Manifest, own: dict[int, int], expired: list[Checkpoint]) -> Manifest | None:
-    """The manifest with the horizons raised and expired checkpoints taken out."""
+    """Return the manifest with raised horizons and without the expired checkpoints; None: nothing changes."""
     given_up = with_horizons(manifest, wanted_horizons(manifest, own))
     return without_checkpoints(given_up or manifest, expired) or given_up

@@ -1,7 +1,7 @@
-"""What the collector may delete, and why. Pure.
+"""Decides what the collector may delete, and why. Pure.
 
-docs/protocol.md, rules G1 to G8. What can go once can go for ever: later versions name only what an earlier one names or
-pins, and tables above its horizons. So every decision here holds however old the manifest is that it was made on.
+docs/protocol.md, rules G1 to G8. Garbage stays garbage: a later version names only tables that an earlier version names or
+pins, and tables above the earlier version's horizons. So a decision stays right, even if it was made on an old manifest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lsm.object_store.names import (
 
 
 class Garbage(msgspec.Struct, frozen=True):
-    """An object that can go, and why."""
+    """An object that can be deleted, and the reason."""
 
     name: str
     size: int
@@ -34,9 +34,9 @@ class Garbage(msgspec.Struct, frozen=True):
 def dead_tables(
     tables: Iterable[ObjectInfo], manifest: Manifest, horizons: Mapping[int, int], live: Collection[int]
 ) -> Iterator[Garbage]:
-    """Tables that nobody can publish any more and that `live` does not hold (rules G1, G4).
+    """Yield tables that are not in `live` and that no process can publish any more (rules G1, G4).
 
-    `horizons`: for epochs in use, those the manifest holds, or is about to hold.
+    `horizons`: the horizon of each epoch in use, as the manifest has it or is about to have it.
     """
     for info in tables:
         number, note = table_number(info.name), note_number(info.name)
@@ -54,10 +54,10 @@ def dead_tables(
 
 
 def dead_log(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garbage]:
-    """Log objects whose rows are all in tables, no fences among them, and that no checkpoint needs (rule G5)."""
+    """Yield log objects whose rows are all in tables and that no checkpoint needs, but no fences (rule G5)."""
     for info in objects:
         number = wal_number(info.name)
-        # Rule W6: a fence stays for ever, or the writer it stopped could write its number after all.
+        # Rule W6: a fence stays for ever. Without it, the writer that it stopped could still write that number.
         if number is None or number >= manifest.replay_after or number in manifest.fences:
             continue
         if not any(each.needs_log(number) for each in manifest.checkpoints):
@@ -68,7 +68,7 @@ def dead_log(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garb
 
 
 def dead_manifests(objects: Iterable[ObjectInfo], old: Collection[str], manifest: Manifest) -> Iterator[Garbage]:
-    """Versions before the newest eight, as far as they are in `old`: ascending, none left out (rule M4)."""
+    """Yield the versions before the newest eight in ascending order, up to the first that is not in `old` (rule M4)."""
     for info in sorted(objects, key=lambda info: info.name):
         number = manifest_number(info.name)
         if number is None:
@@ -79,7 +79,7 @@ def dead_manifests(objects: Iterable[ObjectInfo], old: Collection[str], manifest
 
 
 def dead_copies(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garbage]:
-    """Copies of versions that no checkpoint of `manifest` names; of later versions it knows nothing (rule G6)."""
+    """Yield copies of versions up to `manifest` that none of its checkpoints names. It does not know later ones (rule G6)."""
     pinned = {each.manifest_id for each in manifest.checkpoints}
     for info in objects:
         number = pinned_number(info.name)
@@ -88,9 +88,9 @@ def dead_copies(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[G
 
 
 def wanted_horizons(manifest: Manifest, known: Mapping[int, int]) -> dict[int, int]:
-    """For each epoch in use: no table of it at or below that number is on its way into the manifest (rule G3).
+    """Return, for each epoch in use, the number up to which it has no unpublished tables (rule G3).
 
-    `known`: of epochs of this process. Of others the commits say how far they are settled.
+    `known`: these numbers for epochs of this process. Other processes put theirs into the manifest with their commits.
     """
     settled = {**dict(manifest.settled), **known}
     return {epoch: settled.get(epoch, epoch << COUNTER_BITS) for epoch in _in_use(manifest)}
@@ -101,14 +101,14 @@ def _in_use(manifest: Manifest) -> list[int]:
 
 
 def is_dead_epoch(manifest: Manifest, epoch: int) -> bool:
-    """Whether nobody can commit a table of that epoch any more: it belongs to no writer and no compactor, and as epochs are
-    claimed in ascending order, it never will (rule M3)."""
+    """Whether no process can commit a table of `epoch` any more: it belongs to no writer and no compactor, and epochs are
+    claimed in ascending order, so it never will (rule M3)."""
     in_use = _in_use(manifest)
     return epoch not in in_use and epoch < max(in_use, default=0)
 
 
 def with_horizons(manifest: Manifest, wanted: Mapping[int, int]) -> Manifest | None:
-    """The manifest with these tables given up; None where they are."""
+    """Return the manifest with horizons raised to at least `wanted`; None: they already are."""
     per_epoch = dict(manifest.gc_horizons)
     for epoch, number in wanted.items():
         per_epoch[epoch] = max(number, per_epoch.get(epoch, 0))
@@ -121,7 +121,8 @@ def with_horizons(manifest: Manifest, wanted: Mapping[int, int]) -> Manifest | N
 
 
 def without_checkpoints(manifest: Manifest, gone: Collection[Checkpoint]) -> Manifest | None:
-    """The manifest without these very records: one that was refreshed meanwhile stays."""
+    """Return the manifest without exactly these records; None: it has none of them. A record that was refreshed in the
+    meantime stays."""
     kept = tuple(each for each in manifest.checkpoints if each not in gone)
     if len(kept) == len(manifest.checkpoints):
         return None
@@ -129,7 +130,7 @@ def without_checkpoints(manifest: Manifest, gone: Collection[Checkpoint]) -> Man
 
 
 def protected_by_age(objects: Iterable[ObjectInfo], limit_ms: int) -> int | None:
-    """The number of the version that was current at `limit_ms`, as far as the listing can tell."""
+    """Return the version that was current at `limit_ms`, as far as the listing shows it."""
     known = [
         (info.modified_ms is None or info.modified_ms <= limit_ms, number)
         for info in objects

@@ -1,7 +1,7 @@
-"""Test your own code against a bucket that misbehaves, or against a whole simulated deployment.
+"""Tools to test your own code against a misbehaving bucket, or in a whole simulated deployment.
 
-Stores that wrap another one (`stores`), a bucket, threads and clocks under a seed (`simulation`), and the fixtures of
-pytest that hand them out (`plugin`).
+`stores`: stores that wrap another one and inject faults, crash, count or slow down. `simulation`: bucket, threads and clocks
+under a seed. `plugin`: pytest fixtures for both.
 """
 
 from lsm.testing.bucket import ALL_FAULTS, Faults, SimulatedBucket

@@ -1,8 +1,8 @@
-"""An object store of a simulation: latency in virtual time, and everything a network and a bucket may do to a request.
+"""The object store of a simulation: latency in virtual time, and the faults of networks and buckets.
 
-One `SimulatedBucket` holds the objects; each process reaches it through a `client` of its own, and dies in it. What the
-store promises is kept: a create succeeds once, an object appears whole, a read sees the newest state. Everything else is
-the faults': see `Faults`.
+One `SimulatedBucket` holds the objects. Each process uses its own `client`, in which it may also crash. The bucket keeps the
+store's guarantees: a create succeeds once, an object appears whole, a read returns the newest state. `Faults` sets everything
+else.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ T = TypeVar("T")
 WRITE_FAULTS = (Fault.REPLY_LOST, Fault.DELIVERED_TWICE, Fault.LATE, Fault.LATE_COPY, Fault.CONFLICT)
 READ_FAULTS = (Fault.NOT_SENT, Fault.BUSY, Fault.HANG)
 ROUGH_FAULTS = (Fault.REFUSED, Fault.MOVED, *FALSE_ANSWERS)
-"""Wrong settings, and gateways with answers of their own: not every call can wait until they are over."""
+"""Faults of wrong settings, and of gateways with their own answers. Not every call can retry until they end."""
 PASSING_FAULTS = (*READ_FAULTS, *WRITE_FAULTS)
-"""What a call waits out, if it is over before the call's deadline."""
+"""Faults that every call retries until its deadline."""
 ALL_FAULTS = (*READ_FAULTS, *ROUGH_FAULTS, *WRITE_FAULTS)
 FALSE_IN_A_ROW_MAX = 2
-"""False answers that one thread gets about one object before it gets a true one: a gateway that only ever answers by itself
-cannot be told from a store that lost its objects."""
+"""Maximum false answers in a row that one thread gets about one object. If a gateway always answered by itself, it would look
+like a store that lost its objects."""
 _REQUESTS: dict[str, Request] = {
     "put": "write",
     "get": "read",
@@ -43,7 +43,7 @@ _REQUESTS: dict[str, Request] = {
 
 
 class ServiceError(Exception):
-    """An answer with an error status, as botocore raises it."""
+    """An answer with an error status, in the form of botocore's errors."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -63,7 +63,7 @@ _ANSWERS = {
 
 
 def _as_client_raises(fault: Fault) -> Exception:
-    """What the library below an adapter would raise."""
+    """Return the exception that the client library below an adapter would raise."""
     said = f"simulated: {fault.value}"
     if fault in _ANSWERS:
         return ServiceError(*_ANSWERS[fault], said)
@@ -74,34 +74,36 @@ def _as_client_raises(fault: Fault) -> Exception:
 
 @dataclass(kw_only=True)
 class Faults:
-    """How often things go wrong. All zero: a fast and reliable store. Change the fields while it runs."""
+    """The frequencies of faults. The defaults give a fast and reliable store. Fields may be changed during a simulation."""
 
     probability: float = 0.0
-    """Of a request to be hit by one of `kinds`."""
+    """Probability that a request has a fault of `kinds`."""
     kinds: tuple[Fault, ...] = PASSING_FAULTS
     late_seconds: float = 30.0
-    """A late write lands within this time after its request was given up."""
+    """Maximum seconds after its request's timeout at which a late write is applied."""
     latency: float = 0.01
-    """Mean seconds of a request."""
+    """Mean seconds per request."""
     pair_probability: float = 0.0
-    """Of a fault to be followed by another one, at the next request of the same process."""
+    """Probability that the process's next request after a fault has a fault, too."""
     slow_probability: float = 0.0
+    """Probability that a request is slow."""
     slow_seconds: float = 2.0
-    """A slow request takes up to this long."""
+    """Maximum seconds per slow request."""
     burst_probability: float = 0.0
-    """Of a request to begin an outage, in which every request of its process fails."""
+    """Probability that a request begins an outage, in which every request of its process fails."""
     burst_seconds: float = 1.0
+    """Maximum seconds per outage."""
     listing_lag: float = 0.0
-    """A listing may show objects as they were up to this many seconds ago. Zero: what changed while it was made may be in it
-    or not, object by object; that is what the stores supported today promise, and what the engine relies on."""
+    """Maximum age in seconds of a listing's state. Zero: each change during a listing may or may not be in it, object by
+    object. The stores supported today guarantee that, and the engine relies on it."""
     ignores_conditions: bool = False
-    """A create of a name that is taken overwrites it, as some servers do."""
+    """Whether a create of a taken name overwrites the object, as on some servers."""
     crash_probability: float = 0.0
-    """Of a request to be the last one of its process: before it is sent, with its reply lost, or after it."""
+    """Probability that a process dies in a request: before it is sent, with its reply lost, or after it."""
 
 
 class SimulatedBucket:
-    """The objects, and what was done to them. `on_put(name, body)` and `on_delete(name)` are called after each change."""
+    """The objects, and counts of calls and faults. `on_put(name, body)` and `on_delete(name)` are called after each change."""
 
     def __init__(self, scheduler: Scheduler, faults: Faults | None = None, *, url: str = "simulated://bucket") -> None:
         self.scheduler = scheduler
@@ -112,7 +114,7 @@ class SimulatedBucket:
         self.calls: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
         self.late_writes = 0
-        """Writes still on their way that nobody waits for."""
+        """Writes that will still be applied after their requests ended."""
         self.on_put: Callable[[str, bytes], None] | None = None
         self.on_delete: Callable[[str], None] | None = None
         self.on_crash: Callable[[Process], None] | None = None
@@ -122,7 +124,7 @@ class SimulatedBucket:
         self._changes: list[tuple[float, str, ObjectInfo | None]] = []
 
     def client(self, process: Process, *, is_near: bool = False) -> BucketClient:
-        """The bucket as one process sees it."""
+        """Return a process's connection to the bucket."""
         return BucketClient(self, process, is_near=is_near)
 
     # -- effects, each atomic -----------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ class SimulatedBucket:
         return ObjectInfo(name, len(self.read(name)), self.modified.get(name))
 
     def listing(self, prefix: str, since: float) -> list[ObjectInfo]:
-        """Made from the moment `since` on until now."""
+        """Return a listing that was made between `since` and now."""
         found = {name: self.info(name) for name in self.objects if name.startswith(prefix)}
         chance, lag = self.scheduler.random, self.faults.listing_lag
         settled = since - lag * chance.random() if lag else since
@@ -174,7 +176,7 @@ class SimulatedBucket:
 
 
 class BucketClient(ObjectStore):
-    """A process's connection."""
+    """A process's connection to the bucket."""
 
     def __init__(self, bucket: SimulatedBucket, process: Process, *, is_near: bool = False) -> None:
         self.bucket = bucket
@@ -204,7 +206,7 @@ class BucketClient(ObjectStore):
         with suppress(ObjectMissing):
             self._request("delete", name, lambda: self.bucket.remove(name), timeout, is_write=True)
 
-    # -- a request's way ----------------------------------------------------------------------------------------------
+    # -- one request --------------------------------------------------------------------------------------------------
 
     def _request(self, call: str, name: str, effect: Callable[[], T], timeout: float, *, is_write: bool = False) -> T:
         scheduler, bucket = self._scheduler, self.bucket
@@ -259,7 +261,7 @@ class BucketClient(ObjectStore):
         return fault
 
     def _may_lie(self, name: str) -> bool:
-        """Whether a false answer can be told from the truth: there is something on the way, and others were true."""
+        """Whether this request may get a false answer: only behind a gateway, and only a few in a row about one object."""
         told = self.bucket.false_answers
         key = (self._process.name, self._scheduler.current.name, name)
         if self.is_near or told.get(key, 0) >= FALSE_IN_A_ROW_MAX:
@@ -290,7 +292,7 @@ class BucketClient(ObjectStore):
             self._later(effect)
         else:
             scheduler.wait(timeout if fault is Fault.HANG else seconds)
-        # Through the adapters' own table, and with whatever error the caller is handling around it.
+        # Translated by the adapters' own table. An error that the caller is handling becomes its context, as in reality.
         try:
             raise _as_client_raises(fault)
         except Exception as error:
@@ -308,12 +310,13 @@ class BucketClient(ObjectStore):
         self._scheduler.at(self._scheduler.random.random() * bucket.faults.late_seconds, land)
 
     def _crash(self, effect: Callable[[], T], is_write: bool) -> T:
-        """The process dies in this request, one of three ways, and sometimes with the request still on its way."""
+        """Kill the process in this request: before it is sent, with its reply lost, or after it. A write may also be applied
+        later."""
         scheduler, bucket = self._scheduler, self.bucket
         way = scheduler.random.randrange(4 if is_write else 3)
         bucket.injected[("crash before", "crash, reply lost", "crash after", "crash, late")[way]] += 1
         if way == 2:
-            # A few points later: the caller gets its answer and acts on it.
+            # A few scheduling points later, so that the caller gets its answer and acts on it.
             scheduler.at_step(scheduler.steps + 1 + scheduler.random.randrange(20), lambda: self._die(self._process))
             return effect()
         if way == 1:

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: stores that fail, count or dawdle, and simulations.
+"""Fixtures for pytest: stores that fail, count or are slow, and simulations.
 
 Load them with `pytest_plugins = ["lsm.testing.plugin"]` in the top `conftest.py`, or with `pytest -p lsm.testing.plugin`.
 

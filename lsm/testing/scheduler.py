@@ -1,11 +1,11 @@
-"""One thread at a time, chosen by a seed: real threads pass a baton, and virtual time passes only when all of them wait.
+"""A deterministic scheduler: one real thread runs at a time, chosen by a seed, and virtual time passes while all wait.
 
-Plain blocking code runs under it as it is. Every lock, wait, sleep and store request is a scheduling point; at some of them,
-drawn from the seed, another task goes on. The same seed makes the same choices, so a run can be repeated bit for bit, as long
-as the code under test takes time, chance and threads from a `SimulatedRuntime` (simulated.py).
+It runs plain blocking code unchanged. Every lock, wait, sleep and store request is a scheduling point. At some of these points,
+drawn from the seed, another task goes on. The same seed makes the same choices, so a run can be repeated bit for bit, if the
+code under test takes time, randomness and threads from a `SimulatedRuntime` (simulated.py).
 
-A process can be stopped at any point. Its tasks are unwound one after the other by `ProcessKilled`, which every further
-scheduling point raises again, so nothing they do on their way out has an effect.
+A process can be killed at any scheduling point. Then `ProcessKilled` unwinds its tasks one after the other. Every further
+scheduling point raises it again, so the tasks' error handling has no effect.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 MICROSECOND = 1e-6
 STACK_BYTES = 256 << 10
 LEAP_SECONDS_MAX = 300.0
-"""No task that could run is held up for longer: that would look like a call that hangs."""
+"""Maximum seconds that time leaps ahead while a task could run. A longer leap would make that task's call look hung."""
 
 
 class ProcessKilled(BaseException):
-    """The simulated process is dead. Not an Exception, so that no error handling takes it for a failure."""
+    """The simulated process is dead. Not an Exception, so that error handling does not catch it."""
 
 
 class SimulationStuck(Exception):
-    """Every task waits for another one, and no timer is set: a deadlock of the code under test."""
+    """Every task waits and no timer is set, which is a deadlock of the code under test."""
 
 
 class Process:
-    """What dies together: the tasks of one simulated process."""
+    """A simulated process: a group of tasks that are killed together."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Process:
 
 
 class Task:
-    """A thread under the scheduler. `Runtime.spawn` gives it out as its handle."""
+    """A thread under the scheduler. `Runtime.spawn` returns it."""
 
     def __init__(self, scheduler: Scheduler, number: int, name: str, process: Process) -> None:
         self.number = number
@@ -61,7 +61,7 @@ class Task:
         self.unwinder: Task | None = None
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended."""
+        """Wait until the task has ended."""
         scheduler = self._scheduler
         deadline = None if timeout is None else scheduler.monotonic() + timeout
         while not self.is_done:
@@ -74,7 +74,7 @@ class Task:
         return not self.is_done
 
     def ended(self) -> None:
-        """The target has returned."""
+        """Mark the task as ended, and wake the tasks that join it."""
         self.is_done = True
         joiners, self._joiners = self._joiners, []
         for joiner in joiners:
@@ -82,7 +82,7 @@ class Task:
 
 
 class _Carrier:
-    """An operating-system thread that runs one task after the other."""
+    """An operating-system thread that runs one task after another."""
 
     def __init__(self) -> None:
         self.gate = _thread.allocate_lock()
@@ -91,14 +91,14 @@ class _Carrier:
         _thread.start_new_thread(self._serve, ())
 
     def _serve(self) -> None:
-        sys.settrace(threading.gettrace())  # As `threading` does: debuggers and coverage see what runs here.
+        sys.settrace(threading.gettrace())  # As in `threading`, so that debuggers and coverage work here.
         while True:
             self.gate.acquire()
             task, self.task = self.task, None
             assert task is not None
             following = task._scheduler.run_to_end(task)
             del task
-            _idle.append(self)  # Before the baton goes on: whoever has it may give this carrier its next task.
+            _idle.append(self)  # Before the next task runs, because that task may give this carrier a new one.
             following.release()
             del following
 
@@ -107,11 +107,11 @@ _idle: list[_Carrier] = []
 
 
 class Scheduler:
-    """The baton. The thread that makes it is its first task, of the process "driver", which nothing kills."""
+    """Runs one task at a time. The thread that makes it is its first task, in the process "driver", which cannot be killed."""
 
     def __init__(self, seed: int, *, points_per_switch: float = 6.0, leap_probability: float = 0.0) -> None:
-        """`points_per_switch`: scheduling points one task passes on average before another may go on.
-        `leap_probability`: how often, at a switch, time leaps to the next timer though a task could run."""
+        """`points_per_switch`: mean number of scheduling points that a task passes before another task may go on.
+        `leap_probability`: probability, at a switch, that time leaps to the next timer although a task could run."""
         self.random = random.Random(seed)
         self.steps = 0
         self.next_decision = 0
@@ -137,19 +137,19 @@ class Scheduler:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def monotonic(self) -> float:
-        """Virtual seconds. Each scheduling point takes a microsecond."""
+        """Return virtual seconds. Each scheduling point takes a microsecond."""
         return self._base + self.steps * MICROSECOND
 
     def now_ms(self) -> int:
-        """Virtual wall clock. Change `wall_offset_ms` to make it jump."""
+        """Return the virtual wall clock. Change `wall_offset_ms` to make it jump."""
         return self.wall_offset_ms + int(self.monotonic() * 1000)
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run `action` in that many seconds, between two steps of whichever task runs then. It must not block."""
+        """Run `action` after `seconds`, between two steps of the task that runs then. `action` must not block."""
         self._add_timer(self.monotonic() + seconds, None, action)
 
     def at_step(self, step: int, action: Callable[[], None]) -> None:
-        """Run `action` at the first scheduling point at or after that step."""
+        """Run `action` at the first scheduling point from step `step` on."""
         self._timer_number += 1
         heapq.heappush(self._events, (step, self._timer_number, action))
         self.next_decision = min(self.next_decision, step)
@@ -157,17 +157,17 @@ class Scheduler:
     # -- the trace ----------------------------------------------------------------------------------------------------
 
     def note(self, fact: int) -> None:
-        """Put a fact into the trace, such as a store call."""
+        """Add a fact, such as a store call, to the trace."""
         self._trace.append(fact)
 
     def trace_hash(self) -> str:
-        """Equal for two runs that made the same decisions and the same noted calls in the same order."""
+        """Return a hash of the run. Two runs with the same decisions and noted facts in the same order have the same hash."""
         return hashlib.sha256(repr((self._trace, self.steps, self._base)).encode()).hexdigest()
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def spawn(self, name: str, target: Callable[[], None], process: Process) -> Task:
-        """A new task, ready to run."""
+        """Make a task that is ready to run."""
         if process.is_dead:
             raise ProcessKilled(process.name)
         self._task_number += 1
@@ -178,7 +178,7 @@ class Scheduler:
         return task
 
     def run_to_end(self, task: Task) -> Any:
-        """On the task's own thread: run its target, and return the gate of the task that goes on."""
+        """Run the task's target on its own thread. Return the gate of the task that runs next."""
         target, task.target = task.target, None
         assert target is not None
         try:
@@ -198,7 +198,7 @@ class Scheduler:
         return self._gate_of(following)
 
     def point(self) -> None:
-        """A scheduling point."""
+        """Pass a scheduling point: another task may run now. Raises: ProcessKilled."""
         self.steps += 1
         if self.steps >= self.next_decision:
             self.decide()
@@ -206,7 +206,7 @@ class Scheduler:
             raise ProcessKilled(self.current.process.name)
 
     def decide(self) -> None:
-        """Let a task chosen by the seed go on; maybe this one."""
+        """Run a task that the seed chooses, perhaps the current one."""
         me = self.current
         self._schedule_decision()
         if me.process.is_dead:
@@ -222,7 +222,7 @@ class Scheduler:
             self._switch(self._next())
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until `make_ready`, or for that long. False after the timeout."""
+        """Wait until `make_ready`, or for `timeout` seconds. Return False after the timeout."""
         me = self.current
         if me.process.is_dead:
             raise ProcessKilled(me.process.name)
@@ -245,15 +245,15 @@ class Scheduler:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def process(self, name: str) -> Process:
-        """A new process. Give it to the runtimes and stores of what is to die together."""
+        """Make a process. Pass it to all runtimes and stores that should be killed together."""
         made = Process(name)
         self._processes.append(made)
         return made
 
     def kill(self, process: Process) -> None:
-        """Stop every task of the process, for ever. Not to be called by a timer (`at`).
+        """Stop every task of the process for ever. A timer (`at`) must not call it.
 
-        Raises: ProcessKilled in the task that is one of them.
+        Raises: ProcessKilled, if the current task belongs to the process.
         """
         if process is self.driver:
             raise ValueError("the driver of a simulation cannot be killed")
@@ -274,13 +274,13 @@ class Scheduler:
             raise ProcessKilled(process.name)
 
     def shut_down(self) -> None:
-        """End every task but the driver. Requires: the driver calls."""
+        """End every task except the driver. Requires: the driver calls it."""
         for process in self._processes:
             if not process.is_dead:
                 self.kill(process)
 
     def pause(self, process: Process, seconds: float) -> None:
-        """Let no task of the process run for that long, as SIGSTOP would."""
+        """Stop the process's tasks for `seconds`, as SIGSTOP would."""
         if process is not self.driver:
             process.paused_until = self.monotonic() + seconds
             self._add_timer(process.paused_until, None, _nothing)
@@ -314,7 +314,7 @@ class Scheduler:
         self._fire_timers()
 
     def _next(self) -> Task:
-        """Take a task off the ready ones, letting time pass until there is one."""
+        """Remove a task from the ready ones and return it. Advance time until one is ready."""
         while True:
             ready = self._ready
             now = self.monotonic()
@@ -329,7 +329,7 @@ class Scheduler:
             if self._timers:
                 self._leap_to_next_timer()
                 continue
-            # Nobody can ever go on: the driver is told, where it waits.
+            # No task can ever go on, so the driver's wait raises SimulationStuck.
             self._is_stuck = True
             self._main.is_waiting = False
             return self._main
@@ -343,7 +343,7 @@ class Scheduler:
         return task.gate
 
     def _switch(self, following: Task) -> None:
-        """Pass the baton on, and wait for it. The caller is ready, waiting, or about to be told."""
+        """Run `following`, and return when the current task is chosen again. Raises: ProcessKilled, SimulationStuck."""
         me = self.current
         if following is not me:
             self._hand_to(following)
@@ -366,7 +366,7 @@ class Scheduler:
 
 
 def _nothing() -> None:
-    """A timer that only makes time stop there."""
+    """The action of a timer that only ends a leap of time."""
 
 
 def _new_carrier() -> _Carrier:

@@ -1,4 +1,4 @@
-"""A `Runtime` whose threads, locks, clocks and chance are a scheduler's: see scheduler.py."""
+"""A `Runtime` with the threads, locks, clocks and randomness of a scheduler (scheduler.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class SimulatedRuntime(Runtime):
-    """The runtime of one simulated process. Several share a scheduler; what one of them spawns dies with its process."""
+    """The runtime of one simulated process. Its tasks are killed with the process. Several runtimes share a scheduler."""
 
     is_simulated = True
 
@@ -26,7 +26,7 @@ class SimulatedRuntime(Runtime):
         self.process = process if process is not None else scheduler.process("process")
         self.cores = cores
         self.skew_ms = 0
-        """How far this process's wall clock is off."""
+        """Offset of this process's wall clock in milliseconds."""
 
     def now_ms(self) -> int:
         return self.scheduler.now_ms() + self.skew_ms
@@ -69,7 +69,7 @@ class SimulatedRuntime(Runtime):
 
 
 class SimulatedLock:
-    """Not reentrant; whoever waited and is woken has to try again, as with a real one."""
+    """A lock under the scheduler. Not reentrant. A woken waiter must try again, as with a real lock."""
 
     __slots__ = ("_is_held", "_process", "_scheduler", "_waiters")
 
@@ -106,7 +106,7 @@ class SimulatedLock:
 
     def release(self) -> None:
         if self._process.is_dead:
-            return  # On its way out; there is nobody left to let in.
+            return  # The task is being unwound, and no task of its process can take the lock any more.
         if not self._is_held:
             raise RuntimeError("release of a lock that nobody holds")
         self.let_go()
@@ -125,11 +125,11 @@ class SimulatedLock:
         return self._is_held
 
     def close(self) -> None:
-        """Be held from the beginning, as a gate is."""
+        """Mark the lock as held, as a new gate is."""
         self._is_held = True
 
     def is_held_here(self) -> bool:
-        """No signal handler and no finalizer runs in the simulation."""
+        """Return False: no signal handler or finalizer runs in a simulation."""
         return False
 
     def __enter__(self) -> bool:
@@ -140,7 +140,7 @@ class SimulatedLock:
 
 
 class SimulatedCondition:
-    """Waiters are notified in the order they came; who of them runs first is the scheduler's choice."""
+    """A condition under the scheduler. Waiters are notified in their order; the scheduler chooses which one runs first."""
 
     __slots__ = ("_lock", "_scheduler", "_waiters", "acquire", "release")
 
@@ -163,7 +163,7 @@ class SimulatedCondition:
             raise RuntimeError("wait on a condition whose lock nobody holds")
         me = scheduler.current
         self._waiters.append(me)
-        self._lock.let_go()  # No scheduling point: a notification between this and the wait would be lost.
+        self._lock.let_go()  # Not a scheduling point, because a notification before the wait would be lost.
         was_notified = scheduler.wait(timeout)
         if not was_notified and me in self._waiters:
             self._waiters.remove(me)
@@ -209,7 +209,7 @@ class SimulatedFuture(Future[T]):
         scheduler.point()
         if not self.done():
             me = scheduler.current
-            # One task runs at a time: nothing finishes this future between the check and the wait.
+            # One task runs at a time, so no task finishes this future between the check and the wait.
             self.add_done_callback(lambda _: scheduler.make_ready(me))
             scheduler.wait(timeout)
 

@@ -1,4 +1,4 @@
-"""A simulation for tests of one's own: processes on one bucket, under one seed.
+"""A simulation for your own tests: processes that share one bucket, under one seed.
 
 >>> from opendata_log import LogDbBuilder
 >>> def life(runtime, store):
@@ -24,7 +24,7 @@ from lsm.testing.simulated import SimulatedRuntime
 
 T = TypeVar("T")
 Life = Callable[[SimulatedRuntime, ObjectStore], T]
-"""What a process does, with the runtime and the store that it must hand to what it opens."""
+"""A process's main function. It must open its handles with the runtime and the store that it gets."""
 
 
 class Started(Generic[T]):
@@ -49,15 +49,18 @@ class Started(Generic[T]):
 
     @property
     def is_dead(self) -> bool:
-        """It was killed, by `kill` or by a fault."""
+        """Whether the process was killed, by `kill` or by a fault."""
         return self.runtime.process.is_dead
 
     def kill(self) -> None:
-        """It dies now: nothing it has under way goes on, and what it did not store is gone."""
+        """Kill the process now. Its threads stop, and data that it did not store is lost."""
         self._scheduler.kill(self.runtime.process)
 
     def join(self, timeout: float | None = None) -> T:
-        """Wait for its end, in virtual seconds; what it returned. Raises: what it raised; TimeoutError; ProcessKilled."""
+        """Wait for the process's end, up to `timeout` virtual seconds. Return its result.
+
+        Raises: the exception of its function; TimeoutError; ProcessKilled.
+        """
         self._task.join(timeout)
         if self._task.is_alive():
             raise TimeoutError(f"{self._task.name} did not end within {timeout} virtual seconds")
@@ -69,14 +72,14 @@ class Started(Generic[T]):
 
 
 class Simulation:
-    """One seed, one bucket, virtual time. Close it in the thread that made it."""
+    """One seed, one bucket and virtual time. Close it in the thread that made it."""
 
     def __init__(self, seed: int = 0, faults: Faults | None = None) -> None:
         self.scheduler = Scheduler(seed)
         self.bucket = SimulatedBucket(self.scheduler, faults)
 
     def start(self, life: Life[T], *, name: str = "process") -> Started[T]:
-        """Start a process. It runs while somebody waits: in `join`, `run` or `sleep`."""
+        """Start a process. It runs while the caller waits in `join`, `run` or `sleep`."""
         return Started(self, name, life)
 
     def run(self, life: Life[T], *, name: str = "process") -> T:

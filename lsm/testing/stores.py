@@ -1,9 +1,9 @@
-"""Stores that misbehave on purpose, or watch. Each wraps another store and does all it does, if told to behave.
+"""Stores that wrap another store and inject faults, or record calls.
 
-FaultyStore     transient or permanent faults, by script or by seed, before or after the request took effect
-CrashingStore   the process "dies" at the Nth store call; every later call finds it dead
-CountingStore   counts calls and remembers them
-SlowStore       adds a latency to every request, and counts how many were under way at once
+FaultyStore     transient or permanent faults, by script or by seed, before or after the request takes effect
+CrashingStore   the process "dies" at the Nth store call; every later call raises SimulatedCrash
+CountingStore   counts and records calls
+SlowStore       adds a latency to every request, and records the maximum number of parallel requests
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALLS = ("put_if_absent", "get", "get_range", "head", "list", "delete")
 
 
 class WrappedStore(ObjectStore):
-    """Passes every call through `_around`, which subclasses override."""
+    """Base class: makes every call through `_around`, which subclasses override."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
@@ -70,49 +70,49 @@ class WrappedStore(ObjectStore):
 
 
 class Fault(Enum):
-    """What goes wrong with one request."""
+    """A fault of one request."""
 
     NONE = "none"
     NOT_SENT = "not sent"
-    """A broken connection: the request never reached the store; a transient fault."""
+    """A broken connection before the request reached the store: a transient fault, not applied."""
     BUSY = "busy"
-    """503: nothing happened; a transient fault."""
+    """503: a transient fault, not applied."""
     CONFLICT = "conflict"
-    """409 on a create that races with another: nothing happened, and nothing is said about who has the name."""
+    """409 on a create that races with another one: a transient fault, not applied. Either create may get the name."""
     REPLY_LOST = "reply lost"
-    """The store carried the request out; the caller sees a transient fault."""
+    """The store applied the request; the caller gets a transient fault."""
     DELIVERED_TWICE = "delivered twice"
-    """The client re-sent the request by itself, and the caller sees the answer to the second copy."""
+    """The client library re-sent the request, and the caller gets the answer to the second copy."""
     REFUSED = "refused"
-    """403, a permanent fault; the request did nothing."""
+    """403: a permanent fault, not applied."""
     MOVED = "moved"
-    """301, a permanent fault; the request did nothing."""
+    """301: a permanent fault, not applied."""
     MISSING = "missing"
-    """404 of a gateway on the way; the store never saw the request. A read is told that there is no such object; what an
-    answer like this settles nothing for, a transient fault."""
+    """404 from a gateway; the store never gets the request. A read raises ObjectMissing; any other request gets a transient
+    fault."""
     GARBAGE = "garbage"
-    """A gateway's page, with status 200; the store never saw the request. A read gets the page for the object; anything else,
+    """A gateway's own page with status 200; the store never gets the request. A read returns the page; any other request gets
     a transient fault."""
     HANG = "hang"
-    """Simulations only: no answer until the request's time is over; nothing happened."""
+    """Simulations only: no answer until the request's timeout; not applied."""
     LATE = "late"
-    """Simulations only: no answer until the request's time is over; it is carried out some time after that."""
+    """Simulations only: no answer until the request's timeout; applied some time later."""
     LATE_COPY = "late copy"
-    """Simulations only: carried out and answered; a second copy arrives later."""
+    """Simulations only: applied and answered; a second copy is applied later."""
 
 
 NOT_APPLIED = (Fault.NOT_SENT, Fault.BUSY, Fault.CONFLICT)
 REFUSALS = (Fault.REFUSED, Fault.MOVED)
 FALSE_ANSWERS = (Fault.MISSING, Fault.GARBAGE)
-"""What no client can tell from an answer of the store."""
+"""Faults that a client cannot distinguish from an answer of the store."""
 GATEWAY_PAGE = b"<html><body>The service is being moved.</body></html>"
 
 
 class FaultyStore(WrappedStore):
-    """Faults by script (one for each request, then none) or by seed (each with the given probability).
+    """Injects faults by script (one per request, then none) or by seed (each request with `probability`).
 
-    `only` limits the faults to some calls; the script advances at those only. Thread-safe; with a seed, the sequence of
-    faults is fixed by the order of the requests.
+    `only`: the calls that get faults; the script advances at those only. Thread-safe. With a seed, the order of the requests
+    determines the faults.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class FaultyStore(WrappedStore):
         return answer
 
     def script(self, faults: Iterable[Fault]) -> None:
-        """From now on: one of these for each request, then none (or by seed)."""
+        """Set a new script: one of `faults` per request, then none (or by seed)."""
         with self._lock:
             self._script = iter(faults)
 
@@ -172,25 +172,25 @@ class FaultyStore(WrappedStore):
 
 
 class SimulatedCrash(BaseException):
-    """The process is dead. Not an Exception, so that no error handling of the engine gets to see it."""
+    """The process is dead. Not an Exception, so that the engine's error handling does not catch it."""
 
 
 class CrashAt(Enum):
-    """Where in the Nth call the process dies."""
+    """The point in the Nth call at which the process dies."""
 
     BEFORE = "before"
     REPLY_LOST = "applied, reply lost"
-    """The store carried the call out, and the process died before it learnt of it."""
+    """The store applied the call, and the process dies before it gets the reply."""
     AFTER = "after"
-    """The caller got its answer; the next call of any thread finds the process dead."""
+    """The caller gets its answer; the next call of any thread raises SimulatedCrash."""
 
 
 class CrashingStore(WrappedStore):
     """Raises SimulatedCrash at call number `at` (from 1), and at every call after it.
 
-    With `at=None` it only counts: run a scenario once to learn `calls`, then once for each number up to it. Calls of
-    several threads are numbered in the order they start; a call that was already running when the process died raises
-    on its return, whether or not it was applied, as a real one would be.
+    With `at=None` it only counts. So run a scenario once to get `calls`, then once for each number up to it. Calls of several
+    threads are numbered in the order of their starts. A call that is running when the process dies raises at its return,
+    whether it was applied or not.
     """
 
     def __init__(self, store: ObjectStore, at: int | None = None, how: CrashAt = CrashAt.BEFORE) -> None:
@@ -203,7 +203,7 @@ class CrashingStore(WrappedStore):
         self._lock = threading.Lock()
 
     def die_at(self, at: int, how: CrashAt) -> None:
-        """Die at this call, counted from the first one ever."""
+        """Die at call number `at`, counted from the store's first call."""
         with self._lock:
             self._at, self._how = at, how
 
@@ -233,11 +233,11 @@ class CrashingStore(WrappedStore):
         return answer
 
     def close(self) -> None:
-        """The wrapped store outlives the process."""
+        """Do nothing, because the wrapped store outlives the process."""
 
 
 class CountingStore(WrappedStore):
-    """Counts calls by kind and keeps the list of (call, name) in the order they started."""
+    """Counts calls by kind, and records (call, name) in the order of their starts."""
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store)
@@ -260,9 +260,9 @@ class CountingStore(WrappedStore):
 
 
 class SlowStore(WrappedStore):
-    """Sleeps `latency` seconds (a number, or one for each kind of call) before each request.
+    """Sleeps `latency` seconds before each request. `latency` is a number, or a number per kind of call.
 
-    `most_at_once`: requests under way at the same time, at most so far.
+    `most_at_once`: the maximum number of parallel requests so far.
     """
 
     def __init__(self, store: ObjectStore, latency: float | dict[str, float]) -> None:

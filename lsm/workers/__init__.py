@@ -1,1 +1,1 @@
-"""Background work in other processes."""
+"""Worker processes for background work."""

@@ -1,8 +1,8 @@
-"""One worker process, seen from its parent: how it is started, what goes through its pipes, and how it ends.
+"""One worker process, seen from its parent: its start, the messages through its pipes, and its end.
 
-It is started so that nothing but this package can get into it. The interpreter is isolated and leaves `site` out: no variable
-of the environment, no sitecustomize, no .pth file and no current directory has a say. It does not import the user's main
-module, as multiprocessing's spawn would.
+Only this package's code should run at its start. So the interpreter is isolated and skips `site`: environment variables,
+sitecustomize, .pth files and the current directory have no effect. It does not import the user's main module, as
+multiprocessing's spawn would.
 """
 
 from __future__ import annotations
@@ -49,43 +49,43 @@ except BaseException as error:
 else:
     main(reading, writing, start)
 """
-"""What the interpreter is started with. The standard library comes first on the path, then the parent's own directories."""
+"""The program that the interpreter is started with. It puts the parent's directories after the standard library on the path."""
 
 TICK_SECONDS: Final = 0.1
 BEAT_SECONDS: Final = 1.0
-"""How often a worker that makes progress says so, and looks for its parent, at the least."""
+"""Maximum seconds between a worker's checks of its progress and its parent. It sends a beat if it made progress."""
 GOODBYE_SECONDS: Final = 2.0
 _MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
-"""For glibc: a worker keeps what it freed for the next job, instead of faulting every page in again."""
+"""Environment for glibc: a worker keeps freed memory for its next job, so that it does not fault every page in again."""
 _PYTHONS: Final = ("python", "pypy", "graalpy")
 ID_KEPT_SECONDS: Final = 60.0
 _unreaped: list[tuple[int, float]] = []
-"""Process ids of killed workers that nobody waits for, and since when.
+"""Process ids of killed workers that are not reaped yet, and when they were killed.
 
-The kernel ends a process in a frozen cgroup, or in a system call that hangs, only afterwards. The id of one that somebody
-had stopped must not be given to another process at once: that somebody may act on it.
+A killed process in a frozen cgroup, or in a system call that hangs, ends only later. If a process was stopped by a signal,
+its id must not be reused at once, because the sender may still signal that id.
 """
 
 
 def fingerprint() -> bytes:
-    """What parent and worker must agree on: the interpreter and this package, whose classes go through the pipes."""
+    """Return the versions of interpreter and package. They must be equal in parent and worker, because classes are pickled."""
     package = sys.modules["lsm"]
     return f"{sys.implementation.cache_tag} {sys.hexversion:x} lsm {package.__version__}".encode()
 
 
 class WorkerLostError(BrokenExecutor):
-    """A worker process cannot be started, or is of no use any more. The text names no content."""
+    """A worker process cannot be started, or can no longer be used. The message contains no stored data."""
 
 
 class NoInterpreterError(WorkerLostError):
-    """There is no Python interpreter that could be started."""
+    """There is no Python interpreter to start."""
 
 
 def interpreter() -> str:
-    """The path of the interpreter to start. Raises: NoInterpreterError.
+    """Return the path of the interpreter to start. Raises: NoInterpreterError.
 
-    Programs that embed Python (application servers, frozen applications) name themselves here. Starting one of these again
-    would run the program a second time.
+    In a program that embeds Python (an application server, a frozen application), `sys.executable` is that program. Starting
+    it would run the program a second time.
     """
     if os.name != "posix":
         raise NoInterpreterError(f"worker processes are not started on {sys.platform}")
@@ -101,16 +101,16 @@ def interpreter() -> str:
 
 
 def import_path() -> list[str]:
-    """Where a worker finds what this process has imported: this package first, the current directory last."""
+    """Return the path on which a worker finds this process's imports: this package first, the current directory last."""
     try:
         here = os.path.realpath(os.getcwd())
     except OSError:
-        here = ""  # It was deleted: nothing relative to it can be found.
+        here = ""  # The directory was deleted, so relative entries cannot be found.
     found = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
     last: list[str] = []
     for entry in list(sys.path):
         if not isinstance(entry, str) or not entry or "\0" in entry:
-            continue  # An entry of another type counts for nothing in an import, and the empty one is the current directory.
+            continue  # Imports ignore an entry that is not a str; an empty one is the current directory.
         if not os.path.isabs(entry):
             if not here:
                 continue
@@ -120,10 +120,10 @@ def import_path() -> list[str]:
 
 
 class Worker:
-    """A process and its pipes. One thread calls; another may kill.
+    """A process and its pipes. One thread calls; other threads may kill.
 
-    `silence_max`: how many seconds a worker may make no progress before it is taken for dead.
-    Raises, from all methods: WorkerLostError: the worker is of no use, and will not answer any more.
+    `silence_max`: seconds without progress after which the worker counts as dead.
+    Raises, from all methods: WorkerLostError: the worker can no longer be used.
     """
 
     def __init__(self, *, niceness: int, silence_max: float) -> None:
@@ -138,7 +138,7 @@ class Worker:
             self._start(niceness)
         except WorkerLostError:
             raise
-        except Exception as error:  # Descriptors, processes, memory: whatever the system refuses.
+        except Exception as error:  # The system refused descriptors, a process or memory.
             self._close_pipes()
             raise WorkerLostError(f"a worker process could not be started: {error!r}") from error
         tell_in_child(self)
@@ -149,7 +149,7 @@ class Worker:
             command.append("-B")
         if sys.pycache_prefix is not None:
             command.append(f"-Xpycache_prefix={sys.pycache_prefix}")
-        # One after the other: what was opened is closed if the next one is refused.
+        # Opened one after the other, so that the first pipe is closed if the system refuses the second.
         their_reading, writing = self._pipe()
         reading, their_writing = self._pipe()
         self._process = subprocess.Popen(
@@ -177,7 +177,7 @@ class Worker:
         )
 
     def _pipe(self) -> tuple[int, int]:
-        """Its two ends, above the standard descriptors, which are free in a process that has closed its own."""
+        """Open a pipe. Its two ends are not standard descriptors, even in a process that has closed those."""
         ends = os.pipe()
         self._fds += ends
         for at, fd in enumerate(ends):
@@ -257,9 +257,9 @@ class Worker:
         return bytes(data)
 
     def _wait(self, fd: int, event: int, silence: float) -> float:
-        """Wait a moment; for how long it has been silent then.
+        """Wait up to a tick, and return the worker's seconds of silence.
 
-        That is counted, not timed: tests stop clocks, and a clock goes on while this process is stopped.
+        Ticks are counted, not timed: tests stop clocks, and a clock goes on while this process is stopped.
         """
         if self._is_killed:
             raise self._gone("it was stopped")
@@ -279,7 +279,7 @@ class Worker:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """From any thread."""
+        """Kill the process. Any thread may call."""
         is_first, self._is_killed = not self._is_killed, True
         if self._process is not None and is_first:
             self._was_stopped = _is_stopped(self._process)
@@ -287,7 +287,7 @@ class Worker:
                 self._process.kill()
 
     def stop(self) -> None:
-        """End it: politely where it is idle. Requires: nobody calls."""
+        """End the process. An idle worker is asked to end, and killed only if it does not. Requires: no call is running."""
         process = self._process
         if not self._is_killed:
             with contextlib.suppress(OSError):
@@ -307,7 +307,7 @@ class Worker:
                 os.close(fd)
 
     def be_forked(self) -> None:
-        """The worker is the parent's. The child must neither keep its pipes open nor wait for it."""
+        """Give up the worker, which is the parent's: the child must neither keep its pipes open nor wait for it."""
         self._is_killed = True
         self._close_pipes()
         if self._process is not None:
@@ -315,7 +315,7 @@ class Worker:
 
 
 def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
-    """Whether somebody has sent it SIGSTOP."""
+    """Whether the process is stopped, as by SIGSTOP."""
     if not hasattr(os, "waitid"):
         return False
     try:
@@ -325,7 +325,7 @@ def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _is_reaped(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process ends in a moment."""
+    """Whether the process ends within GOODBYE_SECONDS."""
     for _ in range(int(GOODBYE_SECONDS / 0.01)):
         if process.poll() is not None:
             return True

@@ -1,7 +1,6 @@
-"""Whether work is sent elsewhere: to worker processes, or to an executor of the caller's that runs jobs in other processes.
+"""Decides whether jobs are sent to other processes: to our worker processes, or through the caller's executor.
 
-What goes wrong there must cost speed only: after a failure jobs stay in this process, first for a minute, and longer after
-each further one.
+A failure there must only cost speed. After one, jobs run in this process for a minute; after each further failure, longer.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ PAUSE_SECONDS_MAX: Final = 3600.0
 
 
 class Elsewhere:
-    """An executor whose calls reach it pickled. Thread-safe.
+    """An executor to which calls are sent pickled. Thread-safe.
 
-    `job`, `url`: what it does for which database, for the log line.
+    `job`, `url`: the kind of its jobs and the database, for the log line.
     """
 
     def __init__(self, executor: Executor, runtime: Runtime, *, job: str, url: str) -> None:
@@ -40,11 +39,11 @@ class Elsewhere:
 
     @property
     def is_open(self) -> bool:
-        """Whether the next job should be sent there."""
+        """Whether the next job should be sent to the executor."""
         return not self._failures or self._runtime.monotonic() >= self._closed_until
 
     def submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
-        """The call's future. Where the executor takes no calls, that is what the future raises."""
+        """Submit a call and return its future. If the executor refuses the call, the future raises the executor's error."""
         try:
             future = self._executor.submit(function, *arguments)
         except Exception as error:
@@ -58,9 +57,10 @@ class Elsewhere:
             self._failures = self._store_failures = 0
 
     def failed(self, error: BaseException) -> None:
-        """A job failed there, and is done here. Several that fail together count once.
+        """Record that a job failed in the executor and runs in this process now. Jobs that fail together count once.
 
-        The store may have failed, as it does here: where that happens twice in a row, the worker cannot reach it.
+        An UnavailableError may come from a failing store, so the first one does not count. Two in a row mean that the worker
+        cannot reach the store.
         """
         with self._lock:
             self._store_failures += isinstance(error, UnavailableError)

@@ -1,7 +1,7 @@
-"""Where background work runs: an executor of worker processes, and how the jobs it is sent reach their stores.
+"""An executor of worker processes, and the way in which their jobs reach the stores.
 
-Trouble with a worker costs speed only. Whatever it is, `submit`'s future raises, and the caller does the job in a thread, with
-new table numbers: what the worker may still write is garbage that nothing refers to (rule G3).
+A worker's failure only costs speed. The future of `submit` raises, and the caller runs the job in a thread, with new table
+numbers. Tables that the failed worker may still write are garbage, because nothing refers to them (rule G3).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 SILENCE_SECONDS: Final = 60.0
 SILENCE_SECONDS_MIN: Final = 2.0
-"""An interpreter takes this long to start on a busy machine."""
+"""Seconds that an interpreter's start takes on a busy machine."""
 
 
 class WorkerProcesses(Executor):
-    """Runs calls in `count` processes, each started when it is first needed. Functions and arguments are pickled.
+    """Runs calls in `count` processes. Each starts when it is first needed. Functions and arguments are pickled.
 
-    `niceness`: how much the processes stand back for others on the same machine, as in nice(1). `silence_max`: a worker that
-    makes no progress for so many seconds is killed, and its call raises BrokenExecutor.
+    `niceness`: the processes' niceness, as in nice(1). `silence_max`: seconds without progress after which a worker is
+    killed and its call raises BrokenExecutor.
     """
 
     def __init__(self, count: int, *, niceness: int = 0, silence_max: float = SILENCE_SECONDS) -> None:
@@ -49,7 +49,7 @@ class WorkerProcesses(Executor):
     def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         worker: Worker | None = getattr(self._mine, "worker", None)
         try:
-            if worker is not None and not worker.is_alive:  # It died while it had nothing to do: that broke no call.
+            if worker is not None and not worker.is_alive:  # It died while it was idle, so no call failed.
                 self._drop(worker)
                 worker = None
             if worker is None:
@@ -78,7 +78,7 @@ class WorkerProcesses(Executor):
         worker.stop()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Stop the workers. Without `wait`, running calls are cut off: their outputs are garbage nobody refers to."""
+        """Stop the workers. Without `wait`, running calls are cut off, and nothing refers to their outputs."""
         if not wait:
             with self._lock:
                 self._is_cut_off = True
@@ -91,11 +91,11 @@ class WorkerProcesses(Executor):
             worker.stop()
 
 
-# -- stores, in whatever process the job runs -------------------------------------------------------------------------
+# -- stores, in the process that runs the job -------------------------------------------------------------------------
 
 
 class StoreAddress:
-    """What a job needs to reach a store from another process. Picklable."""
+    """How a job opens a store in another process. Picklable."""
 
     def __init__(self, spec: StoreSpec, *, op_timeout: float, request_timeout: float, single_writer: bool) -> None:
         self.spec = spec
@@ -104,7 +104,7 @@ class StoreAddress:
         self.single_writer = single_writer
 
     def open(self) -> ReliableStore:
-        """The store, opened once per process and address."""
+        """Return the store. It is opened once per process and address."""
         key = pickle.dumps((self.spec.url, dict(self.spec.storage_options), self.op_timeout, self.request_timeout))
         if key not in _opened or _opened[key].store.is_replaced():
             store = open_store(
@@ -125,9 +125,9 @@ _runtime: list[WorkerRuntime] = []
 
 
 class WorkerRuntime(Runtime):
-    """The runtime of a worker process. It counts the steps of a job, which are the job's signs of life.
+    """The runtime of a worker process. It counts the steps of a job as signs of progress.
 
-    Nobody waits for the interpreter of a worker process, and asking whether somebody does is a system call.
+    `hand_over` does not yield: no other thread waits for this interpreter, and yielding costs a system call.
     """
 
     def __init__(self) -> None:
@@ -138,28 +138,28 @@ class WorkerRuntime(Runtime):
         self.steps += 1
 
     def monotonic(self) -> float:
-        self.steps += 1  # Each attempt at a request asks for the time.
+        self.steps += 1  # Each attempt at a request reads the time.
         return super().monotonic()
 
 
 def process_runtime() -> WorkerRuntime:
-    """The runtime of a worker process."""
+    """Return the worker process's only runtime."""
     if not _runtime:
         _runtime.append(WorkerRuntime())
     return _runtime[0]
 
 
 def shares_process(executor: Executor) -> bool:
-    """Whether what it runs runs in this process, so that nothing has to be pickled."""
-    # By name: importing concurrent.futures.thread fails once the main thread has ended.
+    """Whether `executor` runs calls in this process, so that nothing is pickled."""
+    # Compared by name, because importing concurrent.futures.thread fails after the main thread has ended.
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(executor).__mro__}
     return bool(kinds & {"concurrent.futures.thread.ThreadPoolExecutor", "lsm.concurrency.threads.ThreadPool"})
 
 
 def can_pickle(thing: object) -> bool:
-    """Whether a worker process could be handed this (a class of the user's main module could not)."""
+    """Whether `thing` can be sent to a worker process. A class of the user's main module cannot."""
     try:
         data = pickle.dumps(thing)
-    except Exception:  # pickle raises whatever the object's own reduction raises.
+    except Exception:  # The object's own `__reduce__` may raise anything.
         return False
     return b"__main__" not in data

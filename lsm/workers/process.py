@@ -1,6 +1,6 @@
-"""The worker process: makes the calls it is sent through one pipe, and answers through another. `channel` starts it.
+"""The worker process: gets calls through one pipe, and answers through another. `channel` starts it.
 
-Both pipes are its own. Whatever prints, or reads standard input, does so elsewhere.
+The pipes are not standard input and output, so code that prints or reads input does not disturb them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lsm.workers.pool import process_runtime
 
 
 def main(reading: int, writing: int, start: dict[str, Any]) -> None:
-    """Serve until the parent is gone, or has no more work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    """Serve until the parent ends, or has no more work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     os.set_inheritable(reading, False)
     os.set_inheritable(writing, False)
     if start["niceness"]:
@@ -28,12 +28,12 @@ def main(reading: int, writing: int, start: dict[str, Any]) -> None:
     try:
         answers.send(HELLO, start["nonce"] + fingerprint())
         threading.Thread(target=_beat, args=(answers, start["parent"], start["interval"]), daemon=True).start()
-        # Jobs make rows by the hundred thousand and no cycles: looking for some at the default rate costs a tenth of a job.
+        # Jobs make many rows and no cycles. At its default rate, the cyclic garbage collector takes a tenth of a job.
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         _serve(reading, answers)
     except OSError:
-        pass  # A parent that was killed does not take the answer: then this process has nothing left to do.
+        pass  # The parent was killed and does not read the answer, so this process has nothing left to do.
     os._exit(0)
 
 
@@ -52,7 +52,8 @@ class _Answers:
 
 
 def _beat(answers: _Answers, parent: int, interval: float) -> None:
-    """Tell the parent of progress, and end with the parent: a child that it forked may hold the pipe open for ever."""
+    """Report progress to the parent, and exit when the parent ends. The pipe alone does not show that end: a child forked by
+    the parent may hold it open for ever."""
     mine = os.getppid()
     is_orphan = mine == 1 != parent
     seen = 0
@@ -70,7 +71,7 @@ def _beat(answers: _Answers, parent: int, interval: float) -> None:
 
 
 def _serve(reading: int, answers: _Answers) -> None:
-    """One call after the other. An empty request, or the end of the pipe, is the end."""
+    """Make one call after the other, until an empty request or the end of the pipe."""
     while True:
         length = int.from_bytes(_read(reading, LENGTH), "little")
         request = _read(reading, length)
@@ -87,7 +88,7 @@ def _serve(reading: int, answers: _Answers) -> None:
 
 
 def _read(reading: int, size: int) -> bytes:
-    """`size` bytes; nothing where the pipe ends before."""
+    """Read `size` bytes; return none if the pipe ends first."""
     data = bytearray()
     while len(data) < size:
         more = os.read(reading, size - len(data))
@@ -101,6 +102,6 @@ def _pickled_error(error: BaseException) -> bytes:
     try:
         reply = pickle.dumps((False, error))
         pickle.loads(reply)
-    except Exception:  # An exception of somebody else's that does not survive pickling is told in words.
+    except Exception:  # An exception class from other code may not survive pickling, so its text is sent.
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
     return reply

@@ -145,7 +145,7 @@ class TableCheck:
                     for _, block in read_blocks(self._tables, [span], keep=False):
                         if isinstance(block, RowChunk):
                             yield from block.clip(low, high).keys
-            except CorruptionError:  # Verifying the table itself reports it, or the table was collected, which is no damage.
+            except CorruptionError:  # The check of the table reports it, unless the table was collected.
                 self._is_listing_broken = True
                 return
 

@@ -191,10 +191,11 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
 
     asked, go, full = threading.Event(), threading.Event(), threading.Event()
     go.set()
-    db = open_plain(MemoryStore(), tiny(l0_max_ssts=3, l0_compaction_min=2, l0_compaction_max=2), scheduler=_Nothing())
-    db._engine.compactor._scheduler = Mistaken()
+    scheduler = _Exchanged()
+    db = open_plain(MemoryStore(), tiny(l0_max_ssts=3, l0_compaction_min=2, l0_compaction_max=2), scheduler=scheduler)
+    scheduler.present = Mistaken()
     go.clear()
-    db._engine.compactor.wake()
+    db.wake_compactor()
     assert asked.wait(30)
 
     def flush() -> None:
@@ -220,6 +221,16 @@ def test_wakes_a_flush_when_the_compactor_gives_up() -> None:
 class _Nothing:
     def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> list[lsm.CompactionSpec]:
         return []
+
+
+class _Exchanged:
+    """Proposes nothing, until the test puts another scheduler in its place."""
+
+    def __init__(self) -> None:
+        self.present: lsm.CompactionScheduler = _Nothing()
+
+    def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> Sequence[lsm.CompactionSpec]:
+        return self.present.propose(manifest, busy)
 
 
 def test_closes_although_level_0_is_full_and_nobody_compacts() -> None:
@@ -267,15 +278,14 @@ def test_loses_nothing_it_accepted_while_it_was_being_closed() -> None:
 
 def test_tries_a_move_again_whose_commit_failed() -> None:
     store = SwitchedStore(MemoryStore(), "manifest/")
-    with open_plain(store, scheduler=_Nothing()) as db:
+    scheduler = _Exchanged()
+    with open_plain(store, scheduler=scheduler) as db:
         for key in (b"a", b"b"):
             db.put(key, b"x")
             db.flush(lsm.FlushType.MEMTABLE)
-        compactor = db._engine.compactor
-        assert compactor is not None
         store.is_off = True
-        compactor._scheduler = lsm.LeveledScheduler(l0_min=2)
-        compactor.wake()
+        scheduler.present = lsm.LeveledScheduler(l0_min=2)
+        db.wake_compactor()
         assert store.refused.wait(30)
         store.is_off = False
 
@@ -290,13 +300,14 @@ def test_refuses_a_proposal_that_would_lose_rows_and_says_so_where_flushes_wait_
             return [lsm.CompactionSpec(each.prefix, (each.l0[0].number,), (), 1) for each in manifest.partitions]
 
     settings = tiny(l0_max_ssts=2, l0_compaction_min=1, l0_compaction_max=2, op_timeout=0.3)
-    db = open_plain(MemoryStore(), settings, scheduler=_Nothing())
+    scheduler = _Exchanged()
+    db = open_plain(MemoryStore(), settings, scheduler=scheduler)
     for at in range(2):
         db.put(b"%d" % at, b"x")
         db.flush(lsm.FlushType.MEMTABLE)
 
-    db._engine.compactor._scheduler = Mistaken()
-    db._engine.compactor.wake()
+    scheduler.present = Mistaken()
+    db.wake_compactor()
     assert db.wait_idle(30)
     db.put(b"more", b"x")
 

@@ -310,7 +310,7 @@ def test_a_compaction_that_fails_because_another_compactor_took_over_says_so() -
         db.put(b"a", b"1")
         db.flush(lsm.FlushType.MEMTABLE)
     with lsm.DbCompactor.open("memory://", tiny(), object_store=memory) as old:
-        (table,) = old._compactor._manifests.current.partitions[0].l0
+        (table,) = old._compactor._claims.manifest.partitions[0].l0
         failure = TableMissingError("the table is missing", object_name=table.name, offset=0)
         job = SimpleNamespace(parts=[], failed_elsewhere=lambda _: False)
         with pytest.raises(TableMissingError):

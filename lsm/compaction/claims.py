@@ -1,0 +1,173 @@
+"""The compactor's edits of the manifest: a job is claimed there, its result is committed there, a claim is dropped there.
+
+docs/protocol.md, rules J1 to J5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lsm.compaction.completion_markers import finished_tables
+from lsm.compaction.job_edits import (
+    check_compactor,
+    continued,
+    new_record,
+    outputs_max,
+    spec_of,
+    with_claim,
+    with_result,
+    without_claim,
+    without_claims_of,
+)
+from lsm.compaction.plan import CompactionSpec, Sources, check_spec, with_compaction
+from lsm.compaction.running import RunningJob
+from lsm.compaction.split import KeyRange
+from lsm.errors import Error, FencedError, InvalidError, TableMissingError
+from lsm.manifest.job_record import JobRecord
+from lsm.manifest.model import Manifest
+from lsm.manifest.store import Edit, ManifestStore
+from lsm.manifest.table_ids import TableNumbers
+from lsm.object_store.reliable import ReliableStore
+from lsm.runtime import Runtime
+from lsm.sst.builder import TableInfo
+
+
+class Claims:
+    """Commits for one compactor, under its epoch. Used by the compactor's thread alone.
+
+    `on_commit`: called with the manifest after each commit. `committed`: compactions carried out so far.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: ReliableStore,
+        manifests: ManifestStore,
+        numbers: TableNumbers,
+        *,
+        epoch: int,
+        database: bytes,
+        table_bytes: int,
+        on_commit: Callable[[Manifest], None],
+    ) -> None:
+        self._runtime = runtime
+        self._store = store.with_cause("compaction")
+        self._manifests = manifests
+        self._numbers = numbers
+        self._database = database
+        self._table_bytes = table_bytes
+        self._on_commit = on_commit
+        self._where = runtime.process_name()
+        self.epoch = epoch
+        self.committed = 0
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    @property
+    def manifest(self) -> Manifest:
+        """The newest version this process knows of."""
+        return self._manifests.current
+
+    def look(self) -> None:
+        """Look for versions that another process has committed."""
+        self._manifests.poll()
+
+    def check(self) -> None:
+        """Raises: CompactorFencedError."""
+        check_compactor(self._manifests.current, self.epoch)
+
+    def new_record(self, spec: CompactionSpec, sources: Sources, ranges: Sequence[KeyRange]) -> JobRecord:
+        """The record of a job, with table numbers for its outputs."""
+        first, count = self._take_numbers(sum(table.size for table in sources.tables), sources, len(ranges))
+        now_ms = self._runtime.now_ms()
+        return new_record(
+            spec, sources, ranges, first=first, count=count, epoch=self.epoch, where=self._where, now_ms=now_ms
+        )
+
+    def claim(self, record: JobRecord, *, replaces: JobRecord | None = None) -> None:
+        """Commit the claim. What a job makes before this commit is known to have succeeded would be garbage."""
+        try:
+            self._commit(lambda manifest: with_claim(manifest, record, replaces=replaces))
+        except BaseException:
+            # Where the claim was applied all the same, it is found in the manifest and taken up.
+            self.release(record.parts[0].first)
+            raise
+
+    def take_up(self, record: JobRecord) -> tuple[JobRecord, Sources] | None:
+        """Claim anew a job that another compactor, or this process, has left. None: it is not worth it, and was dropped."""
+        finished = [finished_tables(self._store, self._database, part.first, part.end) for part in record.parts]
+        try:
+            sources = check_spec(self._manifests.current, spec_of(record))
+            if not any(finished) and not any(part.done for part in record.parts):
+                raise InvalidError("nothing of it is finished: the scheduler may decide anew")
+            first, count = self._take_numbers(record.size, sources, len(record.parts))
+            claim = continued(record, finished, first=first, count=count, epoch=self.epoch, where=self._where)
+            self.claim(claim, replaces=record)
+        except InvalidError:
+            self.drop(record)
+            return None
+        return claim, sources
+
+    def _take_numbers(self, size: int, sources: Sources, parts: int) -> tuple[int, int]:
+        """The first table number of a job, and how many each of its parts may use."""
+        count = outputs_max(size, sum(table.rows for table in sources.tables), self._table_bytes)
+        return self._numbers.take(count * parts), count
+
+    def release(self, first: int) -> None:
+        """No table of the job whose numbers begin at `first` is on its way any more."""
+        self._numbers.release(first)
+
+    def drop(self, record: JobRecord) -> None:
+        """Give a claim up."""
+        self._commit(lambda manifest: without_claim(manifest, record.id, self.epoch))
+
+    def commit_result(self, job: RunningJob) -> None:
+        """Replace a job's sources by its outputs. Raises: InvalidError: the sources are gone, another commit was faster."""
+        self._commit(self._result_edit(job, job.outputs()))
+        self.committed += 1
+
+    def _result_edit(self, job: RunningJob, outputs: list[TableInfo]) -> Edit:
+        record, wanted = job.record, {table.number for table in outputs}
+
+        def edit(manifest: Manifest) -> Manifest | None:
+            if record is not None:
+                changed = with_result(manifest, record, outputs)
+            elif wanted and wanted <= manifest.table_numbers():
+                changed = None  # An earlier attempt whose reply was lost has done it.
+            else:
+                check_compactor(manifest, self.epoch)
+                changed = with_compaction(manifest, job.spec, outputs, moved=False)
+            return None if changed is None else self._numbers.settle(changed, committing=job.first)
+
+        return edit
+
+    def move(self, spec: CompactionSpec, sources: Sources) -> None:
+        """Carry out a compaction that rewrites nothing: the manifest alone changes."""
+        moved = sources.tables
+
+        def edit(manifest: Manifest) -> Manifest:
+            check_compactor(manifest, self.epoch)
+            changed = with_compaction(manifest, spec, moved, moved=True)
+            return self._numbers.settle(without_claims_of(changed, spec.prefix) if spec.is_drain else changed)
+
+        self._commit(edit)
+        self.committed += 1
+
+    def check_loss(self, error: Error) -> None:
+        """Look whether an error means that this compactor was overtaken. Raises: CompactorFencedError; `error` itself where it
+        has another reason."""
+        newest = self._manifests.refresh()
+        check_compactor(newest, self.epoch)  # Who took over may have merged and collected its tables.
+        # So may this process, in a commit whose reply was lost, and a collector elsewhere.
+        if not isinstance(error, TableMissingError) or newest.names(error.object_name):
+            raise error
+
+    def explained(self, error: Error) -> Error:
+        """The error, or that another process has taken the database over, where that is its reason."""
+        found = self._manifests.explain(error)
+        return found if isinstance(found, FencedError) else error
+
+    def _commit(self, edit: Edit) -> None:
+        self._on_commit(self._manifests.update(edit))

@@ -22,7 +22,7 @@ from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.components import Components
 from lsm.concurrency.exits import tell_at_exit
 from lsm.concurrency.forks import tell_in_child
-from lsm.db import Db, FlushType
+from lsm.db import Db
 from lsm.db_compactor import DbCompactor
 from lsm.db_reader import DbReader
 from lsm.errors import (
@@ -59,6 +59,7 @@ from lsm.sst.cache import Caches, CachesStatus, CacheStatus
 from lsm.sst.disk_cache import DiskCacheStatus
 from lsm.status import PartitionStatus, ReaderStatus, Status
 from lsm.write.batch import WriteBatch, WriteHandle
+from lsm.write.durability import FlushType
 
 __version__ = "0.1.0"
 

@@ -1,79 +1,79 @@
-"""The database: joins the write walk and the read walk. Holds no format and no policy.
+"""The database: joins the write walk and the read walk. Holds no format, no policy and no thread.
 
 Source: SlateDB's `Db`. Synchronous and thread-safe; one handle owns a database, and opening another fences this one out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import enum
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsm.checkpoint.checkpoints import create_checkpoint
-from lsm.checks import age_seconds, timeout_seconds
-from lsm.compaction.plan import compact_range
+from lsm.checks import timeout_seconds
 from lsm.components import Components
 from lsm.concurrency.exits import tell_at_exit
 from lsm.concurrency.forks import tell_in_child
-from lsm.errors import (
-    ClosedError,
-    Error,
-    FencedError,
-    InvalidError,
-    SnapshotExpiredError,
-    TableMissingError,
-    UnavailableError,
-    internal,
-    kept,
-)
+from lsm.errors import Error, InvalidError, TableMissingError, kept
+from lsm.gc.collector import RegularCollection
 from lsm.gc.policy import Garbage
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
-from lsm.observe import events
-from lsm.observe.health import failing_for, newest_failure
+from lsm.opening.closing import Closing
 from lsm.opening.engine import Engine
+from lsm.opening.maintenance import Maintenance
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
-from lsm.rows.bytes_in import BytesLike, as_key
-from lsm.rows.chunk import partition_rows
-from lsm.runtime import Task
+from lsm.rows.bytes_in import BytesLike
 from lsm.settings import Settings
-from lsm.status import PartitionStatus, Status
+from lsm.status import Status, status_of_handle
 from lsm.view import Bounds, View
-from lsm.write.batch import Prefixes, WriteBatch, WriteHandle
-
-
-class FlushType(enum.Enum):
-    """`WAL`: make everything durable. `MEMTABLE`: also write it to tables."""
-
-    WAL = "wal"
-    MEMTABLE = "memtable"
+from lsm.write.batch import WriteBatch, WriteHandle
+from lsm.write.durability import Durability, FlushType
+from lsm.write.handle_state import HandleState
+from lsm.write.intake import Intake
+from lsm.write.key_checks import KeyChecks
 
 
 class Db(Reads):
-    """A single-writer key-value database on an object store. Open it with `Db.open`."""
+    """A single-writer key-value database on an object store. Open it with `Db.open`.
+
+    Large: it is the whole public face of a database, and its methods only forward to the parts that do the work.
+    """
 
     def __init__(self, url: str, settings: Settings, parts: Components) -> None:
-        self._closed: Error | None = None
-        self._engine = Engine(url, settings, parts)
-        self._tables = self._engine.tables
-        self._layout = self._engine.rules.layout
-        self._prefixes = Prefixes(self._known_prefixes, self._engine.runtime.lock())
-        self._close_lock = self._engine.runtime.long_lock()
-        self._is_shut = False
-        self._ticks = self._engine.runtime.condition()
-        self._gc_task: Task | None = None
-        if settings.gc_interval is not None:
-            try:
-                self._gc_task = self._engine.runtime.spawn("lsm-gc", self._collect_regularly)
-            except BaseException:
-                self._engine.shut_down()
-                raise
-        tell_in_child(self)
-        tell_at_exit(self, self._engine.runtime)
+        self._engine = engine = Engine(url, settings, parts)
+        self._tables = engine.tables
+        self._layout = engine.rules.layout
+        runtime, writer = engine.runtime, engine.writer
+        self._state = state = HandleState(writer)
+        self._durability = durability = Durability(
+            state, runtime, writer, engine.wal, engine.flusher, wal_enabled=settings.wal_enabled
+        )
+        keys = KeyChecks(runtime, engine.rules, engine.views)
+        self._intake = Intake(state, runtime, writer, durability, keys, op_timeout=settings.op_timeout)
+        self._maintenance = Maintenance(engine, state, durability)
+        self._closing = Closing(engine, state, durability, self._start_collection(settings.gc_interval))
+        tell_in_child(state)
+        tell_at_exit(self, runtime)
+
+    def _start_collection(self, interval: float | None) -> RegularCollection | None:
+        if interval is None:
+            return None
+        engine, state = self._engine, self._state
+        try:
+            return RegularCollection(
+                engine.runtime,
+                engine.collect,
+                interval=interval,
+                is_over=lambda: state.closed is not None,
+                # The thread holds the handle by this: at the end of the program, one that nobody else holds is ended, too.
+                on_failure=self.fail,
+                health=engine.health,
+            )
+        except BaseException:
+            engine.shut_down()
+            raise
 
     @classmethod
     def open(
@@ -101,11 +101,11 @@ class Db(Reads):
 
     def put(self, key: BytesLike, value: BytesLike, *, await_durable: bool = False) -> WriteHandle:
         """Set a key. Visible to reads at once; durable when the handle (or `await_durable`) says so."""
-        return self.write(WriteBatch().put(key, value), await_durable=await_durable)
+        return self._intake.write(WriteBatch().put(key, value), await_durable=await_durable)
 
     def delete(self, key: BytesLike, *, await_durable: bool = False) -> WriteHandle:
         """Remove a key, present or not."""
-        return self.write(WriteBatch().delete(key), await_durable=await_durable)
+        return self._intake.write(WriteBatch().delete(key), await_durable=await_durable)
 
     def write(self, batch: WriteBatch, *, await_durable: bool = False) -> WriteHandle:
         """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed, and a little when level 0 or memory
@@ -114,20 +114,7 @@ class Db(Reads):
         Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError where the log cannot be
         written or no space became free within `op_timeout`; ClosedError, FencedError. Nothing was applied then.
         """
-        self._check_open()
-        if not len(batch):
-            raise InvalidError("an empty batch cannot be written")
-        self._check_keys(batch)
-        writer = self._engine.writer
-        if not writer.has_space:
-            self._engine.runtime.check_waiting()
-            writer.wait_space(self._engine.settings.op_timeout)
-        if writer.pressure.reason is not None:
-            writer.slow_down(batch.size, self._engine.settings.op_timeout)
-        handle = WriteHandle(writer.write(batch), self._wait_durable)
-        if await_durable:
-            handle.await_durable()
-        return handle
+        return self._intake.write(batch, await_durable=await_durable)
 
     def write_at_once(self, batch: WriteBatch, *, in_outage: bool = False) -> WriteHandle:
         """As `write` for rows that must not wait, however little space there is: a few small ones. `in_outage`: also while
@@ -135,9 +122,7 @@ class Db(Reads):
 
         Raises: InvalidError, UnavailableError, ClosedError, FencedError. Nothing was applied then.
         """
-        self._check_open()
-        self._check_keys(batch)
-        return WriteHandle(self._engine.writer.write(batch, in_outage=in_outage), self._wait_durable)
+        return self._intake.write_at_once(batch, in_outage=in_outage)
 
     def append_series(self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int) -> int:
         """Append one row to each of `names` (repeats are fine), numbered first, first + 1, ...; the batch's seqnum.
@@ -146,8 +131,8 @@ class Db(Reads):
         length; `size` is the total length of names and values; numbers never go back within a family. Never waits: see
         `has_space`. Raises: as `write`.
         """
-        if self._closed is not None:
-            raise kept(self._closed)
+        if self._state.closed is not None:
+            raise kept(self._state.closed)
         return self._engine.writer.append_series(family, names, first, values, size)
 
     def keep_arrivals(self) -> None:
@@ -162,9 +147,7 @@ class Db(Reads):
 
     def wait_space(self, timeout: float | None = None) -> None:
         """Wait for `has_space`. Raises: UnavailableError after `timeout`, ClosedError, FencedError."""
-        self._check_open()
-        self._engine.runtime.check_waiting()
-        self._engine.writer.wait_space(timeout_seconds(timeout))
+        self._intake.wait_space(timeout)
 
     @property
     def is_slowed(self) -> bool:
@@ -175,34 +158,6 @@ class Db(Reads):
         """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
         come and with how full level 0 and memory are. At most a second, and `timeout`."""
         self._engine.writer.slow_down(size, timeout_seconds(timeout))
-
-    def _check_keys(self, batch: WriteBatch) -> None:
-        rules = self._engine.rules
-        keys = batch.columns()[0]
-        if rules.layout is not None:
-            for key in keys:
-                if rules.layout.family(key) is not None:
-                    raise InvalidError(f"key {key!r} belongs to a series: use append_series")
-        elif batch.series:
-            raise InvalidError("the database was opened without a series layout")
-        for part in batch.series:
-            part.check(rules.layout)
-        if rules.extractor is not None:
-            listed = (directory for part in batch.series if (directory := part.directory(rules.layout)) is not None)
-            for key in [*keys, *(part.family for part in batch.series), *listed]:
-                self._prefixes.check(rules.prefix_of(key), key, rules.extractor.name)
-
-    def _known_prefixes(self) -> Iterator[bytes]:
-        """Of every partition there is, in tables and in memory. Cost: sorts what memory holds."""
-        view, rules = self._engine.views.current, self._engine.rules
-        for partition in view.manifest.partitions:
-            yield partition.prefix
-        for table in view.memtables:
-            for family in list(table.series):
-                yield rules.prefix_of(family + b"\x00")
-            for chunk in table.all_rows():
-                for prefix, _, _ in partition_rows(chunk.keys, rules.prefix_of):
-                    yield prefix
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -229,63 +184,27 @@ class Db(Reads):
 
         Raises: UnavailableError; calling again tries again. ReentrantError.
         """
-        self._check_open()
-        if kind is FlushType.MEMTABLE:
-            self.check_outside()
-        self._flush(kind)
+        self._durability.flush(kind)
 
     def flush_tables(self) -> None:
         """As `flush(FlushType.MEMTABLE)`, for background threads of those who build on this database: `flush` refuses them,
         as it cannot tell their own work from a finalizer that interrupts it. Requires: no lock is held."""
-        self._check_open()
-        self._engine.runtime.check_waiting()
-        self._flush(FlushType.MEMTABLE)
-
-    def _flush(self, kind: FlushType) -> None:
-        engine = self._engine
-        if kind is FlushType.WAL:
-            if not engine.settings.wal_enabled:
-                raise InvalidError("flush(WAL) with the log switched off: use FlushType.MEMTABLE")
-            self._wait_durable(engine.writer.last_seq, None)
-        else:
-            engine.flusher.wait_flushed(engine.writer.freeze())
+        self._durability.flush_tables()
 
     def await_durable(self, timeout: float | None = None) -> None:
         """Return when everything written before is durable. Raises: TimeoutError, UnavailableError, ClosedError."""
-        self._check_open()
-        self._wait_durable(self._engine.writer.last_seq, timeout_seconds(timeout))
+        self._durability.wait_for_all(timeout)
 
     def flush_soon(self) -> None:
         """Have a background thread make durable what was written so far. Returns at once."""
-        if self._engine.settings.wal_enabled:
-            self._engine.writer.seal()
-        else:
-            self._engine.writer.freeze()
-
-    def _wait_durable(self, seq: int, timeout: float | None) -> None:
-        engine = self._engine
-        if engine.wal.durable_seq >= seq:
-            return
-        if self._closed is not None:
-            raise kept(self._closed)
-        engine.runtime.check_waiting()
-        if not engine.settings.wal_enabled:
-            engine.writer.freeze()
-            if timeout is None:  # Where level 0 is full and nobody compacts, that must come to an end.
-                engine.flusher.wait_flushed(seq)
-                return
-        engine.wal.wait_durable(seq, timeout)
+        self._durability.flush_soon()
 
     def wait_durable_beyond(self, seq: int, timeout: float | None = None) -> int:
         """Wait until something newer than batch `seq` is durable; the newest durable batch.
 
         Raises: TimeoutError, ClosedError, FencedError.
         """
-        if self.durable_seq <= seq:
-            if self._closed is not None:
-                raise kept(self._closed)
-            self.check_outside()
-        return self._engine.wal.wait_beyond(seq, timeout_seconds(timeout))
+        return self._durability.wait_beyond(seq, timeout)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -294,24 +213,14 @@ class Db(Reads):
         view, bounds = self._see(DurabilityLevel.MEMORY)
         engine = self._engine
         return Snapshot(
-            view, bounds, self._tables, self._layout, engine.snapshots, self._check_open, explained=self._explained
+            view, bounds, self._tables, self._layout, engine.snapshots, self._state.check, explained=engine.explained
         )
 
     def _explained(self, error: TableMissingError) -> Error:
-        """A table that this handle's own collector left alone: one of another process took it, or it is lost."""
-        try:
-            manifest = self._engine.manifests.refresh()
-        except FencedError as fenced:
-            self.fail(fenced)
-            return fenced
-        if manifest.names(error.object_name):
-            events.tell(events.CORRUPTION, url=self.url, reason=events.reason(error))
-            return error
-        events.tell(events.READER_OVERTAKEN, url=self.url, reason=events.reason(error))
-        return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
+        return self._engine.explained(error)
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
-        self._check_open()
+        self._state.check()
         engine = self._engine
         view = engine.views.current
         bounds = engine.writer.bounds()
@@ -320,15 +229,15 @@ class Db(Reads):
         return view, bounds
 
     def _see_family(self, family: bytes) -> tuple[View, int]:
-        if self._closed is not None:
-            raise kept(self._closed)
+        if self._state.closed is not None:
+            raise kept(self._state.closed)
         engine = self._engine
         if engine.writer.poison is not None:
             raise kept(engine.writer.poison)
         view = engine.views.current
         return view, engine.writer.series_bound(family)
 
-    # -- care ---------------------------------------------------------------------------------------------------------
+    # -- maintenance --------------------------------------------------------------------------------------------------
 
     @property
     def manifest(self) -> Manifest:
@@ -341,16 +250,7 @@ class Db(Reads):
 
         Makes everything written before durable first. Cost: `flush`, and one commit of the manifest.
         """
-        self._check_open()
-        self.check_outside()
-        engine = self._engine
-        is_logged = engine.settings.wal_enabled
-        self._flush(FlushType.WAL if is_logged else FlushType.MEMTABLE)
-
-        def wal_end(manifest: Manifest) -> int:
-            return engine.wal.durable_number if is_logged else manifest.replay_after
-
-        return create_checkpoint(engine.manifests, engine.runtime, wal_end=wal_end, lifetime=lifetime, name=name)
+        return self._maintenance.create_checkpoint(lifetime, name)
 
     def store_time_ms(self) -> int | None:
         """When the newest manifest was written, by the store's own clock; None where it keeps no times. Cost: one HEAD."""
@@ -358,8 +258,7 @@ class Db(Reads):
 
     def wake_compactor(self) -> None:
         """Ask the scheduler again: something outside of the manifest that it decides by has changed."""
-        if self._engine.compactor is not None:
-            self._engine.compactor.wake()
+        self._maintenance.wake_compactor()
 
     def compact(self, start: BytesLike | None = None, end: BytesLike | None = None) -> None:
         """Write to tables what is in memory, then merge what is in [start, end) into one run (of each partition), and return
@@ -368,46 +267,15 @@ class Db(Reads):
         Cost: everything in the range is rewritten, unless it is one run already.
         Raises: InvalidError where this handle does not compact, UnavailableError, ClosedError, FencedError.
         """
-        self._check_open()
-        compactor = self._engine.compactor
-        if compactor is None:
-            raise InvalidError("compaction_enabled is off: another process compacts this database, or nobody does")
-        low, high = None if start is None else as_key(start), None if end is None else as_key(end)
-        self.check_outside()
-        self._flush(FlushType.MEMTABLE)
-        compactor.compact(lambda manifest, busy: compact_range(manifest, low, high, busy))
+        self._maintenance.compact(start, end)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no compaction is running or due. False after `timeout`."""
-        self._check_open()
-        self.check_outside()
-        compactor, seconds = self._engine.compactor, timeout_seconds(timeout)
-        return True if compactor is None else compactor.wait_idle(seconds)
+        return self._maintenance.wait_idle(timeout)
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
-        self._check_open()
-        age = None if min_age is None else age_seconds(min_age, "min_age")
-        return self._engine.collect(dry_run=dry_run, min_age=age)
-
-    def _collect_regularly(self) -> None:
-        interval = self._engine.settings.gc_interval
-        while True:
-            with self._ticks:
-                if self._closed is None:
-                    self._ticks.wait(interval)
-                if self._closed is not None:
-                    return
-            try:
-                self._engine.collect()
-                self._engine.health.succeeded("collection")
-            except FencedError as error:
-                self.fail(error)
-            except (Error, MemoryError) as error:  # The next round tries again; until then nothing is deleted.
-                self._engine.health.failed("collection", error)
-            except BaseException as error:
-                self.fail(internal(f"the collector's thread failed: {error!r}", error))
-                return
+        return self._maintenance.collect_garbage(dry_run=dry_run, min_age=min_age)
 
     @property
     def url(self) -> str:
@@ -424,55 +292,13 @@ class Db(Reads):
 
     def status(self) -> Status:
         """State and counters of this handle."""
-        engine = self._engine
-        view = engine.views.current
-        stores = [engine.stores.main.health, engine.stores.wal.health]
-        requests = engine.stores.main.traffic()
-        if engine.stores.wal is not engine.stores.main:
-            requests |= engine.stores.wal.traffic()
-        reason = self._closed or engine.writer.poison
-        return Status(
-            url=engine.stores.main.url,
-            manifest_number=view.manifest.number,
-            writer_epoch=engine.epoch,
-            last_seq=engine.writer.last_seq,
-            durable_seq=engine.wal.durable_seq,
-            flushed_seq=engine.flusher.flushed_seq,
-            unflushed_bytes=engine.writer.unflushed_bytes,
-            slowed_by=engine.writer.pressure.reason,
-            frozen_memtables=len(view.memtables) - 1,
-            close_reason=None if reason is None else str(reason),
-            partitions=tuple(
-                PartitionStatus(
-                    partition.prefix,
-                    len(partition.l0),
-                    {run.level: len(run.tables) for run in partition.runs},
-                    partition.size,
-                )
-                for partition in view.manifest.partitions
-            ),
-            compactions=engine.compactor.committed if engine.compactor is not None else 0,
-            jobs=engine.jobs(),
-            refused_compactions=engine.compactor.refused if engine.compactor is not None else 0,
-            caches=engine.tables.cache_status(),
-            requests=requests,
-            failing_for=failing_for(*stores),
-            last_failure=newest_failure(engine.health, *stores),
-            background=engine.health.status(),
-        )
+        return status_of_handle(self._engine, self._state.reason)
 
     def check(self) -> None:
         """Raise what keeps this handle from working: ClosedError, FencedError, or the failure of a background thread."""
-        self._check_open()
+        self._state.check()
 
     # -- the end ------------------------------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise kept(self._closed)
-        poison = self._engine.writer.poison
-        if poison is not None:
-            raise kept(poison)
 
     def check_outside(self) -> None:
         """Raise ReentrantError where this thread could not wait for others: in a signal handler or a finalizer that runs in
@@ -491,82 +317,11 @@ class Db(Reads):
         all the same, and what was durable stays so. A fenced handle closes without flushing.
         ReentrantError: it is not closed, see `check_outside`.
         """
-        if self._is_shut:
-            return
-        self.check_outside()
-        with self._close_lock:
-            if self._is_shut:
-                return
-            try:
-                if self._closed is None:  # Else an earlier call was interrupted: what is left is to stop the threads.
-                    self._stop_writing()
-            except UnavailableError:
-                raise
-            except BaseException:
-                self._shut_down()
-                raise
-            self._shut_down()
-
-    def _shut_down(self) -> None:
-        self._closed = ClosedError("the database is closed: open it again")
-        self._engine.writer.fail(self._closed)
-        with self._ticks:
-            self._ticks.notify_all()
-        self._engine.shut_down()
-        if self._gc_task is not None:
-            self._gc_task.join()
-        self._is_shut = True
-        self._tell_closed()
-
-    def _tell_closed(self) -> None:
-        durable, last = self.durable_seq, self.last_seq
-        if durable < last:
-            events.tell(events.CLOSED_EARLY, url=self.url, first=durable + 1, last=last)
-        else:
-            events.tell(events.CLOSED, url=self.url, last=last)
-
-    def _stop_writing(self) -> None:
-        self._engine.writer.stop(ClosedError("the database is being closed: open it again"))
-        failure = self._engine.writer.poison
-        if failure is None:
-            self._flush_all()
-        elif not isinstance(failure, FencedError):
-            raise kept(failure)
-
-    def _flush_all(self) -> None:
-        with contextlib.suppress(FencedError):
-            self._engine.flusher.drain()
-            if self._engine.settings.wal_enabled:
-                self._flush(FlushType.WAL)
-            self._flush(FlushType.MEMTABLE)
+        self._closing.close()
 
     def be_ended(self, seconds: float) -> str | None:
         """The program ends: take no more batches, and wait until those that were taken are durable. What is not, if any."""
-        if self._closed is not None:
-            return None
-        url, writer = self._engine.stores.main.url, self._engine.writer
-        writer.stop(ClosedError("the program has ended: the database takes no more batches"))
-        why = f"not stored within {seconds:.1f} s"
-        try:
-            self._wait_durable(writer.last_seq, seconds)
-        except TimeoutError:
-            pass
-        except Error as error:
-            why = events.reason(error)
-        durable = self.durable_seq
-        self._closed = ClosedError("the program has ended: open the database again")
-        self._is_shut = True
-        if durable >= writer.last_seq:
-            return None
-        self._tell_closed()
-        return (
-            f"{url} was not closed before the program ended: batches {durable + 1} to {writer.last_seq} are not durable "
-            f"({why}) and may be lost; call close(), or open it in a `with` block"
-        )
-
-    def be_forked(self) -> None:
-        self._closed = ClosedError("this database was opened before a fork: open it again in the child process")
-        self._is_shut = True
+        return self._closing.be_ended(seconds)
 
     def __enter__(self) -> Db:
         return self
@@ -575,5 +330,5 @@ class Db(Reads):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed is not None else f"seq {self._engine.writer.last_seq}"
+        state = "closed" if self._state.closed is not None else f"seq {self._engine.writer.last_seq}"
         return f"<lsm.Db {self._engine.stores.main.url} epoch {self._engine.epoch}, {state}>"

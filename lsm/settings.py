@@ -26,7 +26,10 @@ THREADS_MAX = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Settings of a database handle. Each can differ from one open to the next."""
+    """Settings of a database handle. Each can differ from one open to the next.
+
+    Large: a field is a setting, and they are given, read from files and compared as one value.
+    """
 
     # -- write-ahead log --
     flush_interval: float | None = 0.1

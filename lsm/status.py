@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from lsm.compaction.running import JobStatus
+from lsm.manifest.model import Partition
 from lsm.object_store.reliable import Traffic
-from lsm.observe.health import BackgroundStatus
+from lsm.observe.health import BackgroundStatus, failing_for, newest_failure
+from lsm.opening.engine import Engine
 from lsm.sst.cache import CachesStatus
 
 
@@ -81,3 +83,38 @@ class ReaderStatus(msgspec.Struct, frozen=True):
     caches: CachesStatus
     requests: Mapping[tuple[str, str], Traffic]
     failing_for: float | None
+
+
+def status_of_handle(engine: Engine, reason: Exception | None) -> Status:
+    """The state of a `Db` at this moment. `reason`: why the handle takes no more work; None while it does."""
+    view, writer, compactor = engine.views.current, engine.writer, engine.compactor
+    stores = [engine.stores.main.health, engine.stores.wal.health]
+    requests = engine.stores.main.traffic()
+    if engine.stores.wal is not engine.stores.main:
+        requests |= engine.stores.wal.traffic()
+    return Status(
+        url=engine.stores.main.url,
+        manifest_number=view.manifest.number,
+        writer_epoch=engine.epoch,
+        last_seq=writer.last_seq,
+        durable_seq=engine.wal.durable_seq,
+        flushed_seq=engine.flusher.flushed_seq,
+        unflushed_bytes=writer.unflushed_bytes,
+        slowed_by=writer.pressure.reason,
+        frozen_memtables=len(view.memtables) - 1,
+        close_reason=None if reason is None else str(reason),
+        partitions=tuple(map(_partition_status, view.manifest.partitions)),
+        compactions=compactor.committed if compactor is not None else 0,
+        jobs=engine.jobs(),
+        refused_compactions=compactor.refused if compactor is not None else 0,
+        caches=engine.tables.cache_status(),
+        requests=requests,
+        failing_for=failing_for(*stores),
+        last_failure=newest_failure(engine.health, *stores),
+        background=engine.health.status(),
+    )
+
+
+def _partition_status(partition: Partition) -> PartitionStatus:
+    levels = {run.level: len(run.tables) for run in partition.runs}
+    return PartitionStatus(partition.prefix, len(partition.l0), levels, partition.size)

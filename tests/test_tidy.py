@@ -9,6 +9,7 @@ import ast
 import graphlib
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,10 +23,21 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 FILE_LINES_MAX = 600
-FILE_LINES_HARD_MAX = 650
+"""Longer files are reported, not refused: a file that has to be squeezed below a limit reads worse than a long one."""
 FUNCTION_LINES_MAX = 60
-LONG_FILES: set[str] = set()
-"""Files above FILE_LINES_MAX. This set only shrinks."""
+METHODS_MAX = 25
+ATTRIBUTES_MAX = 20
+STILL_LARGE = {
+    "lsm/object_store/fsspec_store.py FsspecStore",
+    "lsm/sst/table.py TableReader",
+    "lsm/testing/scheduler.py Scheduler",
+    "lsm/wal/log.py WriteAheadLog",
+    "lsm/write/flush.py Flusher",
+    "lsm/write/writer.py Writer",
+    "opendata_log/log_db.py LogDb",
+    "opendata_log/write/writer.py LogWriter",
+}
+"""Classes above these numbers that have yet to be split. This set only shrinks."""
 
 BANNED_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|core|base|managers?|misc)(_|$)")
 CLOCKS_CHANCE_THREADS = {"threading", "_thread", "time", "random", "uuid", "secrets", "asyncio", "multiprocessing"}
@@ -293,15 +305,44 @@ def test_names_say_what_a_file_is_about(path: str) -> None:
         assert not BANNED_NAMES.search(part), f"{path}: {part!r} is a role, not a subject"
 
 
-def test_long_files_are_few_and_get_fewer() -> None:
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_long_files_are_reported() -> None:
     others = [path for package in ("tests", "benchmarks") for path in sources(package)]
     lengths = {path: len((ROOT / path).read_text("utf-8").splitlines()) for path in (*CODE, *others)}
 
-    too_long = {path: count for path, count in lengths.items() if count > FILE_LINES_MAX and path not in LONG_FILES}
-    assert not too_long, f"split by subject: {too_long}"
-    assert not {path for path in LONG_FILES if lengths[path] > FILE_LINES_HARD_MAX}
-    done = {path for path in LONG_FILES if lengths[path] <= FILE_LINES_MAX}
-    assert not done, f"short enough now, take them out of LONG_FILES: {done}"
+    too_long = {path: count for path, count in lengths.items() if count > FILE_LINES_MAX}
+    if too_long:
+        warnings.warn(f"above {FILE_LINES_MAX} lines, look whether they have two subjects: {too_long}", stacklevel=1)
+
+
+def test_a_class_has_one_job_or_says_why_it_is_large() -> None:
+    large = {
+        f"{path} {node.name}": size
+        for path in CODE
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+        and not re.search(r"(^|\s)Large: ", ast.get_docstring(node) or "")
+        and ((size := _size(node))[0] > METHODS_MAX or size[1] > ATTRIBUTES_MAX)
+    }
+
+    unexplained = {name: size for name, size in large.items() if name not in STILL_LARGE}
+    assert not unexplained, f"(methods, attributes): split them, or say why in a sentence `Large: ...`: {unexplained}"
+    assert large.keys() >= STILL_LARGE, f"small enough now, take them out of STILL_LARGE: {STILL_LARGE - large.keys()}"
+
+
+def _size(node: ast.ClassDef) -> tuple[int, int]:
+    """How many methods a class has, and how many attributes: fields, and names that its methods store on `self`."""
+    methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    fields = {
+        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    stored = {
+        each.attr
+        for method in methods
+        for each in ast.walk(method)
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self"
+    }
+    return len(methods), len(fields | stored)
 
 
 @pytest.mark.parametrize("path", CODE)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from lsm.checkpoint.checkpoints import ExpiryWatch, load_version
-from lsm.errors import CorruptionError, UnavailableError
+from lsm.errors import CorruptionError, Error, FencedError, UnavailableError, internal
 from lsm.gc.policy import (
     Garbage,
     dead_copies,
@@ -41,6 +41,7 @@ from lsm.object_store.names import (
 )
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events
+from lsm.observe.health import BackgroundHealth
 from lsm.runtime import Runtime
 
 
@@ -186,6 +187,55 @@ class GarbageCollector:
         for garbage in found:
             store = self._wal_store if garbage.name in in_log or garbage.name.startswith(WAL) else self._store
             store.delete(garbage.name)
+
+
+class RegularCollection:
+    """A thread that collects once per `interval` seconds, until `is_over`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        collect: Callable[[], object],
+        *,
+        interval: float,
+        is_over: Callable[[], bool],
+        on_failure: Callable[[Error], None],
+        health: BackgroundHealth,
+    ) -> None:
+        """`on_failure`: told what ends the handle. Raises: UnavailableError: the system gives no further thread."""
+        self._collect = collect
+        self._interval = interval
+        self._is_over = is_over
+        self._on_failure = on_failure
+        self._health = health
+        self._ticks = runtime.condition()
+        self._task = runtime.spawn("lsm-gc", self._run)
+
+    def _run(self) -> None:
+        while True:
+            with self._ticks:
+                if not self._is_over():
+                    self._ticks.wait(self._interval)
+                if self._is_over():
+                    return
+            try:
+                self._collect()
+                self._health.succeeded("collection")
+            except FencedError as error:
+                self._on_failure(error)
+            except (Error, MemoryError) as error:  # The next round tries again; until then nothing is deleted.
+                self._health.failed("collection", error)
+            except BaseException as error:
+                self._on_failure(internal(f"the collector's thread failed: {error!r}", error))
+                return
+
+    def wake(self) -> None:
+        """Have the thread look whether it is over."""
+        with self._ticks:
+            self._ticks.notify_all()
+
+    def join(self) -> None:
+        self._task.join()
 
 
 def _condemned(manifest: Manifest, own: dict[int, int], expired: list[Checkpoint]) -> Manifest | None:

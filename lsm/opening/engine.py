@@ -10,7 +10,7 @@ from lsm.compaction.compactor import Compactor
 from lsm.compaction.running import JobStatus, status_of
 from lsm.components import Components, Stores, batch_bytes_max, table_format, table_reader
 from lsm.concurrency.locks import WRITE
-from lsm.errors import CorruptionError, Error, out_of_memory
+from lsm.errors import CorruptionError, Error, FencedError, SnapshotExpiredError, TableMissingError, out_of_memory
 from lsm.gc.collector import GarbageCollector
 from lsm.gc.policy import Garbage
 from lsm.manifest.model import Manifest
@@ -208,6 +208,20 @@ class Engine:
         has_limit = self.settings.compaction_enabled or manifest.jobs
         fullest = max((len(partition.l0) for partition in manifest.partitions), default=0)
         self.writer.set_level0(fullest, self.settings.l0_max_ssts if has_limit else None)
+
+    def explained(self, error: TableMissingError) -> Error:
+        """Why a table is missing that this handle's own collector left alone: one of another process took it, or it is lost."""
+        try:
+            manifest = self.manifests.refresh()
+        except FencedError as fenced:
+            self.fail(fenced)
+            return fenced
+        url = self.stores.main.url
+        if manifest.names(error.object_name):
+            events.tell(events.CORRUPTION, url=url, reason=events.reason(error))
+            return error
+        events.tell(events.READER_OVERTAKEN, url=url, reason=events.reason(error))
+        return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
 
     def jobs(self) -> tuple[JobStatus, ...]:
         """Compactions that run here, or, by their claims in the manifest, in another process."""

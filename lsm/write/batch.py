@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from lsm.checks import shown, timeout_seconds
 from lsm.errors import InvalidError
@@ -59,45 +58,6 @@ class SeriesAppend:
         if found is not None and (type(found) is not bytes or not found):
             raise InvalidError(f"a series layout lists the family {shown(self.family)} under {shown(found)}: not bytes")
         return None if found is None else found + self.names[0]
-
-
-class Prefixes:
-    """The partitions' prefixes that this handle knows of. None may be the beginning of another one: keys of the one would be
-    looked for in the other's tree, and no manifest with both can be committed."""
-
-    def __init__(self, stored: Callable[[], Iterable[bytes]], lock: Any) -> None:
-        """`stored`: gives those of what is there already; asked once, when a prefix comes that is new to this handle."""
-        self._stored: Callable[[], Iterable[bytes]] | None = stored
-        self._lock = lock
-        self._known: list[bytes] = []
-        self._set: set[bytes] = set()
-
-    def check(self, prefix: object, key: bytes, extractor: str) -> None:
-        """Raise InvalidError where an extractor gives what is no prefix of the key, or one that nests. Cost: one look-up."""
-        if type(prefix) is bytes and prefix in self._set and key.startswith(prefix):
-            return
-        if type(prefix) is not bytes or not prefix or not key.startswith(prefix):
-            raise InvalidError(f"prefix extractor {extractor!r} gives {shown(prefix)} for key {shown(key)}")
-        with self._lock:
-            self._add(prefix, key, extractor)
-
-    def _add(self, prefix: bytes, key: bytes, extractor: str) -> None:
-        if self._stored is not None:
-            self._set.update(self._stored())
-            self._known = sorted(self._set)
-            self._stored = None
-        if prefix in self._set:
-            return
-        at = bisect_left(self._known, prefix)
-        around = self._known[max(0, at - 1) : at + 1]
-        for other in around:
-            if prefix.startswith(other) or other.startswith(prefix):
-                raise InvalidError(
-                    f"prefix extractor {extractor!r} gives {shown(prefix)} for key {shown(key)}, and {shown(other)} for "
-                    "others: no prefix may begin with another one"
-                )
-        self._known.insert(at, prefix)
-        self._set.add(prefix)
 
 
 class WriteBatch:

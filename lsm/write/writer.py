@@ -1,4 +1,4 @@
-"""Write walk, after `db`: one batch at a time gets its sequence number, goes into the log's buffer, then into memory.
+"""Write walk, after `write/intake`: one batch at a time gets its sequence number, goes into the log's buffer, then into memory.
 
 The order is load-bearing. A batch is in the log's buffer before it is visible, and `bounds` move only when all of its rows
 are in the memtable, so no read sees part of a batch. Everything here holds the one write lock for some microseconds.

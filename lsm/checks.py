@@ -1,7 +1,7 @@
 """Checks of values from callers and files: durations, sizes, text. Pure.
 
 There is one function per kind of value, so that every call and every setting accepts the same values. All of them raise
-InvalidError with the value in the message. A value that passes can be waited for, stored, and read back.
+InvalidError, and the message names the parameter and its value. A value that passes can be waited for, stored and read back.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     |-- TransactionError     a conflicting write won: run the transaction again
     |-- ClosedError          this handle is closed: open the database again
     |   `-- FencedError      a newer writer owns the database: stop, do not retry
-    |-- ReentrantError       a signal handler or finalizer interrupted a call and called, too: call again after that call
+    |-- ReentrantError       a signal handler or finalizer called in the middle of a call: call again after that call
     |-- UnavailableError     the store did not answer in time: try again later
     |   |-- NotFoundError    there is no database at the URL: check the URL
     |   `-- SnapshotExpiredError  a reader was overtaken by the collector: refresh and read again

@@ -1,1 +1,1 @@
-"""Versions of a database that are kept for a while, and databases that begin with another one's tables."""
+"""Checkpoints, which keep versions of a database, and clones, which begin with another database's tables."""

@@ -1,4 +1,4 @@
-"""Checkpoints, versions that stay readable: their creation, refresh, deletion and expiry as edits of the manifest; reading.
+"""Checkpoints: versions that stay readable. Creates, refreshes, deletes, expires and reads them.
 
 docs/protocol.md, rules K1 to K4 and R5. Source: SlateDB's checkpoints (its RFC 4), with two differences: a pinned version
 moves out of `manifest/`, because M4 requires old versions to be deleted in order; and one clock alone expires nothing.
@@ -41,8 +41,8 @@ def create_checkpoint(
     """Pin the newest version and the log after it up to object `wal_end`, or the version and log of checkpoint `source`.
 
     `wal_end` returns the last durable log object. It is called again in two cases. A version committed in the meantime may
-    have dropped a partition, and the rows that tell so may be in later log objects (rule R5). Or the tables already contain
-    later log objects: the end that it found was collected (rule R3).
+    have dropped a partition, and the rows that record the drop may be in later log objects (rule R5). Or tables already
+    contain later log objects, so the end that it found was only a collected object (rule R3).
     Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()

@@ -1,7 +1,7 @@
 """`fsck`: every byte and every reference of a database.
 
-It only reads, so it may run beside a writer: it tells collected objects from lost ones. Orphans are no damage; the collector
-deletes them.
+It only reads, so it may run beside a writer. It distinguishes collected objects from lost ones. Orphans are no damage; the
+collector deletes them.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _Fsck:
         """Whether the manifest is still the one that was verified. Cost: as a refresh."""
         try:
             return self._manifests is None or self._manifests.refresh().number == self._report.manifest_id
-        except CorruptionError:  # It is in the report.
+        except CorruptionError:  # The report has it.
             return True
 
     def _advance(self, size: int) -> None:
@@ -172,7 +172,7 @@ class _Fsck:
     # -- manifests ----------------------------------------------------------------------------------------------------
 
     def _check_versions(self, versions: dict[int, ObjectInfo], newest: Manifest) -> None:
-        """Every stored version by itself, and that nothing goes back from one to the next."""
+        """Verify every stored version, and that no version takes back what must only grow."""
         report = self._report
         found: list[Manifest] = []
         for number in sorted(

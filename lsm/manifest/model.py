@@ -114,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         return partitions[start : max(start, end)]
 
     def with_partition(self, changed: Partition) -> Manifest:
-        """Return this manifest with one partition replaced or added; removed, if it has no table."""
+        """Return this manifest with one partition replaced or added, or removed if it has no table."""
         at = bisect_left(self.partitions, changed.prefix, key=lambda partition: partition.prefix)
         found = at < len(self.partitions) and self.partitions[at].prefix == changed.prefix
         new = (changed,) if changed.l0 or changed.runs else ()

@@ -57,7 +57,7 @@ class StoreFault(Exception):
 class ObjectInfo:
     """An object's name relative to the store's root, its size in bytes, and its modification time.
 
-    `modified_ms` is None where the backend gives no time.
+    `modified_ms` is None if the backend gives no time.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ObjectStore(ABC):
     """Whether a request takes less time than handing it to another thread. If so, parallel reads do not pay."""
 
     decides_itself: bool = False
-    """Whether this process or its kernel decides if a name is taken. Such a store keeps refusing what it refused once."""
+    """Whether this process or its kernel decides if a name is taken. If so, one refused create is a proof for ever."""
 
     object_bytes_max: int = CREATE_BYTES_MAX
     """Maximum bytes per object."""

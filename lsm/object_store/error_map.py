@@ -3,9 +3,9 @@
 Errors are recognised by HTTP status, service code and class name. Message texts are not used. Client libraries are not
 imported, because the packages behind a URL scheme are optional.
 
-The search follows `__cause__`: s3fs re-raises botocore's errors and sets it. The search never follows `__context__`, because
-Python sets that to any exception that is being handled: one of the engine's earlier requests, or one of the application.
-A broken connection ends the search, because an error behind it is no answer to this request.
+The search follows `__cause__`, which s3fs sets when it re-raises botocore's errors. The search never follows `__context__`:
+Python sets that to any exception that is being handled, even one of an earlier request or of the application. A broken
+connection ends the search, because a cause of it is no answer to this request.
 
 `ObjectExists` and `ObjectMissing` are definite answers, so only requests that can get them are mapped to them. Any other
 404 or 412 is unclear. An unclear answer is a transient fault, and the request is repeated.
@@ -18,7 +18,7 @@ A broken connection ends the search, because an error behind it is no answer to 
 | 416                                            | read              | RangePastEnd (the adapter returns b"")   |
 | 404 naming the bucket or container             | anything          | RequestRefused                           |
 | FileNotFoundError without an answer            | write, list       | RequestRefused (the bucket is missing)   |
-| 404 and 412 where they are none of the above   | anything          | StoreFault, transient                    |
+| any other 404 or 412                           | anything          | StoreFault, transient                    |
 | 401, 403, no credentials, wrong region, 400    | anything          | RequestRefused                           |
 | 408, 409, 425, 429, 5xx but 501, lost upload   | anything          | StoreFault, transient                    |
 | refused, unknown host, certificate             | anything          | Unreachable                              |
@@ -88,7 +88,7 @@ _BROKEN_ERRORS = {
 
 
 def oversize(name: str, size: int) -> InvalidError:
-    """The error for an object above CREATE_BYTES_MAX."""
+    """Return the error for an object above CREATE_BYTES_MAX."""
     return InvalidError(f"object {name!r} has {size} bytes; no object may exceed {CREATE_BYTES_MAX}")
 
 

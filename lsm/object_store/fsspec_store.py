@@ -7,7 +7,7 @@ Each backend implements fsspec's `pipe_file(mode="create")` in its own way, so o
 | s3fs (s3, s3a)                   | If-None-Match, see s3_store.py                                |
 | gcsfs (gs, gcs)                  | ifGenerationMatch=0                                           |
 | adlfs (abfs, abfss, az)          | If-None-Match                                                 |
-| fsspec's memory, handed in       | check and write under one lock of this process                |
+| fsspec's memory, passed as `fs`  | check and write under one lock of this process                |
 | fsspec's local                   | never used: LocalStore takes over                             |
 | any other                        | refused, unless the caller asserts that only one writer exists, or only reads |
 
@@ -279,7 +279,7 @@ class FsspecStore(ObjectStore):
                 raise StoreFault(gone, transient=True) from error
 
     def finish_creates(self, *, timeout: float) -> None:
-        """Cost: five LIST, on file systems that write in place; else none."""
+        """Complete or undo interrupted creates. Cost: five LIST on file systems that write in place; else none."""
         if not self._writes_in_place:
             return
         try:

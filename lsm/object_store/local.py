@@ -15,8 +15,8 @@ fsspec's own local file system is not used: it checks for the name and then writ
 The root may be moved away or unmounted, and another directory may appear under its path. So directories are held open, calls
 go through the open directories, and an answer counts only if the path still leads to them (rule B1).
 
-Cost (ext4, virtual disk, p50): a create of 1 KiB takes 0.38 ms on a quiet machine and 0.5 ms on a busy one, as long as the
-bare system calls; all but 30 to 45 us of it are the two syncs. A range read takes 6 to 8 us.
+Cost (ext4, virtual disk, p50): a create of 1 KiB takes 0.38 ms on a quiet machine and 0.5 ms on a busy one. The bare system
+calls take the same time. The two syncs are all of it but 30 to 45 us. A range read takes 6 to 8 us.
 Deletes are not synced. A power loss can undo one, which is harmless because names are never reused.
 """
 

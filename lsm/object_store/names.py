@@ -93,7 +93,7 @@ def is_leftover(name: str) -> bool:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether `name` is none that a database gives to an object.
+    """Whether no object of a database has a name like `name`.
 
     >>> is_foreign("sst/notes.txt"), is_foreign(note_name(1))
     (True, False)

@@ -4,8 +4,8 @@ An event has a name, a logger, a level and the text of its log line. Code report
 passes it to every observer. `observe/log_lines` is the observer that writes log lines; another observer can feed metrics.
 docs/operations.md gives the meaning of each event.
 
-Levels: WARNING if an operator should act, INFO for takeovers and recoveries, DEBUG for requests. Facts are names of objects,
-numbers, and `reason(error)`. They are never keys or values of records, and never credentials.
+Levels: WARNING for an event that an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. Facts are
+names of objects, numbers, and `reason(error)`. They are never keys or values of records, and never credentials.
 
 Requires of callers: hold no lock that appends or reads take, because observers run the application's code. Report no event
 per record.

@@ -62,8 +62,7 @@ class _Streak:
 class _KindOfRequest:
     """Operations whose requests of one kind fail.
 
-    `given_up`: when the first failure of an operation was, that was then given up; None after any request of this kind is
-    answered.
+    `given_up`: since when an operation had failed that was given up; None once a request of this kind is answered.
     """
 
     def __init__(self, now: float) -> None:

@@ -30,10 +30,11 @@ def text(document: str) -> str:
 
 
 def table(document: str, head: str) -> list[list[str]]:
-    """The cells of the table whose first column is called `head`."""
-    found = re.search(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text(document), re.MULTILINE)
+    """The cells of the tables whose first column is called `head`, of all of them together."""
+    found = re.findall(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text(document), re.MULTILINE)
     assert found, f"{document} has no table headed {head!r}"
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in found.group(1).splitlines()]
+    rows = "".join(found).splitlines()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
 def names_in(cell: str) -> list[str]:

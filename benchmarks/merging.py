@@ -22,7 +22,8 @@ from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.plan import Sources
 from lsm.object_store.memory import MemoryStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import PUT, RowChunk, SeriesChunk
+from lsm.rows.chunk import RowChunk, SeriesChunk
+from lsm.rows.kind import VALUE
 from lsm.settings import Settings
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.rolling import RollingTables
@@ -148,7 +149,7 @@ def _rows(keys: list[bytes], values: list[bytes], stretches: list[range]) -> Fil
             part = slice(rows.start, rows.stop, rows.step)
             count = len(rows)
             tables.add_rows(
-                RowChunk(keys[part], [1 + rows.start + at for at in range(count)], [PUT] * count, values[part])
+                RowChunk(keys[part], [1 + rows.start + at for at in range(count)], [VALUE] * count, values[part])
             )
 
     return fill

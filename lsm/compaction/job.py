@@ -17,6 +17,7 @@ from lsm.compaction.series_merge import merge_series
 from lsm.errors import CorruptionError
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
+from lsm.rows.kind import are_values
 from lsm.rows.merge import has_one_version_a_key, interleaved, prune_rows
 from lsm.runtime import Runtime
 from lsm.sst.block import KIND_SERIES, RowsBlock, SeriesBlock
@@ -155,7 +156,7 @@ class _Merge:
     def _may_shrink(self, block: RowsBlock) -> bool:
         """Whether pruning could drop a row; to find out which, the values would have to be cut out."""
         is_bottom = self._job.sources.is_bottom
-        return (is_bottom and any(block.kinds)) or not has_one_version_a_key(block.keys)
+        return (is_bottom and not are_values(block.kinds)) or not has_one_version_a_key(block.keys)
 
     def merge(self, step: Round) -> None:
         if step.rows:

@@ -17,7 +17,7 @@ from lsm.fsck.report import FsckReport
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import DELETE, PUT, RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes
+from lsm.rows.chunk import RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes
 from lsm.sst.block import BLOCK_CHECKSUM, SeriesBlock
 from lsm.sst.bloom import digest
 from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo, content_digest
@@ -267,8 +267,6 @@ def _row_problem(rows: RowChunk, last_seq: int) -> str | None:
         return "keys are not sorted"
     if any(one == two and not newer > older for one, two, newer, older in zip(keys, keys[1:], seqs, seqs[1:])):
         return "versions of a key are not newest first"
-    if not {PUT, DELETE}.issuperset(rows.kinds):
-        return f"row kinds {sorted(set(rows.kinds))} are unknown: update the library"
     if max(seqs) > last_seq:
         return f"holds batch {max(seqs)}, the manifest knows batches up to {last_seq}"
     return None

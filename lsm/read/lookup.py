@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from lsm.manifest.model import Manifest, Partition
-from lsm.rows.chunk import DELETE, RowChunk, SeriesLayout, last_at_or_before, unterminated
+from lsm.rows.chunk import RowChunk, SeriesLayout, last_at_or_before, unterminated
+from lsm.rows.kind import value_of
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableInfo
 from lsm.sst.table import TableReader
@@ -22,12 +23,12 @@ def get(view: View, bounds: Bounds, key: bytes, tables: TableReader, layout: Ser
     for memtable in view.memtables:
         version = memtable.get(key, bounds.seq)
         if version is not None:
-            return None if version[1] == DELETE else version[2]
+            return value_of(version[1], version[2])
     for table in _candidates(view.manifest, key):
         if tables.may_contain(table, key):
             hit = _find(table, key, bounds.seq, tables)
             if hit is not None:
-                return None if hit[0] == DELETE else hit[1]
+                return value_of(*hit)
     return None
 
 

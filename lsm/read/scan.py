@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lsm.manifest.model import Manifest, Partition
-from lsm.rows.chunk import PUT, RowChunk, SeriesChunk, prefix_end, series_prefixes
+from lsm.rows.chunk import RowChunk, SeriesChunk, prefix_end, series_prefixes
+from lsm.rows.kind import VALUE
 from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, visible_rows
 from lsm.sst.block import SeriesBlock
@@ -101,7 +102,7 @@ def as_rows(chunk: SeriesChunk) -> RowChunk:
     tails = [number.to_bytes(8, "big") for number in chunk.numbers]
     heads = [prefix for prefix, count in zip(prefixes, chunk.counts, strict=True) for _ in range(count)]
     keys = list(map(bytes.__add__, heads, tails))
-    return RowChunk(keys, [0] * len(keys), [PUT] * len(keys), chunk.values)
+    return RowChunk(keys, [0] * len(keys), [VALUE] * len(keys), chunk.values)
 
 
 def _series_sources(

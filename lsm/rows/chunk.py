@@ -17,9 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from typing import Final, Protocol
 
-PUT: Final = 0
-DELETE: Final = 1
-
 TERMINATOR: Final = b"\x00"
 SEQ_MAX: Final = (1 << 64) - 1
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import compress, islice
-from operator import itemgetter, ne
+from operator import eq, itemgetter, ne, or_
 
-from lsm.rows.chunk import DELETE, RowChunk
+from lsm.rows.chunk import RowChunk
+from lsm.rows.kind import are_values, check_kinds, seen
 
 
 def merge_rows(sources: Sequence[Iterator[RowChunk]], *, descending: bool = False) -> Iterator[RowChunk]:
@@ -88,7 +89,7 @@ def interleaved(parts: Sequence[RowChunk]) -> RowChunk:
         kinds += part.kinds
         values += part.values
     gather = itemgetter(*sorted(range(len(keys)), key=keys.__getitem__))
-    return RowChunk(gather(keys), gather(seqs), gather(kinds) if any(kinds) else kinds, gather(values))
+    return RowChunk(gather(keys), gather(seqs), kinds if are_values(kinds) else bytes(gather(kinds)), gather(values))
 
 
 def has_one_version_a_key(keys: Sequence[bytes]) -> bool:
@@ -111,8 +112,8 @@ def visible_rows(chunk: RowChunk, seq: int) -> RowChunk:
     if not len(chunk):
         return chunk
     chunk = newest_rows(chunk)
-    if any(chunk.kinds):
-        chunk = _compress(chunk, [kind != DELETE for kind in chunk.kinds])
+    if not are_values(chunk.kinds):
+        chunk = _compress(chunk, seen(chunk.kinds))
     return chunk
 
 
@@ -121,8 +122,11 @@ def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) ->
     numbers) the newest version it sees; at the bottom of a tree a tombstone nobody can see anything below goes too.
 
     Source: SlateDB keeps every version above the oldest snapshot; a version between two snapshots that neither can
-    see is dropped here as well.
+    see is dropped here as well. Raises: CorruptionError: a kind is unknown, and what hides what is unknown, too.
     """
+    is_plain = are_values(chunk.kinds)
+    if not is_plain:
+        check_kinds(chunk.kinds)
     if not snapshots:
         kept = newest_rows(chunk)
     else:
@@ -131,16 +135,15 @@ def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) ->
         views = [bisect_left(snapshots, seq) for seq in seqs]
         keep = [True, *(keys[at] != keys[at - 1] or views[at] != views[at - 1] for at in range(1, len(keys)))]
         kept = chunk if all(keep) else _compress(chunk, keep)
-    if not at_bottom or not any(kept.kinds):
+    if is_plain or not at_bottom:
         return kept
-    keys, kinds = kept.keys, kept.kinds
-    oldest = [*map(ne, keys, keys[1:]), True]
-    dead = [last and kind == DELETE for last, kind in zip(oldest, kinds, strict=True)]
+    keys = kept.keys
+    hides_older = [*map(eq, keys, keys[1:]), False]
     # A tombstone that is the oldest version left hides nothing at the bottom: no version at all reads the same.
-    return _compress(kept, [not gone for gone in dead])
+    return _compress(kept, list(map(or_, seen(kept.kinds), hides_older)))
 
 
-def _compress(chunk: RowChunk, keep: Sequence[bool]) -> RowChunk:
+def _compress(chunk: RowChunk, keep: Sequence[int]) -> RowChunk:
     return RowChunk(
         list(compress(chunk.keys, keep)),
         list(compress(chunk.seqs, keep)),

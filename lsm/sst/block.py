@@ -15,7 +15,7 @@ Payload of a rows block (columns as in coding.py; n rows):
     4   shared    u16    length of the prefix all keys share, then the prefix
     ..  suffixes  string column
     ..  seqs      integer column
-    ..  kinds     integer column
+    ..  kinds     integer column (rows/kind.py)
     ..  values    string column
 
 Payload of a series block (g groups, n rows, all of one family):
@@ -48,6 +48,7 @@ from crc32c import crc32c
 from lsm.coding import cut, decoding, even_pieces, put_ints, put_strings, take_ints, take_strings
 from lsm.errors import CorruptionError
 from lsm.rows.chunk import RowChunk, SeriesChunk, series_key
+from lsm.rows.kind import take_kinds
 
 HEADER: Final = struct.Struct("<BBHII")
 _UNSUMMED: Final = struct.Struct("<BBHI")
@@ -67,6 +68,13 @@ EXPANSION_MAX_BITS: Final = 16
 WIDE_ROW_BYTES: Final = 512
 """Rows from this size on cost more to copy than to decode."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
+
+
+def unknown_kind(kind: int, *, name: str, offset: int) -> CorruptionError:
+    """For a block that is neither of rows nor of series."""
+    return CorruptionError(
+        f"block kind {kind} is unknown: a newer version wrote it: update the library", object_name=name, offset=offset
+    )
 
 
 def checksum_seed(database: bytes, name: str) -> int:
@@ -204,7 +212,7 @@ class RowsBlock:
             shared = payload[ROWS_HEAD.size : at]
             suffixes, at = take_strings(payload, at, count)
             self.seqs, at = take_ints(payload, at, count)
-            self.kinds, at = take_ints(payload, at, count)
+            self.kinds, at = take_kinds(payload, at, count, name=name, offset=offset)
             self._lengths, at = take_ints(payload, at, count)
             self._first_value = at
             end = at + sum(self._lengths)

@@ -34,7 +34,8 @@ from xxhash import xxh3_64_intdigest
 
 from lsm.coding import CHECKSUM
 from lsm.object_store.names import table_name
-from lsm.rows.chunk import DELETE, SEQ_MAX, RowChunk, series_key, series_prefixes
+from lsm.rows.chunk import SEQ_MAX, RowChunk, series_key, series_prefixes
+from lsm.rows.kind import TOMBSTONE
 from lsm.sst.block import (
     BLOCK_CHECKSUM,
     KIND_ROWS,
@@ -160,7 +161,7 @@ class TableBuilder:
             self._add_block(encode_rows(part), KIND_ROWS, part.keys[0], part.keys[-1], len(part))
             start = end
         self._filter.add(keys)
-        self._tombstones += chunk.kinds.count(DELETE)
+        self._tombstones += chunk.kinds.count(TOMBSTONE)
 
     def add_series(
         self,
@@ -228,7 +229,7 @@ class TableBuilder:
         else:
             kind, first, last = KIND_ROWS, block.keys[0], block.keys[-1]
             self._filter.add(block.keys)
-            self._tombstones += block.kinds.count(DELETE)
+            self._tombstones += block.kinds.count(TOMBSTONE)
         self._append_block(self._sealer.reseal(stored, self.size), kind, first, last, len(block))
 
     def _add_block(self, payload: bytes, kind: int, first_key: bytes, last_key: bytes, rows: int) -> None:

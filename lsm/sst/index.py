@@ -24,10 +24,12 @@ from typing import Final
 
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
 from lsm.rows.chunk import last_at_or_before
+from lsm.sst.block import KIND_ROWS, KIND_SERIES, unknown_kind
 from lsm.sst.last_numbers import LastNumbers, take_last_numbers
 
 KIND_INDEX: Final = 3
 KIND_FILTER: Final = 4
+_DATA_KINDS: Final = {KIND_ROWS, KIND_SERIES}
 _COUNT: Final = struct.Struct("<I")
 
 
@@ -52,6 +54,9 @@ class Index:
             (count,) = _COUNT.unpack_from(payload)
             self.keys, at = take_strings(payload, _COUNT.size, count)
             self.kinds, at = take_ints(payload, at, count)
+            for kind in set(self.kinds) - _DATA_KINDS:
+                # Rows of a block that nobody opens are counted by the index alone.
+                raise unknown_kind(kind, name=name, offset=offset)
             sizes, at = take_ints(payload, at, count)
             rows, at = take_ints(payload, at, count)
             self.offsets = list(accumulate(sizes, initial=0))

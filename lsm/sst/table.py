@@ -22,6 +22,7 @@ from lsm.sst.block import (
     decode_series,
     open_block,
     row_chunk_weight,
+    unknown_kind,
 )
 from lsm.sst.bloom import Filter
 from lsm.sst.builder import TableInfo
@@ -324,7 +325,7 @@ def decode_block(kind: int, payload: bytes | memoryview, *, name: str, offset: i
         return decode_series(payload, name=name, offset=offset, may_borrow=may_borrow)
     if kind == KIND_ROWS:
         return decode_rows(bytes(payload), name=name, offset=offset)
-    raise CorruptionError(f"block kind {kind} is unknown: update the library", object_name=name, offset=offset)
+    raise unknown_kind(kind, name=name, offset=offset)
 
 
 def weight_of(block: Block) -> int:

@@ -10,7 +10,7 @@
     28  family prefix
     ..  counts    integer column, b items: rows of each batch
     ..  keys      string column, n items: keys, or the names of the series
-    ..  kinds     integer column, n items (rows frames only)
+    ..  kinds     integer column, n items (rows frames only; rows/kind.py)
     ..  values    string column, n items
 
 The first frame of an object is a mark (kind 3): `number` is the newest log object that was durable when this one was
@@ -31,6 +31,7 @@ import msgspec
 
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
 from lsm.errors import out_of_memory
+from lsm.rows.kind import take_kinds
 
 FRAME: Final = struct.Struct("<BBHIIQQ")
 WAL_VERSION: Final = 1
@@ -95,14 +96,16 @@ def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Fram
             if kind == MARK_FRAME and not (family_length or batches or rows or seq):
                 yield Frame(b"", 0, number, (), (), (), (), 0)
                 continue
-            if kind not in (ROWS_FRAME, SERIES_FRAME) or (kind == SERIES_FRAME) != bool(family):
-                raise ValueError(f"frame kind {kind} is unknown")
+            if kind not in (ROWS_FRAME, SERIES_FRAME, MARK_FRAME):
+                raise ValueError(f"frame kind {kind} is unknown: a newer version wrote it: update the library")
+            if kind == MARK_FRAME or (kind == SERIES_FRAME) != bool(family):
+                raise ValueError(f"a frame of kind {kind} with {rows} rows of the family {family!r}")
             counts, at = take_ints(data, at, batches)
             start = at
             keys, at = take_strings(data, at, rows)
             kinds: Sequence[int] = ()
             if kind == ROWS_FRAME:
-                kinds, at = take_ints(data, at, rows)
+                kinds, at = take_kinds(data, at, rows, name=name, offset=at)
             values, at = take_strings(data, at, rows)
             if sum(counts) != rows:
                 raise ValueError(f"batches of {sum(counts)} rows in a frame of {rows}")

@@ -8,7 +8,8 @@ from typing import Final
 from lsm.checks import shown, timeout_seconds
 from lsm.errors import InvalidError
 from lsm.rows.bytes_in import BytesLike, as_key, as_value
-from lsm.rows.chunk import DELETE, PUT, SEQ_MAX, SeriesLayout, series_prefix, total_length
+from lsm.rows.chunk import SEQ_MAX, SeriesLayout, series_prefix, total_length
+from lsm.rows.kind import TOMBSTONE, VALUE
 
 FAMILY_BYTES_MAX: Final = 65_535
 EMPTY_ROWS_MAX: Final = 1 << 15
@@ -68,11 +69,11 @@ class WriteBatch:
         self.series: list[SeriesAppend] = []
 
     def put(self, key: BytesLike, value: BytesLike) -> WriteBatch:
-        self._rows[as_key(key)] = (PUT, as_value(value))
+        self._rows[as_key(key)] = (VALUE, as_value(value))
         return self
 
     def delete(self, key: BytesLike) -> WriteBatch:
-        self._rows[as_key(key)] = (DELETE, b"")
+        self._rows[as_key(key)] = (TOMBSTONE, b"")
         return self
 
     def append_series(self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> WriteBatch:

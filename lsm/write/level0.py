@@ -12,6 +12,7 @@ import msgspec
 
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk, partition_rows
+from lsm.rows.kind import VALUE
 from lsm.rows.memtable import Memtable, SeriesRows
 from lsm.rows.merge import merge_rows, prune_rows
 from lsm.runtime import Runtime
@@ -75,7 +76,7 @@ def _partitions(table: Memtable, rules: Rules) -> Iterator[tuple[bytes, list[Ser
         directory = rules.layout.directory(family) if rules.layout is not None else None
         if directory is not None:
             keys = [directory + name for name in table.series[family].names()]
-            directories.append(RowChunk(keys, [table.last_seq] * len(keys), [0] * len(keys), [b""] * len(keys)))
+            directories.append(RowChunk(keys, [table.last_seq] * len(keys), [VALUE] * len(keys), [b""] * len(keys)))
     rows: dict[bytes, list[RowChunk]] = {}
     sources = [table.all_rows(), *(iter([chunk]) for chunk in directories)]
     for chunk in merge_rows(sources):

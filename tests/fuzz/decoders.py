@@ -34,9 +34,19 @@ from lsm.object_store import MemoryStore
 from lsm.object_store.names import manifest_name, note_name, table_name, wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
+from lsm.rows.kind import KNOWN_KINDS
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
-from lsm.sst.block import BlockSealer, SeriesBlock, checksum_seed, encode_rows, encode_series, open_block
+from lsm.sst.block import (
+    KIND_ROWS,
+    KIND_SERIES,
+    BlockSealer,
+    SeriesBlock,
+    checksum_seed,
+    encode_rows,
+    encode_series,
+    open_block,
+)
 from lsm.sst.bloom import Filter, FilterBuilder, digest, digests
 from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo
 from lsm.sst.disk_cache import HEADER as PART_HEADER
@@ -103,6 +113,7 @@ def read_log_object(data: bytes) -> Any:
     runtime = Runtime()
     found = read_wal_object(ReliableStore(store, runtime, op_timeout=1.0, request_timeout=1.0), NUMBER, DATABASE)
     assert found is not None
+    assert all(set(frame.kinds).issubset(KNOWN_KINDS) for frame in found.frames)
     apply_frames(Memtable(runtime), found.frames, after_seq=0)
     return (found.number, found.epoch, found.is_fence, found.durable_through, [fields_of(one) for one in found.frames])
 
@@ -151,6 +162,7 @@ def read_block(data: bytes) -> Any:
             start, end = block.find(block.family, name, 4, 1 << 40)
             block.values(start, end)
         return (whole.family, whole.names, list(whole.counts), list(whole.numbers), whole.values)
+    assert set(block.kinds).issubset(KNOWN_KINDS)
     block.clip(b"k", b"z")
     return (block.keys, list(block.seqs), list(block.kinds), block.values)
 
@@ -158,6 +170,7 @@ def read_block(data: bytes) -> Any:
 def read_index(payload: bytes) -> Any:
     index = Index(payload, name=NAME, offset=OFFSET)
     assert index.weight > 0
+    assert set(index.kinds) <= {KIND_ROWS, KIND_SERIES}
     assert len(index.offsets) == len(index) + 1 == len(index.rows_before)
     index.blocks_for(b"b", b"k")
     index.blocks_for(None, None)

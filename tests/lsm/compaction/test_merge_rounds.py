@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lsm.compaction.block_places import BlockPlace
 from lsm.compaction.merge_rounds import Head, Round, Stored, rounds
-from lsm.rows.chunk import PUT, RowChunk, SeriesChunk, series_key
+from lsm.rows.chunk import RowChunk, SeriesChunk, series_key
+from lsm.rows.kind import VALUE
 from lsm.sst.block import RowsBlock, SeriesBlock, encode_rows, encode_series
 from lsm.sst.builder import TableInfo
 
@@ -21,7 +22,7 @@ def rows_block(keys: str, source: str = "") -> RowsBlock:
     """One row for each letter, its value the letter and the source."""
     found = [key.encode() for key in keys]
     values = [key + source.encode() for key in found]
-    return RowsBlock(encode_rows(RowChunk(found, [1] * len(found), [PUT] * len(found), values)), name="n", offset=0)
+    return RowsBlock(encode_rows(RowChunk(found, [1] * len(found), [VALUE] * len(found), values)), name="n", offset=0)
 
 
 def series_block(groups: dict[bytes, list[int]], family: bytes = b"f") -> SeriesBlock:

@@ -16,7 +16,8 @@ from lsm.fsck.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import PROBE, manifest_name, note_name, table_name
-from lsm.rows.chunk import DELETE, PUT, RowChunk
+from lsm.rows.chunk import RowChunk
+from lsm.rows.kind import TOMBSTONE, VALUE
 from lsm.sst.block import SeriesBlock, encode_series
 from tests.doubles import CrashAt, CrashingStore, SimulatedCrash, number_of
 from tests.lsm.checkpoint.test_checkpoints import churn, open_admin
@@ -308,18 +309,17 @@ def test_says_so_where_there_is_nothing() -> None:
         verify(MemoryStore())
 
 
-ROWS = RowChunk([b"a", b"a", b"b"], [5, 3, 4], [PUT, DELETE, PUT], [b"", b"", b""])
+ROWS = RowChunk([b"a", b"a", b"b"], [5, 3, 4], [VALUE, TOMBSTONE, VALUE], [b"", b"", b""])
 
 
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
         (ROWS, None),
-        (RowChunk([b"b", b"a"], [1, 2], [PUT, PUT], [b"", b""]), "keys are not sorted"),
-        (RowChunk([b"a", b"a"], [3, 5], [PUT, PUT], [b"", b""]), "versions of a key are not newest first"),
-        (RowChunk([b"a", b"a"], [3, 3], [PUT, PUT], [b"", b""]), "versions of a key are not newest first"),
-        (RowChunk([b"a"], [3], [7], [b""]), r"row kinds \[7\] are unknown"),
-        (RowChunk([b"a"], [6], [PUT], [b""]), "holds batch 6, the manifest knows batches up to 5"),
+        (RowChunk([b"b", b"a"], [1, 2], [VALUE, VALUE], [b"", b""]), "keys are not sorted"),
+        (RowChunk([b"a", b"a"], [3, 5], [VALUE, VALUE], [b"", b""]), "versions of a key are not newest first"),
+        (RowChunk([b"a", b"a"], [3, 3], [VALUE, VALUE], [b"", b""]), "versions of a key are not newest first"),
+        (RowChunk([b"a"], [6], [VALUE], [b""]), "holds batch 6, the manifest knows batches up to 5"),
     ],
 )
 def test_rows_that_a_checksum_holds_together_and_no_writer_wrote(rows: RowChunk, problem: str | None) -> None:

@@ -10,7 +10,7 @@ import lsm
 from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, seal_envelope
 from lsm.object_store import MemoryStore, StoreFault
 from lsm.object_store.names import wal_name
-from lsm.rows.chunk import PUT
+from lsm.rows.kind import VALUE
 from lsm.wal.frames import WAL_VERSION, encode_frame, encode_mark
 from tests.doubles import WrappedStore
 from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, open_db, read_series, tiny
@@ -58,7 +58,7 @@ class WriterOfObjects:
     def put(self, number: int, epoch: int, seq: int = 0, key: bytes = b"", *, through: int | None = None) -> None:
         """A data object with one batch, or, without a key, a fence."""
         name = wal_name(number)
-        frames = [encode_frame(b"", seq, 0, [1], [key], [PUT], [b"epoch %d" % epoch])] if key else []
+        frames = [encode_frame(b"", seq, 0, [1], [key], [VALUE], [b"epoch %d" % epoch])] if key else []
         parts = seal_envelope(
             name,
             KIND_WAL_DATA if key else KIND_WAL_FENCE,

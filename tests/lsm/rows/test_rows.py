@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 
 from lsm.rows.chunk import (
-    DELETE,
-    PUT,
     RowChunk,
     partition_rows,
     prefix_end,
@@ -21,6 +19,7 @@ from lsm.rows.chunk import (
     terminated,
     unterminated,
 )
+from lsm.rows.kind import TOMBSTONE, VALUE
 from lsm.rows.memtable import SLICE_ROWS, Memtable
 from lsm.rows.merge import merge_rows, newest_rows, prune_rows, visible_rows
 from lsm.runtime import Runtime
@@ -69,7 +68,7 @@ def test_partitions_sorted_keys_into_stretches(keys: set[bytes]) -> None:
 # -- merge ------------------------------------------------------------------------------------------------------------
 
 versions = st.lists(
-    st.tuples(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), st.sampled_from([PUT, DELETE])), max_size=25
+    st.tuples(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), st.sampled_from([VALUE, TOMBSTONE])), max_size=25
 )
 
 
@@ -118,7 +117,7 @@ def test_shows_what_a_read_at_a_number_sees(rows: list[tuple[bytes, int]], seq: 
     model: dict[bytes, bytes] = {}
     for number, (key, kind) in enumerate(rows[:seq], 1):
         model[key] = b"%d" % number
-        if kind == DELETE:
+        if kind == TOMBSTONE:
             del model[key]
 
     found = visible_rows(chunk, seq)
@@ -151,7 +150,7 @@ def test_keeps_every_version_in_a_memtable(batches: list[list[tuple[bytes, bool]
     for seq, batch in enumerate(batches, 1):
         state = dict(states[-1])
         for key, is_put in dict(batch).items():
-            table.put_rows(seq, [key], [PUT if is_put else DELETE], [b"%d" % seq], len(key))
+            table.put_rows(seq, [key], [VALUE if is_put else TOMBSTONE], [b"%d" % seq], len(key))
             state.pop(key, None)
             if is_put:
                 state[key] = b"%d" % seq
@@ -167,7 +166,7 @@ def test_keeps_every_version_in_a_memtable(batches: list[list[tuple[bytes, bool]
             for row in zip(chunk.keys, chunk.kinds, chunk.values, strict=True)
         ]
 
-        assert [(key, value) for key, kind, value in found if kind == PUT] == sorted(
+        assert [(key, value) for key, kind, value in found if kind == VALUE] == sorted(
             (key, value)
             for key, value in states[seq].items()
             if (low is None or key >= low) and (high is None or key < high)
@@ -175,7 +174,7 @@ def test_keeps_every_version_in_a_memtable(batches: list[list[tuple[bytes, bool]
     newest = newest_rows(as_chunk(rows_of(table.all_rows()))) if batches else None
     if newest is not None:
         assert {
-            k: v for k, v, kind in zip(newest.keys, newest.values, newest.kinds, strict=True) if kind == PUT
+            k: v for k, v, kind in zip(newest.keys, newest.values, newest.kinds, strict=True) if kind == VALUE
         } == states[-1]
 
 

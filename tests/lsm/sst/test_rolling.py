@@ -8,7 +8,8 @@ import pytest
 
 from lsm.object_store import MemoryStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.rows.chunk import PUT, RowChunk, SeriesChunk
+from lsm.rows.chunk import RowChunk, SeriesChunk
+from lsm.rows.kind import VALUE
 from lsm.runtime import Runtime
 from lsm.sst import rolling
 from lsm.sst.block import SeriesBlock
@@ -67,7 +68,7 @@ def test_rows_of_one_key_stay_in_one_table_however_small_the_pieces(
     tables = Tables(table_bytes)
 
     tables.rolling.add_rows(RowChunk([], [], [], []))
-    tables.rolling.add_rows(RowChunk(keys, seqs, [PUT] * len(rows), values))
+    tables.rolling.add_rows(RowChunk(keys, seqs, [VALUE] * len(rows), values))
     tables.rolling.finish()
 
     assert tables.rows() == rows

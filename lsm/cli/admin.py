@@ -29,11 +29,11 @@ from lsm.runtime import Runtime
 def add_commands(commands: Any) -> None:
     """Add the commands to the result of `ArgumentParser.add_subparsers`. Each sets `run`, which returns the exit status."""
     gc = _command(commands, "gc", _gc, "delete what nothing refers to; safe beside a running writer")
-    gc.add_argument("--dry-run", action="store_true", help="only say what could go, and why")
+    gc.add_argument("--dry-run", action="store_true", help="delete nothing; print what would go, and why")
     gc.add_argument(
-        "--min-age", type=age_argument, metavar="S", help="leave what was in use within S seconds (default 300)"
+        "--min-age", type=age_argument, metavar="S", help="keep objects used within the last S seconds (default 300)"
     )
-    gc.add_argument("--every", type=wait_argument, metavar="S", help="go on for ever, every S seconds")
+    gc.add_argument("--every", type=wait_argument, metavar="S", help="repeat every S seconds, without end")
     gc.add_argument("--trust-clock", action="store_true", help="let checkpoints expire by this machine's clock alone")
 
     check = _command(commands, "fsck", _fsck, "verify every byte and reference; exit status 3 on damage")
@@ -42,15 +42,15 @@ def add_commands(commands: Any) -> None:
     checkpoint = commands.add_parser("checkpoint", help="create, list, refresh or delete checkpoints")
     actions = checkpoint.add_subparsers(required=True, metavar="ACTION")
     create = _command(actions, "create", _create_checkpoint, "pin everything that is durable now")
-    create.add_argument("--lifetime", type=age_argument, metavar="S", help="seconds; without, until it is deleted")
+    create.add_argument("--lifetime", type=age_argument, metavar="S", help="seconds until it expires; default: never")
     create.add_argument("--name")
-    create.add_argument("--source", metavar="ID", help="pin what this checkpoint pins")
-    listing = _command(actions, "list", _list_checkpoints, "the checkpoints there are")
+    create.add_argument("--source", metavar="ID", help="pin the version of this checkpoint")
+    listing = _command(actions, "list", _list_checkpoints, "list the checkpoints")
     listing.add_argument("--name")
-    refresh = _command(actions, "refresh", _refresh_checkpoint, "let its lifetime begin again")
+    refresh = _command(actions, "refresh", _refresh_checkpoint, "restart a checkpoint's lifetime")
     refresh.add_argument("id")
     refresh.add_argument("--lifetime", type=age_argument, metavar="S")
-    _command(actions, "delete", _delete_checkpoint, "let go of what it pins").add_argument("id")
+    _command(actions, "delete", _delete_checkpoint, "delete a checkpoint").add_argument("id")
 
     _command(commands, "manifests", _list_manifests, "the stored versions of the manifest")
     clone = _command(
@@ -64,9 +64,9 @@ def add_commands(commands: Any) -> None:
         "--destination-storage-options",
         type=options_object,
         metavar="JSON",
-        help="of the destination; without, the same",
+        help="fsspec options of the destination; default: those of the database",
     )
-    clone.add_argument("--checkpoint", metavar="ID", help="the content of this one; without, of now")
+    clone.add_argument("--checkpoint", metavar="ID", help="clone this checkpoint; default: what is durable now")
 
 
 def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:

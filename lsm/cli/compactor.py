@@ -18,7 +18,7 @@ from lsm.errors import InvalidError
 from lsm.observe.log_lines import on_stderr
 from lsm.settings import Settings
 
-WHAT = "compact beside a writer that does not; SIGTERM ends it cleanly"
+WHAT = "compact beside a writer that does not compact; SIGTERM ends it cleanly"
 
 
 def add_command(commands: Any) -> None:
@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of every compactor command, including that of `opendata_log`."""
     add_place(command)
-    command.add_argument("--workers", type=int, metavar="N", help="jobs, or parts of one, that run side by side")
+    command.add_argument("--workers", type=int, metavar="N", help="jobs, or parts of a job, that run in parallel")
     command.add_argument("--once", action="store_true", help="end when nothing is due")
 
 

@@ -30,16 +30,20 @@ DAMAGED: Final = 3
 def add_place(command: argparse.ArgumentParser, what: str = "the database") -> None:
     """Add the arguments that locate a database."""
     command.add_argument("url", metavar="URL", help=f"where {what} is: an fsspec URL or a path")
-    command.add_argument("--storage-options", type=options_object, default={}, metavar="JSON", help="for fsspec")
-    command.add_argument("--storage-option", action="append", default=[], metavar="K=V", help="one of them; repeatable")
+    command.add_argument(
+        "--storage-options", type=options_object, default={}, metavar="JSON", help="options for fsspec"
+    )
+    command.add_argument(
+        "--storage-option", action="append", default=[], metavar="K=V", help="one such option; repeatable"
+    )
     command.add_argument(
         "--parent-storage-options",
         type=options_by_url,
         default={},
         metavar="JSON",
-        help="of a clone: for fsspec, by the URL of each parent that needs others",
+        help="for a clone: fsspec options of its parents, by URL; default: its own",
     )
-    command.add_argument("--wal-url", metavar="URL", help="where its write-ahead log is, if elsewhere")
+    command.add_argument("--wal-url", metavar="URL", help="URL of its write-ahead log, if that has its own store")
 
 
 def storage_options(options: argparse.Namespace) -> dict[str, Any]:

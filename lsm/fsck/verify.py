@@ -288,9 +288,7 @@ class _Fsck:
             if is_stray_table or is_stray_note or (copy is not None and copy not in pinned):
                 report.orphans.append(Orphan(info.name, info.size))
             if is_probe(info.name) and info.name != PROBE:
-                report.notes.append(
-                    f"{info.name} is left of a create that was cut off: it harms nothing and may be deleted"
-                )
+                report.notes.append(f"{info.name} was left by an interrupted create: it is harmless and may be deleted")
         stores = {store.url: store for store in (self._stores.main, self._stores.wal)}.values()
         left = (info for store in stores for info in store.leftovers() if is_leftover(info.name))
         report.orphans += [Orphan(info.name, info.size) for info in left]

@@ -155,7 +155,7 @@ class GarbageCollector:
 
     def _leftovers(self, age: float) -> list[Garbage]:
         """Return the files that interrupted creates left. A running create whose file is deleted starts again (rule G8)."""
-        why = "a create that was cut off left it"
+        why = "an interrupted create left it"
         stores = {id(store.store): store for store in (self._store, self._wal_store)}.values()
         left = [info for store in stores for info in self._old_enough(store.leftovers(), age) if is_leftover(info.name)]
         return [Garbage(info.name, info.size, why) for info in left]

@@ -296,7 +296,7 @@ class FsspecStore(ObjectStore):
                         else:
                             self._call("rm_file", each, timeout=timeout)
         except Exception as error:
-            self._raise(error, "write", "what creates that were cut off left")
+            self._raise(error, "write", "the objects of interrupted creates")
 
     def _complete(self, temporary: str, path: str, timeout: float) -> None:
         """Write the temporary file's bytes to `path` and remove it. Requires: the temporary file is whole."""

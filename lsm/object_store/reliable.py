@@ -236,7 +236,7 @@ class ReliableStore:
 
         Requires: no other process creates. Raises: UnavailableError.
         """
-        operation = _Operation(self, "finish creates that were cut off")
+        operation = _Operation(self, "finish interrupted creates")
         self._repeat(operation, lambda: self.store.finish_creates(timeout=self.request_timeout))
 
     def leftovers(self) -> Sequence[ObjectInfo]:

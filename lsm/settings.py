@@ -95,7 +95,8 @@ class Settings:
     """Seconds without a finished table after which a worker counts as dead, and its part of the job starts again elsewhere.
     None disables this."""
     flush_placement: str = "auto"
-    """Where tables are built from frozen memtables: 'process' reads the log objects, 'thread' the memory. 'auto' chooses."""
+    """Where frozen memtables become tables. 'process': in worker processes, from the log objects; 'thread': in threads, from
+    memory; 'auto': in processes, if they can reach the store."""
     l0_compaction_min: int = 4
     l0_compaction_max: int = 8
     level_size_ratio: int = 10

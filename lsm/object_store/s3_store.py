@@ -82,7 +82,8 @@ class S3Store(FsspecStore):
 
     @property
     def generation(self) -> int:
-        """Number of different servers seen, less one. Servers behind one host name may differ; each kind counts once."""
+        """Number of server kinds seen, less one. A kind is the server software, and whether the bucket is versioned. Servers
+        behind one host name may differ; each kind counts once."""
         return max(0, len(self._seen) - 1)
 
     def _run(self, function: Callable[..., Any], *arguments: Any, timeout: float, **options: Any) -> Any:

@@ -297,13 +297,13 @@ class LogDb(Reads):
     @property
     def durable_sequence(self) -> Sequence:
         """Exclusive: every record with a lower sequence is durable. Advances by itself."""
-        return self._writer.durable_sequence
+        return self._writer.durable.advance()
 
     def subscribe_durable(self) -> DurableWatch:
         """The durable watermark to wait for."""
         self._check_open()
         return DurableWatch(
-            lambda: self._writer.durable_sequence,
+            lambda: self._writer.durable.advance(),
             self._db.wait_durable_beyond,
             self._db,
             self._runtime,
@@ -344,17 +344,17 @@ class LogDb(Reads):
         if self._is_memory_visible:
             frontier = writer.next_sequence
         else:
-            frontier = writer.durable_sequence
-        return writer.segments, frontier
+            frontier = writer.durable.advance()
+        return writer.segments.table, frontier
 
     def _visible_at_hand(self) -> tuple[SegmentTable, Sequence]:
         return self._visible()
 
     def _time_track(self) -> TimeTrack:
-        return self._writer.time_track
+        return self._writer.clock.track
 
     def _time_track_at_hand(self) -> TimeTrack:
-        return self._writer.time_track
+        return self._writer.clock.track
 
     # -- care ---------------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ class Retention:
         now_ms = self._time.now_ms(wall_ms, monotonic)
         if now_ms is None:
             return
-        appended, segments = self._writer.next_sequence, self._writer.segments
+        appended, segments = self._writer.next_sequence, self._writer.segments.table
         elapsed = (now_ms, wall_ms) if self._runtime.has_clock else 2 * (int(1000 * monotonic),)
         known_ms = self._ahead.known_ms(segments, now_ms=now_ms, elapsed_ms=elapsed[0], latest_ms=elapsed[1])
         due = expired(segments, now_ms=now_ms, retention=self._config, known_ms=known_ms)
@@ -138,7 +138,7 @@ class Retention:
         if due:
             self._writer.retire(due[-1], appended=appended)
             events.tell(events.SEGMENTS_RETIRED, url=self._url, count=len(due), segment=due[-1])
-        if self._writer.announce_retired():
+        if self._writer.segments.announce_retired():
             self._must_flush = True
             self._db.wake_compactor()
         if self._must_flush:
@@ -154,7 +154,7 @@ class Retention:
         latest, retention_ms = segments.latest, self._config.retention_ms
         if latest is None or due < len(segments) - 1 or retention_ms is None or self._seal_interval_ms is None:
             return False
-        appended_before_ms = self._writer.appended_before_ms
+        appended_before_ms = self._writer.clock.appended_before_ms
         was_ahead = latest.start_time_ms > now_ms or appended_before_ms > now_ms + MARK_EVERY_MS
         return is_last_expired(
             latest,

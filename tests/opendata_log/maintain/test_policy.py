@@ -297,7 +297,7 @@ def test_an_orphan_is_dropped_without_a_table_read_or_written(place: str) -> Non
         for one in (first, second):
             log._db.delete(segment_meta_key(one.id))
         log.flush()
-        log._writer._live.expire(third.id)
+        log._writer.segments._live.expire(third.id)
         log._db.wake_compactor()
         assert log.wait_idle(30)
 
@@ -317,7 +317,7 @@ def test_an_orphan_is_dropped_without_a_table_read_or_written(place: str) -> Non
 def test_a_newest_segment_without_metadata_reaches_the_user(place: str) -> None:
     log = open_log(place)
     ingest(log, 1)
-    log._writer._live.load(SegmentTable(), 0)
+    log._writer.segments._live.load(SegmentTable(), 0)
     with pytest.raises(InternalError, match="segment 1 has tables and no metadata"):
         for _ in range(100):
             ingest(log, 10)

@@ -212,9 +212,9 @@ def test_marks_that_are_thinned_out_are_deleted() -> None:
             log.try_append([(KEY, b"x")])
             clock.ms += MARK_EVERY_MS
         left = marks(log)
-        assert left == len(log._writer.time_track) < MARKS_MAX // 2
+        assert left == len(log._writer.clock.track) < MARKS_MAX // 2
     with open_log(clock) as log:
-        assert marks(log) == left == len(log._writer.time_track)
+        assert marks(log) == left == len(log._writer.clock.track)
         assert log.sequence_at(START + 100 * MARK_EVERY_MS) in range(100 - MARKS_MAX // 16, 101)
 
 

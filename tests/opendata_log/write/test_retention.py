@@ -142,11 +142,11 @@ def test_an_interrupted_announcement_is_made_up_for(monkeypatch: pytest.MonkeyPa
             with pytest.raises(lsm.UnavailableError):
                 tick(log)
         assert [one.id for one in log.list_segments()] == [2, 3]
-        assert log._writer._live.bounds == (1, 3)
+        assert log._writer.segments._live.bounds == (1, 3)
 
         tick(log)
 
-        assert log._writer._live.bounds == (2, 3)
+        assert log._writer.segments._live.bounds == (2, 3)
 
 
 def _unavailable(*_: Any) -> None:
@@ -255,7 +255,7 @@ def test_a_crash_anywhere_hides_whole_segments_or_none(stage: str) -> None:
     steps: dict[str, Callable[[], object]] = {
         "before": lambda: None,
         "retired": lambda: log._writer.retire(2),
-        "announced": lambda: (log._writer.retire(2), log._writer.announce_retired()),
+        "announced": lambda: (log._writer.retire(2), log._writer.segments.announce_retired()),
     }
     steps[stage]()
 

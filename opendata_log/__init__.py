@@ -4,7 +4,8 @@ Each key is its own ordered log; a new one is just a new key. One global sequenc
 """
 
 from lsm import Caches
-from opendata_log.log_db import LogDb, LogDbBuilder
+from opendata_log.builder import LogDbBuilder
+from opendata_log.log_db import LogDb
 from opendata_log.model.config import (
     Config,
     LogCompactionOptions,

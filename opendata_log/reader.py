@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import lsm
@@ -16,12 +16,11 @@ from opendata_log.model.keys import (
     TimeMark,
     entry_family,
 )
-from opendata_log.model.record import Sequence
 from opendata_log.model.segment import SegmentTable
 from opendata_log.model.storage import Storage
 from opendata_log.model.time_track import TimeTrack
 from opendata_log.read.reads import Reads
-from opendata_log.read.scan import SeriesReads
+from opendata_log.read.source import View, WouldBlock
 from opendata_log.waiting.wakeups import Wakeups
 
 ATTEMPTS_MAX = 10
@@ -33,11 +32,80 @@ class _Known(NamedTuple):
 
     version: int
     rows_version: int
-    visible: tuple[SegmentTable, Sequence]
+    view: View
+
+
+class ReaderSource:
+    """The `Source` (`read/source`) that a reader's handle is."""
+
+    def __init__(self, db: lsm.DbReader, runtime: lsm.Runtime, wakeups: Wakeups) -> None:
+        self.runtime = runtime
+        self.wakeups = wakeups
+        self._db = db
+        self._known = _Known(-1, -1, (SegmentTable(), 0))
+        self.is_closed = False
+
+    def engine(self) -> lsm.DbReader:
+        if self.is_closed:
+            raise ClosedError("the reader is closed: open it again")
+        return self._db
+
+    def view(self) -> View:
+        """Cost: where the rows of segments may have changed, a scan of them."""
+        try:
+            return self._view(self._load_segments)
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    def view_nowait(self) -> View:
+        try:
+            return self._view(_would_block)
+        except lsm.Error as error:
+            raise translate(error) from error
+
+    def _view(self, load: Callable[[], SegmentTable]) -> View:
+        """Segments and frontier; `load` is called where the segments are not known."""
+        known = self._known
+        # Versions first: what is read then is at least as new, and kept no longer than until the next one.
+        version = self._db.version
+        if known.version != version:
+            rows_version = self._db.rows_version
+            table = known.view[0] if known.rows_version == rows_version else load()
+            latest = table.latest
+            if latest is not None:
+                end = latest.start_seq + self._db.series_end(entry_family(latest.id))
+            else:
+                end = known.view[1]  # Retention took everything this reader has shown.
+            self._known = known = _Known(version, rows_version, (table, end))
+        return known.view
+
+    def _load_segments(self) -> SegmentTable:
+        attempts = 0
+        while True:
+            rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
+            try:
+                return SegmentTable.stored(rows)
+            except lsm.SnapshotExpiredError:
+                attempts += 1  # The engine has refreshed: what it sees now is there.
+                if attempts == ATTEMPTS_MAX:
+                    raise
+
+    def time_track(self) -> TimeTrack:
+        """Cost: a scan of the marks."""
+        return TimeTrack(TimeMark.decode(*row) for row in self._db.scan_prefix(TIME_MARK_PREFIX))
+
+    def time_track_nowait(self) -> TimeTrack:
+        raise WouldBlock
+
+
+def _would_block() -> SegmentTable:
+    raise WouldBlock
 
 
 class LogDbReader(Reads):
     """Read-only; any number beside one writer. Shows only what is durable. Thread-safe; a context manager."""
+
+    source: ReaderSource
 
     def __init__(
         self,
@@ -49,17 +117,15 @@ class LogDbReader(Reads):
         """`object_store` and `runtime` are used instead of what the URL names and the machine offers."""
         self._config = config
         storage = config.storage_config
-        self._is_closed = False
-        self._runtime = runtime if runtime is not None else lsm.Runtime()
-        self._wakeups = Wakeups(self._runtime)
-        self._known = _Known(-1, -1, (SegmentTable(), 0))
+        runtime = runtime if runtime is not None else lsm.Runtime()
+        self._wakeups = Wakeups(runtime)
         try:
             self._db = lsm.DbReader.open(
                 storage.url,
                 engine_settings(config.engine, storage.engine_changes),
                 checkpoint=config.checkpoint,
                 refresh_interval=config.refresh_interval,
-                runtime=self._runtime,
+                runtime=runtime,
                 storage_options=storage.storage_options,
                 wal_url=storage.wal_url,
                 parent_storage_options=storage.parent_storage_options,
@@ -70,6 +136,7 @@ class LogDbReader(Reads):
             )
         except lsm.Error as error:
             raise translate(error) from error
+        super().__init__(ReaderSource(self._db, runtime, self._wakeups))
         self._db.on_news(self._wake)
 
     @classmethod
@@ -82,7 +149,7 @@ class LogDbReader(Reads):
 
     def refresh(self) -> None:
         """See everything that is durable now, without waiting for `refresh_interval`. Raises: StorageError."""
-        self._engine_for_reads()
+        self.source.engine()
         try:
             self._db.refresh()
         except lsm.Error as error:
@@ -96,69 +163,15 @@ class LogDbReader(Reads):
             for keys in names.values():
                 self._wakeups.tell(keys)
 
-    def _engine_for_reads(self) -> SeriesReads:
-        if self._is_closed:
-            raise ClosedError("the reader is closed: open it again")
-        return self._db
-
-    def _visible(self) -> tuple[SegmentTable, Sequence]:
-        visible = self._seen(may_load=True)
-        assert visible is not None
-        return visible
-
-    def _visible_at_hand(self) -> tuple[SegmentTable, Sequence] | None:
-        return self._seen(may_load=False)
-
-    def _seen(self, *, may_load: bool) -> tuple[SegmentTable, Sequence] | None:
-        """Segments and frontier; None where the segments must be loaded, which takes requests, and may not."""
-        known = self._known
-        try:
-            # Versions first: what is read then is at least as new, and kept no longer than until the next one.
-            version = self._db.version
-            if known.version != version:
-                rows_version = self._db.rows_version
-                if known.rows_version == rows_version:
-                    table = known.visible[0]
-                elif may_load:
-                    table = self._load_segments()
-                else:
-                    return None
-                latest = table.latest
-                if latest is not None:
-                    end = latest.start_seq + self._db.series_end(entry_family(latest.id))
-                else:
-                    end = known.visible[1]  # Retention took everything this reader has shown.
-                self._known = known = _Known(version, rows_version, (table, end))
-        except lsm.Error as error:
-            raise translate(error) from error
-        return known.visible
-
-    def _load_segments(self) -> SegmentTable:
-        attempts = 0
-        while True:
-            rows = self._db.scan_prefix(SEGMENT_META_PREFIX)
-            try:
-                return SegmentTable.stored(rows)
-            except lsm.SnapshotExpiredError:
-                attempts += 1  # The engine has refreshed: what it sees now is there.
-                if attempts == ATTEMPTS_MAX:
-                    raise
-
     def status(self) -> lsm.ReaderStatus:
         """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""
         return self._db.status()
-
-    def _time_track_at_hand(self) -> None:
-        return None  # A look at stored rows.
-
-    def _time_track(self) -> TimeTrack:
-        return TimeTrack(TimeMark.decode(*row) for row in self._db.scan_prefix(TIME_MARK_PREFIX))
 
     def close(self) -> None:
         """Stop following. Idempotent."""
         with translated():
             self._db.close()
-        self._is_closed = True
+        self.source.is_closed = True
         self._wakeups.tell_all()
 
     def __enter__(self) -> LogDbReader:
@@ -168,6 +181,6 @@ class LogDbReader(Reads):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "open"
+        state = "closed" if self.source.is_closed else "open"
         failure = f", {self._db.last_failure}" if self._db.last_failure is not None else ""
         return f"<LogDbReader {self._config.storage_config.url}, {state}{failure}>"

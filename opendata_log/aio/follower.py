@@ -9,12 +9,12 @@ from itertools import islice
 
 from opendata_log.aio.iterators import Pieces, checked_count
 from opendata_log.aio.loops import Alarm
-from opendata_log.aio.nonblocking import Far, Near, NotAtHand
+from opendata_log.aio.nonblocking import NonBlockingSource, PiecewiseSource
 from opendata_log.aio.threads import Errand, Threads
 from opendata_log.model.errors import ClosedError
 from opendata_log.model.record import LogEntry, Sequence
-from opendata_log.read.follow import Pursuit
-from opendata_log.read.reads import Reads
+from opendata_log.read.follow import FollowState
+from opendata_log.read.source import WouldBlock
 
 
 class LogFollower(Pieces[LogEntry]):
@@ -25,28 +25,28 @@ class LogFollower(Pieces[LogEntry]):
     """
 
     def __init__(
-        self, threads: Threads, log: Reads, pursuit: Pursuit[Reads], prepare: Callable[[], None] | None = None
+        self, threads: Threads, source: NonBlockingSource, state: FollowState, prepare: Callable[[], None] | None = None
     ) -> None:
         """`prepare` is called in a thread before the first read there."""
         super().__init__()
         self._errand: Errand[Iterator[LogEntry] | None] = Errand(threads)
-        self._near, self._far = Near(log), Far(log)
-        self._pursuit = pursuit
+        self._nowait, self._in_pieces = source, PiecewiseSource(source.handle)
+        self._state = state
         self._prepare = prepare
-        self._is_far = prepare is not None
-        self._mark = pursuit.next_sequence
+        self._is_in_thread = prepare is not None
+        self._mark = state.next_sequence
         self._alarm = Alarm()
         self._is_current = False
         """Nothing but the rest of the current read is left, unless the alarm is set."""
-        pursuit.listen(self._alarm)
+        state.listen(self._alarm)
 
     async def _next_piece(self) -> Iterator[LogEntry] | None:
-        pursuit = self._pursuit
-        while not pursuit.is_over:
+        state = self._state
+        while not state.is_over:
             block = await self._next_block()
-            if pursuit.is_over or block is not None:
-                return block if not pursuit.is_over else None
-            left = pursuit.time_left(asyncio.get_running_loop().time())
+            if state.is_over or block is not None:
+                return block if not state.is_over else None
+            left = state.time_left(asyncio.get_running_loop().time())
             if left is not None and left <= 0:
                 break
             await self._alarm.wait(left)
@@ -61,30 +61,30 @@ class LogFollower(Pieces[LogEntry]):
             return None  # It read to the frontier, and whatever came since would have woken it.
         self._is_current = self._alarm.is_set = False
         try:
-            block = self._pursuit.begin(self._near)
-        except NotAtHand:
-            self._is_far = True
+            block = self._state.begin(self._nowait)
+        except WouldBlock:
+            self._is_in_thread = True
             block = await self._in_thread(self._begin)
-            self._is_far = block is not None
+            self._is_in_thread = block is not None
         self._is_current = True
         return block
 
     async def _rest_of_read(self) -> Iterator[LogEntry] | None:
-        if not self._is_far:
-            with suppress(NotAtHand):
-                return self._pursuit.rest()
+        if not self._is_in_thread:
+            with suppress(WouldBlock):
+                return self._state.rest()
             return None
         block = await self._in_thread(self._rest)
-        self._is_far = block is not None  # What came meanwhile is usually in memory.
+        self._is_in_thread = block is not None  # What came meanwhile is usually in memory.
         return block
 
     async def _in_thread(self, function: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry] | None:
         if not self._errand.is_under_way:
-            self._mark = self._pursuit.next_sequence
+            self._mark = self._state.next_sequence
         try:
             return await self._errand.run(function)
         except ClosedError:  # The handle is closed: this is the end, as it is for a thread that follows.
-            self._pursuit.is_over = True
+            self._state.is_over = True
             return None
 
     def _rest(self) -> Iterator[LogEntry] | None:
@@ -92,17 +92,17 @@ class LogFollower(Pieces[LogEntry]):
         if prepare is not None:
             prepare()
             self._prepare = None
-        return self._pursuit.rest()
+        return self._state.rest()
 
     def _begin(self) -> Iterator[LogEntry] | None:
-        return self._pursuit.begin(self._far)
+        return self._state.begin(self._in_pieces)
 
     @property
     def next_sequence(self) -> Sequence:
         """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
         if self._kept:
             return self._kept[self._kept_at].sequence
-        return self._mark if self._errand.is_under_way else self._pursuit.next_sequence
+        return self._mark if self._errand.is_under_way else self._state.next_sequence
 
     async def fetchmany(self, count: int) -> list[LogEntry]:
         """What is there, up to `count` entries; waits until there is one. Empty at the end."""
@@ -127,5 +127,5 @@ class LogFollower(Pieces[LogEntry]):
         """Yield nothing more; a task that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
         self._mark = self.next_sequence
         self._kept, self._kept_at, self._piece = [], 0, iter(())
-        self._pursuit.is_over = True
-        self._errand.afterwards(lambda: self._pursuit.close(self._alarm))
+        self._state.is_over = True
+        self._errand.afterwards(lambda: self._state.close(self._alarm))

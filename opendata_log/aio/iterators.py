@@ -8,17 +8,18 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from opendata_log.aio.loops import give_way
-from opendata_log.aio.nonblocking import PIECE_ROWS, Far, Moment, NotAtHand
+from opendata_log.aio.nonblocking import PIECE_ROWS, MomentSource, NonBlockingSource, PiecewiseSource
 from opendata_log.aio.threads import Errand, Threads
 from opendata_log.model.errors import InvalidInputError
 from opendata_log.model.record import LogEntry, LogKey, Sequence
 from opendata_log.read import scan
 from opendata_log.read.reads import Reads
 from opendata_log.read.reverse import ReverseIterator
+from opendata_log.read.source import WouldBlock
 
 T = TypeVar("T")
 
-GLANCE_COST = 32
+MEMORY_READ_COST = 32
 """What a read of memory costs, in appended records."""
 
 
@@ -27,6 +28,7 @@ class Pieces(Generic[T]):
     goes on where it stood."""
 
     def __init__(self) -> None:
+        # Iterators of lists and tuples, whose `__length_hint__` is how much is left: see the blocking `LogIterator`.
         self._piece: Any = iter(())
         self._kept: list[T] = []
         """From `_kept_at` on: taken by a call that did not come to return it. Nothing is cut off its head, however long."""
@@ -38,12 +40,12 @@ class Pieces(Generic[T]):
 
     async def _more(self) -> Iterator[T] | None:
         """What is left of the current piece, or the next one."""
+        piece: Iterator[T] | None = self._piece
         if not self._piece.__length_hint__():
             piece = await self._next_piece()
-            if piece is None:
-                return None
-            self._piece = piece
-        return self._piece  # type: ignore[no-any-return]
+            if piece is not None:
+                self._piece = piece
+        return piece
 
     def __aiter__(self) -> Any:
         return self
@@ -51,8 +53,9 @@ class Pieces(Generic[T]):
     async def __anext__(self) -> T:
         if self._kept:
             return self._from_kept(1)[0]
+        found: T
         for found in self._piece:
-            return found  # type: ignore[no-any-return]
+            return found
         piece = await self._more()
         if piece is None:
             raise StopAsyncIteration
@@ -106,7 +109,7 @@ class LogIterator(Pieces[LogEntry]):
     """Entries in order (newest first where the scan is reversed), as of the moment of the call."""
 
     def __init__(
-        self, threads: Threads, log: Reads, start: Sequence, read: Callable[[Reads], scan.LogIterator]
+        self, threads: Threads, source: NonBlockingSource, start: Sequence, read: Callable[[Reads], scan.LogIterator]
     ) -> None:
         """`read` makes the scan. Raises: what it raises about its arguments."""
         super().__init__()
@@ -114,44 +117,45 @@ class LogIterator(Pieces[LogEntry]):
         self._read = read
         self._start = self._mark = start
         """Where to go on as long as no source can be asked."""
-        self._source: scan.LogIterator | None = None
-        self._near: scan.LogIterator | None = None
+        self._scan: scan.LogIterator | None = None
+        self._nowait: scan.LogIterator | None = None
         self._is_settled = self._is_closed = False
-        moment = Moment(log)
-        with suppress(NotAtHand):
-            self._near = read(moment)
-            self._start = self._mark = self._near.next_sequence
-        self._far = Far(log, moment.seen)
+        moment = MomentSource(source)
+        with suppress(WouldBlock):
+            self._nowait = read(Reads(moment))
+            self._start = self._mark = self._nowait.next_sequence
+        self._source = source
+        self._seen = moment.seen
 
     async def _next_piece(self) -> Iterator[LogEntry] | None:
-        if self._near is not None:
-            await give_way(GLANCE_COST)
-            near, self._near = self._near, None
-            with suppress(NotAtHand):
-                self._source = _settled(near)
+        if self._nowait is not None:
+            await give_way(MEMORY_READ_COST)
+            nowait, self._nowait = self._nowait, None
+            with suppress(WouldBlock):
+                self._scan = _settled(nowait)
                 self._is_settled = True
         if self._is_closed:
             return None
-        if self._is_settled and self._source is not None:
-            return self._source.next_block()
-        if self._source is not None and not self._errand.is_under_way:
-            self._mark = self._source.next_sequence
-        return await self._errand.run(self._next_far)
+        if self._is_settled and self._scan is not None:
+            return self._scan.next_block()
+        if self._scan is not None and not self._errand.is_under_way:
+            self._mark = self._scan.next_sequence
+        return await self._errand.run(self._next_in_thread)
 
-    def _next_far(self) -> Iterator[LogEntry] | None:
+    def _next_in_thread(self) -> Iterator[LogEntry] | None:
         """In a thread."""
-        if self._source is None:
-            self._source = self._read(self._far)
-        return self._source.next_block()
+        if self._scan is None:
+            self._scan = self._read(Reads(MomentSource(PiecewiseSource(self._source.handle), self._seen)))
+        return self._scan.next_block()
 
     @property
     def next_sequence(self) -> Sequence:
         """Where to go on: `scan(key, next_sequence)` omits nothing this scan has not yielded; see the blocking iterator's."""
         if self._kept:
-            return self._start if isinstance(self._source, ReverseIterator) else self._kept[self._kept_at].sequence
-        if self._is_closed or self._source is None or self._errand.is_under_way:
+            return self._start if isinstance(self._scan, ReverseIterator) else self._kept[self._kept_at].sequence
+        if self._is_closed or self._scan is None or self._errand.is_under_way:
             return self._mark
-        return self._source.next_sequence
+        return self._scan.next_sequence
 
     async def fetchall(self) -> list[LogEntry]:
         """All remaining entries."""
@@ -162,38 +166,41 @@ class LogIterator(Pieces[LogEntry]):
         self._mark = self.next_sequence
         self._is_closed = True
         self._kept, self._kept_at, self._piece = [], 0, iter(())
-        self._errand.afterwards(lambda: self._source.close() if self._source is not None else None)
+        self._errand.afterwards(lambda: self._scan.close() if self._scan is not None else None)
 
 
-def _settled(near: scan.LogIterator) -> scan.LogIterator:
-    """The same with all of it in hand. Raises: NotAtHand; nothing was yielded then."""
-    start = near.next_sequence
-    entries = near.fetchall()
-    return type(near)(iter([entries] if entries else ()), start=start, frontier=near.next_sequence)
+def _settled(nowait: scan.LogIterator) -> scan.LogIterator:
+    """The same with all of it in hand. Raises: WouldBlock; nothing was yielded then."""
+    start = nowait.next_sequence
+    entries = nowait.fetchall()
+    return type(nowait)(iter([entries] if entries else ()), start=start, frontier=nowait.next_sequence)
 
 
 class LogKeyIterator(Pieces[LogKey]):
     """Distinct keys in lexicographic order."""
 
-    def __init__(self, threads: Threads, log: Reads, read: Callable[[Reads], scan.LogKeyIterator]) -> None:
+    def __init__(
+        self, threads: Threads, source: NonBlockingSource, read: Callable[[Reads], scan.LogKeyIterator]
+    ) -> None:
         super().__init__()
         self._errand: Errand[Iterator[LogKey] | None] = Errand(threads)
         self._read = read
-        self._source: scan.LogKeyIterator | None = None
+        self._scan: scan.LogKeyIterator | None = None
         self._is_closed = False
-        moment = Moment(log)
-        with suppress(NotAtHand):
-            read(moment)
-        self._far = Far(log, moment.seen)
+        moment = MomentSource(source)
+        with suppress(WouldBlock):
+            read(Reads(moment))
+        self._source = source
+        self._seen = moment.seen
 
     async def _next_piece(self) -> Iterator[LogKey] | None:
         return None if self._is_closed else await self._errand.run(self._next_keys)
 
     def _next_keys(self) -> Iterator[LogKey] | None:
         """In a thread."""
-        if self._source is None:
-            self._source = self._read(self._far)
-        keys = self._source.fetchmany(PIECE_ROWS)
+        if self._scan is None:
+            self._scan = self._read(Reads(MomentSource(PiecewiseSource(self._source.handle), self._seen)))
+        keys = self._scan.fetchmany(PIECE_ROWS)
         return iter(keys) if keys else None
 
     async def fetchall(self) -> list[LogKey]:
@@ -204,4 +211,4 @@ class LogKeyIterator(Pieces[LogKey]):
         """Yield nothing more. Idempotent."""
         self._is_closed = True
         self._kept, self._kept_at, self._piece = [], 0, iter(())
-        self._errand.afterwards(lambda: self._source.close() if self._source is not None else None)
+        self._errand.afterwards(lambda: self._scan.close() if self._scan is not None else None)

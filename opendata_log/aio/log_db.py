@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import lsm
-from opendata_log import log_db
+from opendata_log import builder, log_db
 from opendata_log.aio.loops import give_way, outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
@@ -29,6 +29,7 @@ from opendata_log.model.errors import (
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
 from opendata_log.model.storage import Storage
+from opendata_log.write.appends import not_durable_in_time
 
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""
@@ -53,10 +54,10 @@ class LogDb(Reads):
 
     def __init__(self, log: log_db.LogDb, threads: Threads) -> None:
         """Use `open` or `wrap`."""
-        super().__init__(log, threads)
+        super().__init__(log, log.source, threads)
         self._log = log
         self._flush = Shared(threads, log.flush, "flush")
-        self._turn = Shared(threads, log.await_turn, "turn")
+        self._turn = Shared(threads, log.appends.await_turn, "turn")
         self._watermark: Watermark | None = None
         self._closing: Future[None] | None = None
         self._lock = threads.lock()
@@ -81,14 +82,14 @@ class LogDb(Reads):
         batch = listed(records)
         if len(batch) <= BATCH_MAX:
             await give_way(len(batch) + APPEND_COST)
-            output = self._log.append_if_quick(batch)
+            output = self._log.appends.append_if_quick(batch)
             attempts = 0
             while output is None and attempts < ATTEMPTS:
                 # One thread waits for all: a thread for each append would take the interpreter from the loop.
                 attempts += 1
                 await self._turn.join()
                 await give_way(APPEND_COST)
-                output = self._log.append_if_quick(batch)
+                output = self._log.appends.append_if_quick(batch)
             if output is not None:
                 return output
         return await self._threads.call(self._log.try_append, batch, lane="append")
@@ -97,7 +98,7 @@ class LogDb(Reads):
         """As the blocking `append_timeout`."""
         seconds = timeout_seconds(timeout)
         batch = listed(records)
-        if not self._log.is_slowed:
+        if not self._log.appends.is_slowed:
             with suppress(QueueFullError):
                 return await self.try_append(batch)
         future = self._threads.submit(self._log.append_timeout, batch, seconds, lane="space")
@@ -125,7 +126,7 @@ class LogDb(Reads):
         """As the blocking `append`. Tasks that wait for durability share one flush, and take no thread each."""
         seconds = timeout_seconds(timeout)
         if seconds is None:
-            seconds = self._log.op_timeout
+            seconds = self._log.appends.op_timeout
         clock = asyncio.get_running_loop().time
         begun = clock()
         output = await self.append_timeout([(key, value)], seconds)
@@ -134,7 +135,7 @@ class LogDb(Reads):
                 async with asyncio.timeout_at(begun + seconds):
                     await self._flush.join()
             except TimeoutError as error:
-                raise log_db.not_durable_in_time(seconds) from error
+                raise not_durable_in_time(seconds) from error
             except (AppendError, ClosedError):
                 raise
             except StorageError as error:
@@ -244,7 +245,7 @@ class LogDbBuilder:
     """A log with components of one's own: each `with_…` returns the builder, `await build()` opens."""
 
     def __init__(self, config: Config | Storage | None = None, **overrides: Any) -> None:
-        self._builder = log_db.LogDbBuilder(config, **overrides)
+        self._builder = builder.LogDbBuilder(config, **overrides)
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:
         """Bytes of keys and values in a block of a table."""

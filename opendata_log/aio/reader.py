@@ -20,7 +20,7 @@ class LogDbReader(Reads):
 
     def __init__(self, log: reader.LogDbReader, threads: Threads) -> None:
         """Use `open` or `wrap`."""
-        super().__init__(log, threads)
+        super().__init__(log, log.source, threads)
         self._log = log
         self._refresh = Shared(threads, log.refresh, "flush")
         self._closing: Future[None] | None = None

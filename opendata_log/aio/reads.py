@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from opendata_log.aio.follower import LogFollower
-from opendata_log.aio.iterators import GLANCE_COST, LogIterator, LogKeyIterator
+from opendata_log.aio.iterators import MEMORY_READ_COST, LogIterator, LogKeyIterator
 from opendata_log.aio.loops import give_way
-from opendata_log.aio.nonblocking import Far, Near, NotAtHand
+from opendata_log.aio.nonblocking import NonBlockingSource
 from opendata_log.aio.threads import Threads
 from opendata_log.model.options import CountOptions, ScanOptions
 from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence
 from opendata_log.model.time_track import Time
 from opendata_log.read import reads as log_read
+from opendata_log.read.follow import follow_key, follow_keys
 from opendata_log.read.inspection import Inspection, TreeSummary
+from opendata_log.read.interleave import KeySet
+from opendata_log.read.source import HandleSource, WouldBlock
 
 T = TypeVar("T")
 
@@ -23,17 +26,19 @@ T = TypeVar("T")
 class Reads:
     """What memory can answer is answered at once; anything else in a thread."""
 
-    def __init__(self, log: log_read.Reads, threads: Threads) -> None:
+    def __init__(self, log: log_read.Reads, source: HandleSource, threads: Threads) -> None:
+        """`source`: the handle's own, over which `log` reads."""
         self._reads = log
-        self._near = Near(log)
+        self._source = NonBlockingSource(source)
+        self._nowait = log_read.Reads(self._source)
         self._threads = threads
 
-    async def _answer(self, name: str, *arguments: Any, **options: Any) -> Any:
-        await give_way(GLANCE_COST)
+    async def _answer(self, read: Callable[[log_read.Reads], T]) -> T:
+        await give_way(MEMORY_READ_COST)
         try:
-            return getattr(self._near, name)(*arguments, **options)
-        except NotAtHand:
-            return await self._threads.call(lambda: getattr(self._reads, name)(*arguments, **options))
+            return read(self._nowait)
+        except WouldBlock:
+            return await self._threads.call(read, self._reads)
 
     def scan(
         self,
@@ -49,7 +54,7 @@ class Reads:
         """As the blocking `scan`; `async for`, `await fetchmany(n)`."""
         return LogIterator(
             self._threads,
-            self._reads,
+            self._source,
             start,
             lambda reads: reads.scan(key, start, end, reverse=reverse, last=last, since=since, options=options),
         )
@@ -67,14 +72,14 @@ class Reads:
         wanted = kept(keys)
         return LogIterator(
             self._threads,
-            self._reads,
+            self._source,
             start,
             lambda reads: reads.scan_all(wanted, start, end, prefix=prefix, options=options),
         )
 
     def follow(self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None) -> LogFollower:
         """As the blocking `follow`; `async for`, `await fetchmany(n)`. A follower that waits takes no thread."""
-        return LogFollower(self._threads, self._reads, self._near.pursuit(key, start, timeout))
+        return LogFollower(self._threads, self._source, follow_key(self._source, key, start, timeout))
 
     def follow_all(
         self,
@@ -85,18 +90,18 @@ class Reads:
         timeout: float | timedelta | None = None,
     ) -> LogFollower:
         """As the blocking `follow_all`; `async for`, `await fetchmany(n)`."""
-        pursuit = self._near.pursuit_of_many(keys, start, prefix, timeout)
-        return LogFollower(self._threads, self._reads, pursuit, Far(self._reads).keep_arrivals)
+        state = follow_keys(self._source, KeySet(keys, prefix), start, timeout)
+        return LogFollower(self._threads, self._source, state, lambda: self._source.handle.engine().keep_arrivals())
 
     async def sequence_at(self, time: Time) -> Sequence:
         """As the blocking `sequence_at`."""
-        return await self._answer("sequence_at", time)  # type: ignore[no-any-return]
+        return await self._answer(lambda reads: reads.sequence_at(time))
 
     async def count(
         self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: CountOptions | None = None
     ) -> int:
         """As the blocking `count`."""
-        return await self._answer("count", key, start, end, options=options)  # type: ignore[no-any-return]
+        return await self._answer(lambda reads: reads.count(key, start, end, options=options))
 
     async def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection:
         """As the blocking `inspect`."""
@@ -111,12 +116,12 @@ class Reads:
     ) -> LogKeyIterator:
         """As the blocking `list_keys`; `async for`, `await fetchmany(n)`."""
         return LogKeyIterator(
-            self._threads, self._reads, lambda reads: reads.list_keys(start_segment, end_segment, prefix=prefix)
+            self._threads, self._source, lambda reads: reads.list_keys(start_segment, end_segment, prefix=prefix)
         )
 
     async def list_segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
         """As the blocking `list_segments`."""
-        return await self._answer("list_segments", start, end)  # type: ignore[no-any-return]
+        return await self._answer(lambda reads: reads.list_segments(start, end))
 
     async def tree_summary(self) -> TreeSummary:
         """As the blocking `tree_summary`."""

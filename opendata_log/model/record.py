@@ -139,7 +139,7 @@ def columns(records: Iterable[RecordLike]) -> Columns:
     return keys, values, key_bytes, value_bytes, batch
 
 
-def to_bytes(content: object, what: str) -> bytes:
+def to_bytes(content: Any, what: str) -> bytes:
     """`content` as bytes of its own: bytes-like is copied if mutable, str is UTF-8, anything else is refused."""
     if type(content) is bytes:
         return content
@@ -149,7 +149,7 @@ def to_bytes(content: object, what: str) -> bytes:
         except UnicodeEncodeError as error:
             raise InvalidInputError(f"{what} is a str that UTF-8 cannot encode: {error}") from error
     try:
-        with memoryview(content) as view:  # type: ignore[arg-type]
+        with memoryview(content) as view:
             return view.tobytes()
     except (TypeError, ValueError, BufferError) as error:
         raise InvalidInputError(f"{what} must be bytes-like or str, got {type(content).__name__}") from error

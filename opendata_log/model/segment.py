@@ -17,7 +17,7 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import lsm
 from opendata_log.model.config import RetentionConfig, SegmentConfig
@@ -287,17 +287,18 @@ def check_range(start: object, end: object, what: str = "sequence") -> tuple[int
     return first, None if end is None else _bound(end, f"end {what}")
 
 
-def _bound(value: object, what: str) -> int:
+def _bound(value: Any, what: str) -> int:
+    number: int = value
     if type(value) is not int:
         try:
             if isinstance(value, bool):
                 raise TypeError
-            value = operator.index(value)  # type: ignore[arg-type]
+            number = operator.index(value)
         except TypeError:
             raise InvalidInputError(f"{what} must be an integer, got {lsm.shown(value)}") from None
-    if value < 0:
-        raise InvalidInputError(f"{what} must not be negative, got {lsm.shown(value)}")
-    return min(value, SEQUENCE_MAX)
+    if number < 0:
+        raise InvalidInputError(f"{what} must not be negative, got {lsm.shown(number)}")
+    return min(number, SEQUENCE_MAX)
 
 
 _id_of = operator.attrgetter("id")

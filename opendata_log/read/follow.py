@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Generic, TypeVar
 
 import lsm
 from opendata_log.model.errors import ClosedError, Error, InvalidInputError, SnapshotExpired, translated
-from opendata_log.model.record import LogEntry, Sequence
-from opendata_log.read.scan import LogIterator, block_of, shared
+from opendata_log.model.options import timeout_seconds
+from opendata_log.model.record import BytesLike, LogEntry, Sequence, to_key
+from opendata_log.model.segment import check_range
+from opendata_log.read.interleave import KeySet, interleave_on
+from opendata_log.read.scan import LogIterator, block_of, scan_on, shared
+from opendata_log.read.source import Source
 from opendata_log.waiting.wakeups import Sleeper, Wakeups
 
 TIMEOUT_MAX = 3600.0
 """A sleep of a follower; it goes on after it, unless its own timeout is over."""
 EXPIRED_MAX = 3
 """Reads in a row that collection may overtake before a follower gives up."""
-
-R = TypeVar("R")
 
 
 class Signal:
@@ -49,16 +51,16 @@ class Signal:
         self._gate.acquire(timeout=-1 if timeout is None else min(timeout, TIMEOUT_MAX))
 
 
-class Pursuit(Generic[R]):
+class FollowState:
     """Following without the waiting: what comes next, what an error means, how long quiet may last.
 
-    Whoever drives it takes blocks with `rest`, then `begin`, and sleeps for `time_left` when both have none.
-    `read(reads, cursor)` scans from a sequence; `reads` is what the driver passes to `begin`.
+    Its driver takes blocks with `rest`, then `begin`, and sleeps for `time_left` when both have none.
+    `read(source, cursor)` scans from a sequence; the driver passes the source to `begin`.
     """
 
     def __init__(
         self,
-        read: Callable[[R, Sequence], LogIterator],
+        read: Callable[[Source, Sequence], LogIterator],
         wakeups: Wakeups,
         *,
         keys: Iterable[bytes] | None,
@@ -90,11 +92,11 @@ class Pursuit(Generic[R]):
             return None
         return self._taken(block) if block is not None else None
 
-    def begin(self, reads: R) -> Iterator[LogEntry] | None:
+    def begin(self, source: Source) -> Iterator[LogEntry] | None:
         """Read on from where the last read ended; None where there is nothing yet. Requires: `rest` returned None."""
         while not self.is_over:
             try:
-                self._round = self._read(reads, self._round.next_sequence)
+                self._round = self._read(source, self._round.next_sequence)
                 block = self._round.next_block()
             except Error as error:
                 self._recover(error)
@@ -146,6 +148,33 @@ class Pursuit(Generic[R]):
         sleeper.wake()
 
 
+def follow_key(source: Source, key: BytesLike, start: Sequence, timeout: float | timedelta | None) -> FollowState:
+    """Following one key. Raises: ClosedError, InvalidInputError."""
+    name = to_key(key)
+    first, _ = check_range(start, None)
+    source.engine()
+    return FollowState(
+        lambda source, cursor: scan_on(source, name, cursor),
+        source.wakeups,
+        keys=(name,),
+        start=first,
+        timeout=timeout_seconds(timeout),
+    )
+
+
+def follow_keys(source: Source, wanted: KeySet, start: Sequence, timeout: float | timedelta | None) -> FollowState:
+    """Following many keys. Raises: ClosedError, InvalidInputError."""
+    first, _ = check_range(start, None)
+    source.engine()
+    return FollowState(
+        lambda source, cursor: interleave_on(source, wanted, cursor),
+        source.wakeups,
+        keys=wanted.keys,
+        start=first,
+        timeout=timeout_seconds(timeout),
+    )
+
+
 class LogFollower:
     """Entries as they come, in sequence order. A context manager. For one thread at a time: where two meet, one of them gets
     an InvalidInputError, and no entry comes twice.
@@ -154,12 +183,12 @@ class LogFollower:
     error nor Ctrl-C ends it: iterating again goes on where it stood. A slow consumer misses nothing.
     """
 
-    def __init__(self, pursuit: Pursuit[R], reads: R, runtime: lsm.Runtime) -> None:
-        self._pursuit: Pursuit[Any] = pursuit
-        self._reads = reads
-        self._runtime = runtime
-        self._signal = Signal(runtime)
-        pursuit.listen(self._signal)
+    def __init__(self, state: FollowState, source: Source) -> None:
+        self._state = state
+        self._source = source
+        self._runtime = source.runtime
+        self._signal = Signal(source.runtime)
+        state.listen(self._signal)
         self._turn = [True]
         """Its item goes to whoever moves on to another block. By `del`, not a call: no signal comes between that and `try`."""
 
@@ -176,20 +205,20 @@ class LogFollower:
 
     def _awaited_block(self) -> Iterator[LogEntry] | None:
         """Requires: the turn."""
-        pursuit = self._pursuit
-        while not pursuit.is_over:
-            block = pursuit.rest()
+        state = self._state
+        while not state.is_over:
+            block = state.rest()
             if block is None:
-                block = pursuit.begin(self._reads)
+                block = state.begin(self._source)
             if block is not None:
                 return block
-            if not (pursuit.is_over or self._sleep()):
+            if not (state.is_over or self._sleep()):
                 break
         return None
 
     def _sleep(self) -> bool:
         """Wait for news. False when it has been quiet for the timeout."""
-        left = self._pursuit.time_left(self._runtime.monotonic())
+        left = self._state.time_left(self._runtime.monotonic())
         if left is not None and left <= 0:
             return False
         self._signal.wait(left)
@@ -198,7 +227,7 @@ class LogFollower:
     @property
     def next_sequence(self) -> Sequence:
         """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
-        return self._pursuit.next_sequence
+        return self._state.next_sequence
 
     def __iter__(self) -> Iterator[LogEntry]:
         return chain.from_iterable(lsm.Steps(partial(block_of, self._next_block)))
@@ -230,15 +259,15 @@ class LogFollower:
             block = self._awaited_block() if count else None
             while block is not None:
                 entries += islice(block, count - len(entries))
-                block = self._pursuit.rest() if len(entries) < count else None
+                block = self._state.rest() if len(entries) < count else None
         except BaseException:
-            self._pursuit.go_back(at)  # Nobody got what was taken before it.
+            self._state.go_back(at)  # Nobody got what was taken before it.
             raise
         return entries
 
     def close(self) -> None:
         """Yield nothing more; a thread that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
-        self._pursuit.close(self._signal)
+        self._state.close(self._signal)
 
     def __enter__(self) -> LogFollower:
         return self

@@ -14,7 +14,8 @@ from operator import attrgetter
 
 from opendata_log.model.errors import InvalidInputError
 from opendata_log.model.record import BytesLike, LogEntry, Sequence, to_bytes, to_key
-from opendata_log.read.scan import Part, SeriesReads
+from opendata_log.read.scan import LogIterator
+from opendata_log.read.source import Part, SeriesReads, Source
 
 WINDOW = 16_384
 """Sequences of a window to start with, and entries at which a window is too wide."""
@@ -65,6 +66,14 @@ def read_interleaved(engine: SeriesReads, keys: KeySet, parts: list[Part]) -> It
                     yield list(map(LogEntry, compress(names, flags), sequences, compress(values, flags)))
         else:
             yield from _windows(engine, keys.in_segment(engine, family), base, family, first, end)
+
+
+def interleave_on(source: Source, keys: KeySet, start: Sequence) -> LogIterator:
+    """What there is of all wanted keys from `start` on. Requires: arguments that were checked before."""
+    engine = source.engine()
+    segments, frontier = source.view()
+    blocks = read_interleaved(engine, keys, segments.parts(start, frontier))
+    return LogIterator(blocks, start=start, frontier=frontier)
 
 
 def _windows(

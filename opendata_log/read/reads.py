@@ -9,16 +9,16 @@ from typing import Protocol, runtime_checkable
 import lsm
 from opendata_log.model.errors import InvalidInputError, translate
 from opendata_log.model.keys import entry_family
-from opendata_log.model.options import CountOptions, ScanOptions, timeout_seconds
+from opendata_log.model.options import CountOptions, ScanOptions
 from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence, to_bytes, to_key
 from opendata_log.model.segment import SegmentTable, check_range
-from opendata_log.model.time_track import Time, TimeTrack, moment_ms
-from opendata_log.read.follow import LogFollower, Pursuit
+from opendata_log.model.time_track import Time, moment_ms
+from opendata_log.read.follow import LogFollower, follow_key, follow_keys
 from opendata_log.read.inspection import Inspection, TreeSummary, inspection, tree_summary
 from opendata_log.read.interleave import KeySet, read_interleaved
 from opendata_log.read.reverse import scan_backward
-from opendata_log.read.scan import LogIterator, LogKeyIterator, SeriesReads, read_blocks
-from opendata_log.waiting.wakeups import Wakeups
+from opendata_log.read.scan import LogIterator, LogKeyIterator, read_blocks
+from opendata_log.read.source import Source
 
 _DEFAULT_SCAN = ScanOptions()
 _DEFAULT_COUNT = CountOptions()
@@ -85,30 +85,11 @@ class LogRead(Protocol):
 
 
 class Reads:
-    """`LogRead` over an engine, a table of segments and a frontier: reads see the sequences below it."""
+    """`LogRead` over a source."""
 
-    _wakeups: Wakeups
-    _runtime: lsm.Runtime
-
-    def _engine_for_reads(self) -> SeriesReads:
-        """The engine. Raises: ClosedError."""
-        raise NotImplementedError
-
-    def _visible(self) -> tuple[SegmentTable, Sequence]:
-        """Segments and frontier of this moment."""
-        raise NotImplementedError
-
-    def _visible_at_hand(self) -> tuple[SegmentTable, Sequence] | None:
-        """The same where it takes no request, else None."""
-        raise NotImplementedError
-
-    def _time_track_at_hand(self) -> TimeTrack | None:
-        """As `_time_track` where it takes no request, else None."""
-        raise NotImplementedError
-
-    def _time_track(self) -> TimeTrack:
-        """What is known about when entries were appended, at least up to a frontier taken before. Raises: lsm.Error."""
-        raise NotImplementedError
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        """What these reads are made over, for other faces of the log."""
 
     def scan(
         self,
@@ -133,14 +114,15 @@ class Reads:
         precedes the entries asked for.
         Raises: InvalidInputError; while iterating StorageError, CorruptionError.
         """
-        engine = self._engine_for_reads()
+        source = self.source
+        engine = source.engine()
         if options is None:
             options = _DEFAULT_SCAN
         elif not isinstance(options, ScanOptions):
             raise InvalidInputError(f"options must be ScanOptions, got {type(options).__name__}")
         name = to_key(key)
         first, stop = check_range(start, end)
-        segments, frontier = self._visible()
+        segments, frontier = source.view()
         if since is not None:
             first = max(first, self._sequence_at(since, segments, frontier))
         bound = frontier if stop is None or stop > frontier else stop
@@ -164,16 +146,12 @@ class Reads:
         Cost: what is in memory is filtered; behind it, a scan per key and window of some ten thousand sequences.
         Raises: as `scan`; InvalidInputError unless one of `keys` and `prefix` is given.
         """
-        return self._interleaved(KeySet(keys, prefix), start, end, options)
-
-    def _interleaved(
-        self, wanted: KeySet, start: Sequence, end: Sequence | None, options: ScanOptions | None
-    ) -> LogIterator:
-        engine = self._engine_for_reads()
+        wanted = KeySet(keys, prefix)
+        engine = self.source.engine()
         if options is not None and not isinstance(options, ScanOptions):
             raise InvalidInputError(f"options must be ScanOptions, got {type(options).__name__}")
         first, stop = check_range(start, end)
-        segments, frontier = self._visible()
+        segments, frontier = self.source.view()
         bound = frontier if stop is None or stop > frontier else stop
         blocks = read_interleaved(engine, wanted, segments.parts(first, bound))
         return LogIterator(blocks, start=first, frontier=bound, limit=options.limit if options is not None else None)
@@ -185,19 +163,7 @@ class Reads:
         where another follower goes on. Cost: a scan; then, while it waits, nothing: it is woken.
         Raises: InvalidInputError; while iterating as `scan`, and the failure of the log.
         """
-        return LogFollower(self._pursuit(key, start, timeout), self, self._runtime)
-
-    def _pursuit(self, key: BytesLike, start: Sequence, timeout: float | timedelta | None) -> Pursuit[Reads]:
-        name = to_key(key)
-        first, _ = check_range(start, None)
-        self._engine_for_reads()
-        return Pursuit(
-            lambda reads, cursor: reads.scan(name, cursor),
-            self._wakeups,
-            keys=(name,),
-            start=first,
-            timeout=timeout_seconds(timeout),
-        )
+        return LogFollower(follow_key(self.source, key, start, timeout), self.source)
 
     def follow_all(
         self,
@@ -212,20 +178,9 @@ class Reads:
         Its `next_sequence` is the one number that resumes all of them. Cost: as `scan_all`; new entries are filtered out of
         what arrived. Raises: as `follow`; InvalidInputError unless one of `keys` and `prefix` is given.
         """
-        pursuit = self._pursuit_of_many(KeySet(keys, prefix), start, timeout)
-        self._engine_for_reads().keep_arrivals()
-        return LogFollower(pursuit, self, self._runtime)
-
-    def _pursuit_of_many(self, wanted: KeySet, start: Sequence, timeout: float | timedelta | None) -> Pursuit[Reads]:
-        first, _ = check_range(start, None)
-        self._engine_for_reads()
-        return Pursuit(
-            lambda reads, cursor: reads._interleaved(wanted, cursor, None, None),
-            self._wakeups,
-            keys=wanted.keys,
-            start=first,
-            timeout=timeout_seconds(timeout),
-        )
+        state = follow_keys(self.source, KeySet(keys, prefix), start, timeout)
+        self.source.engine().keep_arrivals()
+        return LogFollower(state, self.source)
 
     def sequence_at(self, time: Time) -> Sequence:
         """A sequence that every entry appended at `time` or later reaches: where to `scan` from to omit none of them.
@@ -235,15 +190,15 @@ class Reads:
         clock showed; while it is set back, entries count as later than they are. Cost: the writer knows; a reader looks up
         some rows. Raises: InvalidInputError; StorageError, CorruptionError.
         """
-        self._engine_for_reads()
-        segments, frontier = self._visible()
+        self.source.engine()
+        segments, frontier = self.source.view()
         return self._sequence_at(time, segments, frontier)
 
     def _sequence_at(self, time: Time, segments: SegmentTable, frontier: Sequence) -> Sequence:
         """Requires: a frontier from before this call, or the track could end before it."""
-        moment = moment_ms(time, self._runtime.now_ms())
+        moment = moment_ms(time, self.source.runtime.now_ms())
         try:
-            found = self._time_track().sequence_at(moment, frontier)
+            found = self.source.time_track().sequence_at(moment, frontier)
         except lsm.Error as error:
             raise translate(error) from error
         oldest = segments.oldest
@@ -254,14 +209,15 @@ class Reads:
     ) -> int:
         """How many entries `scan` would yield. Cost: the tables' indexes, and the blocks at both ends of the range;
         `CountOptions(approximate=True)` leaves the blocks alone."""
-        engine = self._engine_for_reads()
+        source = self.source
+        engine = source.engine()
         if options is None:
             options = _DEFAULT_COUNT
         elif not isinstance(options, CountOptions):
             raise InvalidInputError(f"options must be CountOptions, got {type(options).__name__}")
         name = to_key(key)
         first, stop = check_range(start, end)
-        segments, frontier = self._visible()
+        segments, frontier = source.view()
         bound = frontier if stop is None or stop > frontier else stop
         try:
             return sum(
@@ -274,10 +230,10 @@ class Reads:
     def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection:
         """What `count` counts, by segment and by where in the segment's tree it is stored. For tuning. Cost: as `count`,
         exact."""
-        engine = self._engine_for_reads()
+        engine = self.source.engine()
         name = to_key(key)
         first, stop = check_range(start, end)
-        segments, frontier = self._visible()
+        segments, frontier = self.source.view()
         bound = frontier if stop is None or stop > frontier else stop
         parts = segments.parts(first, bound)
         try:
@@ -300,9 +256,9 @@ class Reads:
 
         Cost: the segments' listings, not their data.
         """
-        engine = self._engine_for_reads()
+        engine = self.source.engine()
         head = to_bytes(prefix, "prefix")
-        segments, frontier = self._visible()
+        segments, frontier = self.source.view()
         chosen = [one for one in segments.between(start_segment, end_segment) if one.start_seq < frontier]
 
         def names() -> list[Iterator[Iterable[bytes]]]:
@@ -314,14 +270,14 @@ class Reads:
 
     def list_segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
         """Segments that overlap the sequences [start, end), oldest first. Cost: no request."""
-        self._engine_for_reads()
-        segments, frontier = self._visible()
+        self.source.engine()
+        segments, frontier = self.source.view()
         return [segment for segment in segments.segments(start, end) if segment.start_seq < frontier]
 
     def tree_summary(self) -> TreeSummary:
         """The tables of every segment, by level, from the manifest alone. Cost: no request."""
-        return tree_summary(self._engine_for_reads().manifest)
+        return tree_summary(self.source.engine().manifest)
 
     def drop_cached(self) -> None:
         """Let go of the memory that caches hold for this log. For logs that share `Caches`, before closing one of many."""
-        self._engine_for_reads().drop_cached()
+        self.source.engine().drop_cached()

@@ -10,12 +10,14 @@ import operator
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from itertools import repeat
+from typing import Any
 
 import lsm
 from opendata_log.model.errors import InvalidInputError
 from opendata_log.model.options import ScanOptions
 from opendata_log.model.record import LogEntry, Sequence
-from opendata_log.read.scan import LogIterator, Part, SeriesReads
+from opendata_log.read.scan import LogIterator
+from opendata_log.read.source import Part, SeriesReads
 
 Columns = tuple[Sequence, Items[int], Items[bytes]]
 """A segment's start sequence, relative sequences and values."""
@@ -69,11 +71,11 @@ def scan_backward(
     return LogIterator(_turned(key, newest), start=start, frontier=frontier, limit=options.limit)
 
 
-def _count(last: object) -> int:
+def _count(last: Any) -> int:
     try:
         if isinstance(last, bool):
             raise TypeError
-        count = operator.index(last)  # type: ignore[arg-type]
+        count = operator.index(last)
     except TypeError:
         raise InvalidInputError(f"last must be a number of entries, got {lsm.shown(last)}") from None
     if count < 0:

@@ -11,48 +11,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from heapq import merge
 from itertools import chain, groupby, islice, repeat
-from typing import Any, Protocol
+from typing import Any
 
 import lsm
 from opendata_log.model.errors import Error, InvalidInputError, translate
 from opendata_log.model.options import ScanOptions
 from opendata_log.model.record import LogEntry, LogKey, Sequence
+from opendata_log.read.source import Part, SeriesReads, Source
 
-Part = tuple[Sequence, bytes, Sequence, Sequence]
-"""What a scan reads of a segment: its start sequence, its family, and the absolute sequences [first, end)."""
-
-
-class SeriesReads(Protocol):
-    """What reads need of the engine: `lsm.Db` and `lsm.DbReader` both give it."""
-
-    def scan_series(
-        self,
-        family: bytes,
-        name: bytes,
-        low: int = ...,
-        high: int = ...,
-        *,
-        descending: bool = ...,
-        cache_blocks: bool = ...,
-        read_ahead_bytes: int = ...,
-    ) -> Iterable[Any]: ...
-
-    def count_series(
-        self, family: bytes, name: bytes, low: int = ..., high: int = ..., *, approximate: bool = ...
-    ) -> int: ...
-
-    def inspect_series(self, family: bytes, name: bytes, low: int = ..., high: int = ...) -> lsm.SeriesCount: ...
-
-    def series_arrivals(self, family: bytes, low: int, high: int = ...) -> list[Any] | None: ...
-
-    def series_names(self, family: bytes, *, below: int | None = ..., prefix: bytes = ...) -> Iterator[Any]: ...
-
-    def keep_arrivals(self) -> None: ...
-
-    @property
-    def manifest(self) -> lsm.Manifest: ...
-
-    def drop_cached(self) -> None: ...
+_DEFAULT = ScanOptions()
 
 
 def read_blocks(
@@ -70,6 +37,15 @@ def read_blocks(
         ):
             sequences = map(base.__add__, numbers) if base else numbers
             yield list(map(LogEntry, repeat(key), sequences, values))
+
+
+def scan_on(source: Source, key: bytes, start: Sequence) -> LogIterator:
+    """What there is of a key from `start` on. Requires: arguments that were checked before."""
+    engine = source.engine()
+    segments, frontier = source.view()
+    return LogIterator(
+        read_blocks(engine, key, segments.parts(start, frontier), _DEFAULT), start=start, frontier=frontier
+    )
 
 
 def shared(what: str) -> InvalidInputError:
@@ -100,6 +76,9 @@ class LogIterator:
         self._frontier = frontier
         self._passed = start
         self._block: list[LogEntry] = []
+        # The iterator of that list is CPython's own, so that `for` runs in C: a count kept here would cost a Python call per
+        # entry. Its `__length_hint__` is exactly how many are left, and its `__setstate__` moves it on without a loop. CPython
+        # has both for `list()` and for pickling; no public function does the same as fast.
         self._position: Any = None
         self._is_drained = False
         self._error: Error | None = None
@@ -165,7 +144,8 @@ class LogIterator:
         if not self._turn:
             raise shared("scan")
         if block and position.__length_hint__():
-            return position  # type: ignore[no-any-return]
+            rest: Iterator[LogEntry] = position
+            return rest
         try:
             del self._turn[0]
         except IndexError:

@@ -1,4 +1,4 @@
-"""Write walk, after `log_db`: a batch gets its sequences and its segment, and goes to the engine as columns.
+"""Write walk, after `write/appends`: a batch gets its sequences and its segment, and goes to the engine as columns.
 
 docs/protocol.md, rules S1 to S5. One lock orders everything: sequences, segments and the engine's batches are in the same
 order. It is held for some microseconds and never during a request: what has to be durable first, or needs space, is waited

@@ -126,7 +126,7 @@ def test_under_a_lock_of_its_own_thread_nothing_waits_for_another_thread() -> No
 def test_followers_are_told_by_an_append_that_interrupts_the_wakeups_themselves() -> None:
     log = opened(MemoryStore())
     follower = log.follow(b"k", timeout=5)
-    with log._wakeups._lock:
+    with log.source.wakeups._lock:
         log.try_append([(b"k", b"0")])
         assert follower._signal.is_set
         follower.close()

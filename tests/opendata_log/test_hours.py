@@ -73,7 +73,7 @@ def test_what_is_appended_flushed_compacted_and_polled_is_let_go_of(visibility: 
             log.try_append([(b"k", b"x" * 50), (b"other", b"")])
         log.flush()
         reader.refresh()
-        assert log.durable_sequence == reader._visible()[1]
+        assert log.durable_sequence == reader.source.view()[1]
         log._db.compact()
         log.collect_garbage(min_age=0)
         reader.refresh()

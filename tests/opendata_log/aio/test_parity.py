@@ -25,10 +25,6 @@ from opendata_log import (
 from tests.opendata_log.support import tiny
 
 FOR_THE_OTHER_FACE = {
-    "append_if_quick",
-    "await_turn",
-    "is_slowed",
-    "op_timeout",
     "attach",
     "check",
     "next_block",

@@ -114,7 +114,7 @@ def test_closing_the_follower_ends_the_thread_that_waits_in_it(log: LogDb) -> No
     assert listener.ended()
     assert follower.next_sequence == 1
     assert list(follower) == []
-    assert not log._wakeups.is_followed
+    assert not log.source.wakeups.is_followed
 
 
 def test_a_loop_that_breaks_can_go_on(log: LogDb) -> None:
@@ -249,14 +249,14 @@ def test_an_error_of_a_read_can_be_got_over(log: LogDb) -> None:
     append(log, (b"a", b"0"), (b"a", b"1"))
     follower = log.follow(b"a", timeout=0)
     assert next(follower).value == b"0"
-    read, failures = follower._pursuit._read, [StorageError("down")]
+    read, failures = follower._state._read, [StorageError("down")]
 
     def failing(reads: Any, cursor: int) -> Any:
         if failures:
             raise failures.pop()
         return read(reads, cursor)
 
-    follower._pursuit._read = failing
+    follower._state._read = failing
     assert next(follower).value == b"1"
     with pytest.raises(StorageError):
         next(follower)
@@ -300,26 +300,26 @@ def test_followers_of_other_keys_are_left_alone() -> None:
 def test_followers_that_nobody_holds_are_forgotten(log: LogDb) -> None:
     follower = log.follow(b"a")
     next(iter([follower]))
-    assert log._wakeups.is_followed
+    assert log.source.wakeups.is_followed
 
     del follower
     gc.collect()
     append(log, (b"a", b""))
 
-    assert not log._wakeups.is_followed
+    assert not log.source.wakeups.is_followed
 
 
 def test_many_followers_that_left_without_a_word_do_not_pile_up(log: LogDb) -> None:
     for number in range(5000):
         log.follow(b"%d" % number)
 
-    assert len(log._wakeups._by_key) < 2500
+    assert len(log.source.wakeups._by_key) < 2500
 
 
 def test_a_durable_batch_wakes_only_those_it_concerns() -> None:
     engine = tiny(flush_interval=None)
     with LogDb.open(storage="memory://", engine=engine, read_visibility=ReadVisibility.REMOTE) as log:
-        wakeups = log._wakeups
+        wakeups = log.source.wakeups
         assert isinstance(wakeups, DurableWakeups)
         followers = {key: log.follow(key) for key in (b"a", b"b")}
         append(log, (b"a", b""))
@@ -342,15 +342,15 @@ def test_what_an_error_kept_from_the_caller_is_read_again(log: LogDb) -> None:
     follower = log.follow(b"a", timeout=0.0)
     assert next(follower).sequence == 0
     entries = [LogEntry(b"a", sequence, b"%d" % sequence) for sequence in (1, 2)]
-    read = follower._pursuit._read
-    follower._pursuit.go_back(1)
-    follower._pursuit._read = lambda reads, cursor: LogIterator(cut_off(entries), start=cursor, frontier=3)
+    read = follower._state._read
+    follower._state.go_back(1)
+    follower._state._read = lambda reads, cursor: LogIterator(cut_off(entries), start=cursor, frontier=3)
 
     with pytest.raises(StorageError):
         follower.fetchmany(10)
     assert follower.next_sequence == 1
 
-    follower._pursuit._read = read
+    follower._state._read = read
     assert [entry.sequence for entry in follower.fetchmany(10)] == [1, 2]
 
 

@@ -1,0 +1,177 @@
+"""Write walk, after `log_db`: a batch is appended, waits for space, or is refused with an error that carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import lsm
+from opendata_log.model.errors import (
+    AppendStorageError,
+    AppendTimeoutError,
+    Error,
+    QueueFullError,
+    ShutdownError,
+    translate_append,
+)
+from opendata_log.model.options import timeout_seconds
+from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, columns
+from opendata_log.write.sequence import SequencesShortError
+from opendata_log.write.visible import OpenState, WriterSource
+from opendata_log.write.writer import LogWriter
+
+_NOTHING_WRITTEN = AppendOutput(0)
+HAND_OVER_ROWS = 1024
+"""Records appended between two chances for threads that read; some half a millisecond."""
+
+
+class Appends:
+    """How batches get into an open log. Thread-safe."""
+
+    def __init__(
+        self,
+        db: lsm.Db,
+        runtime: lsm.Runtime,
+        writer: LogWriter,
+        source: WriterSource,
+        state: OpenState,
+        op_timeout: float,
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._writer = writer
+        self._source = source
+        self._state = state
+        self.op_timeout = op_timeout
+        """Seconds that `append` waits where no `timeout` is given."""
+        self._since_read = 0
+
+    def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
+        """As `LogDb.try_append`."""
+        keys, values, size, batch = self._welcome(records)
+        return self._append(keys, values, size, batch) if keys else _NOTHING_WRITTEN
+
+    def _welcome(
+        self, records: Iterable[RecordLike], *, may_wait: bool = False
+    ) -> tuple[list[bytes], list[bytes], int, list[Any]]:
+        """A batch that may be appended now: keys, values, their size, and the batch for an error to carry."""
+        keys, values, key_bytes, value_bytes, batch = columns(records)
+        if not keys:
+            self._state.check()
+        elif self._state.is_closed:
+            raise ShutdownError("the log is closed: open it again", batch)
+        elif not (may_wait or self._db.has_space):
+            raise self._full(batch)
+        return keys, values, key_bytes + value_bytes, batch
+
+    def _append(self, keys: list[bytes], values: list[bytes], size: int, batch: list[Any]) -> AppendOutput:
+        try:
+            first = self._writer.append(keys, values, size)
+        except SequencesShortError as error:
+            raise QueueFullError(f"the log is behind: {error}; append again later", batch) from error
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
+        if self._source.was_read:
+            self._since_read += len(keys)
+            if self._since_read >= HAND_OVER_ROWS:
+                # A thread that appends without end would make every other wait for the interpreter's switch interval.
+                self._source.was_read, self._since_read = False, 0
+                self._runtime.hand_over()
+        return AppendOutput(first)
+
+    def append_if_quick(self, records: Iterable[RecordLike]) -> AppendOutput | None:
+        """As `try_append`, for a thread that waits for no lock: None where another thread appends at this moment. Nothing was
+        appended then, and `try_append` after `await_turn` in another thread can do it."""
+        keys, values, size, batch = self._welcome(records)
+        try:
+            first = self._writer.append_if_quick(keys, values, size) if keys else 0
+        except SequencesShortError as error:
+            raise QueueFullError(f"the log is behind: {error}; append again later", batch) from error
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
+        return None if first is None else AppendOutput(first)
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether `append_timeout` would wait a moment."""
+        return self._db.is_slowed
+
+    def await_turn(self) -> None:
+        """Wait for the lock that `append_if_quick` lacks. It is not held during a request."""
+        self._writer.await_turn()
+
+    def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
+        """As `LogDb.append_timeout`."""
+        seconds = timeout_seconds(timeout)
+        keys, values, size, batch = self._welcome(records, may_wait=True)
+        if not keys:
+            return _NOTHING_WRITTEN
+        begun = self._runtime.monotonic()
+        try:
+            if not self._db.has_space:
+                self._db.wait_space(seconds)
+            else:
+                self._db.slow_down(size, seconds)
+        except lsm.UnavailableError as error:
+            raise AppendTimeoutError(f"no space within {seconds} s: {error}", batch) from error
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
+        while True:
+            try:
+                return self._append(keys, values, size, batch)
+            except QueueFullError:
+                left = None if seconds is None else max(0.0, begun + seconds - self._runtime.monotonic())
+                self._await_sequences(len(keys), left, batch)
+
+    def append(
+        self,
+        key: BytesLike,
+        value: BytesLike,
+        *,
+        durable: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> AppendOutput:
+        """As `LogDb.append`."""
+        seconds = timeout_seconds(timeout)
+        if seconds is None:
+            seconds = self.op_timeout
+        begun = self._runtime.monotonic()
+        output = self.append_timeout([(key, value)], seconds)
+        if durable:
+            try:
+                self._db.await_durable(max(0.0, begun + seconds - self._runtime.monotonic()))
+            except TimeoutError as error:
+                raise not_durable_in_time(seconds) from error
+            except lsm.UnavailableError as error:
+                raise AppendStorageError(
+                    f"accepted, and not known to be durable: {error}", outcome_unknown=True
+                ) from error
+            except lsm.Error as error:
+                raise translate_append(error, None) from error
+        return output
+
+    def _await_sequences(self, count: int, seconds: float | None, batch: list[Any]) -> None:
+        try:
+            self._writer.await_sequences(count, seconds)
+        except TimeoutError as error:
+            raise AppendTimeoutError(f"no {count} sequences could be durably reserved in time", batch) from error
+        except lsm.UnavailableError as error:
+            # Whatever became of the block: the batch that needs it was not even tried.
+            raise AppendStorageError(f"no sequences could be reserved: {error}", batch) from error
+        except lsm.Error as error:
+            raise translate_append(error, batch) from error
+
+    def _full(self, batch: list[Any]) -> Error:
+        try:
+            self._db.wait_space(0)
+        except lsm.UnavailableError as error:
+            return QueueFullError(f"the log is behind: {error}; append again later", batch)
+        except lsm.Error as error:
+            return translate_append(error, batch)
+        return QueueFullError("the log is behind; append again now", batch)
+
+
+def not_durable_in_time(seconds: float) -> AppendTimeoutError:
+    """For a record that was accepted."""
+    return AppendTimeoutError(f"accepted, and not durable within {seconds} s: flush, do not append it again")

@@ -1,6 +1,6 @@
 """The compactor's thread: looks after the jobs that run, has others begun, and ends. In a writer's process or alone.
 
-`next_jobs` decides, `claims` commits to the manifest, `running` carries out. docs/protocol.md, rules C1 to C5 and J1 to J5.
+`next_jobs` decides, `claims` commits to the manifest, `job_list` carries out. docs/protocol.md, rules C1 to C5 and J1 to J5.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError
 
 from lsm.compaction.claims import Claims
+from lsm.compaction.job_list import RunningJobs
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.next_jobs import NextJobs, Planner
 from lsm.compaction.plan import CompactionScheduler
-from lsm.compaction.running import JobStatus, RunningJob, RunningJobs, Workplace
+from lsm.compaction.running import JobStatus, RunningJob
+from lsm.compaction.workplace import Workplace
 from lsm.errors import (
     ClosedError,
     CompactorFencedError,

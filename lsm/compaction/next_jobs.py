@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from lsm.compaction.block_places import places
 from lsm.compaction.claims import Claims
 from lsm.compaction.job_edits import SourcesClaimedError
+from lsm.compaction.job_list import RunningJobs
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_form, check_spec, is_move
-from lsm.compaction.running import RunningJobs, is_relief
+from lsm.compaction.running import is_relief
 from lsm.compaction.split import KeyRange, key_ranges
 from lsm.errors import InvalidError
 from lsm.manifest.model import Manifest

@@ -6,8 +6,8 @@ from concurrent.futures import Executor
 
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler
-from lsm.compaction.running import Workplace
 from lsm.compaction.triggers import FirstOf, TombstoneTrigger
+from lsm.compaction.workplace import Workplace
 from lsm.components import Components, Stores
 from lsm.errors import InvalidError
 from lsm.runtime import Runtime

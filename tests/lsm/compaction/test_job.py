@@ -15,8 +15,9 @@ from lsm.compaction.completion_markers import decode_note, encode_note, finished
 from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.job_edits import continued, new_record, with_claim, with_result, without_claim
 from lsm.compaction.plan import CompactionSpec, Sources, check_spec
-from lsm.compaction.running import RunningJob, Workplace
+from lsm.compaction.running import RunningJob
 from lsm.compaction.split import key_ranges
+from lsm.compaction.workplace import Workplace
 from lsm.errors import CompactorFencedError, CorruptionError, InvalidError
 from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.object_store import MemoryStore

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm.compaction import running
+from lsm.compaction import running, workplace
 from lsm.object_store import MemoryStore
 from lsm.workers.pool import WorkerProcesses
 from tests.lsm.support import Lists, TwoBytes, append, engine_threads, open_db, read_rows, tiny
@@ -26,7 +26,8 @@ SETTINGS = tiny(**WHOLE, compaction_placement="auto", compaction_workers=2, comp
 
 @pytest.fixture(autouse=True)
 def small_jobs_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "WORKER_BYTES_MIN", 1)
+    for module in (running, workplace):
+        monkeypatch.setattr(module, "WORKER_BYTES_MIN", 1)
 
 
 def open_on_disk(path: Path, settings: lsm.Settings = SETTINGS, **components: Any) -> lsm.Db:
@@ -134,7 +135,7 @@ class Silent(Executor):
 
 
 def test_takes_a_worker_for_dead_that_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(workplace, "HEARTBEAT_SECONDS", 0.01)
     silent = Silent()
     with silent.pool:
         settings = tiny(**WHOLE, compaction_stall_timeout=0.2)

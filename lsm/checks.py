@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from datetime import timedelta
-from typing import Final
+from typing import Final, SupportsIndex, cast
 
 from lsm.errors import InvalidError
 from lsm.runtime import WAIT_MAX
@@ -56,7 +56,7 @@ def _seconds(value: object) -> float | int | None:
 def integer(value: object, what: str, *, low: int = 0, high: int = SIZE_MAX) -> int:
     """Check a size or a count."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(cast("SupportsIndex", value))  # Raises TypeError where it is none.
     except TypeError:
         number = low - 1
     if isinstance(value, bool) or not low <= number <= high:

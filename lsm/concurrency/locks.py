@@ -17,17 +17,29 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from _thread import RLock
 from operator import attrgetter
 from threading import get_ident
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet, WeakValueDictionary
 
 from lsm.errors import ClosedError, ReentrantError
 
 ENDING: Final = "the interpreter is ending: close the database before the program ends"
 
+if TYPE_CHECKING:
+
+    class InterpreterLock:
+        """`_thread.RLock` as it is: a class to inherit from. The type stubs call it final, and lack two of its methods."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+        def release(self) -> None: ...
+        def __exit__(self, kind: object, error: object, trace: object) -> None: ...
+        def _is_owned(self) -> bool: ...
+        def _at_fork_reinit(self) -> None: ...
+
+else:
+    from _thread import RLock as InterpreterLock
 
 LONG: Final = 0
 """Rank of a lock that may be held during a request."""
@@ -41,18 +53,18 @@ PATIENCE_SECONDS: Final = 1.0
 """Maximum seconds that a thread waits for a short lock while it holds another one, which happens only after an interrupt."""
 
 
-class Lock(RLock):  # type: ignore[misc]  # Final in the stubs; the interpreter's own can be inherited from.
+class Lock(InterpreterLock):
     """A lock that one thread holds, once. Costs as much as the interpreter's lock, plus one check of the holder."""
 
     __slots__ = ("_family", "_rank")
-    is_held_here = RLock._is_owned  # type: ignore[attr-defined]
+    is_held_here = InterpreterLock._is_owned
     """Whether this thread holds the lock."""
 
     def __init__(self, family: Locks, rank: int) -> None:
         self._family = family
         self._rank = rank
 
-    def __enter__(self) -> bool:  # type: ignore[override]
+    def __enter__(self) -> bool:
         """Raises: ReentrantError; ClosedError if the lock's holder ended with the interpreter."""
         if self.is_held_here():
             raise ReentrantError
@@ -170,7 +182,7 @@ class Locks:
         for found in self._known.valuerefs():
             lock = found()
             if lock is not None and not lock.is_held_here():
-                lock._at_fork_reinit()  # type: ignore[attr-defined]
+                lock._at_fork_reinit()
 
 
 _families: WeakSet[Any] = WeakSet()

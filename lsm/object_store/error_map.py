@@ -227,8 +227,9 @@ def _host(link: BaseException) -> str:
         address = urlsplit(str(kwargs["endpoint_url"]))
         return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
     for each in _inside(link):
-        if getattr(each, "host", None):
-            return f"{each.host}:{getattr(each, 'port', '')}".rstrip(":")  # type: ignore[attr-defined]
+        host = getattr(each, "host", None)
+        if host:
+            return f"{host}:{getattr(each, 'port', '')}".rstrip(":")
     return "the server"
 
 

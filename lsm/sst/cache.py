@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ from lsm.errors import InvalidError
 from lsm.runtime import Runtime
 from lsm.sst.disk_cache import DiskCacheStatus
 
+V = TypeVar("V")
 Key = tuple[Any, ...]
 """Begins with the id of the database."""
 
@@ -47,25 +48,25 @@ class CacheStatus(msgspec.Struct, frozen=True):
     evictions: int
 
 
-class _Item:
+class _Item(Generic[V]):
     __slots__ = ("born", "used", "value", "weight")
 
-    def __init__(self, value: Any, weight: int, now: int) -> None:
+    def __init__(self, value: V, weight: int, now: int) -> None:
         self.value = value
         self.weight = weight
         self.born = now
         self.used = now
 
 
-class Cache:
+class Cache(Generic[V]):
     """Items of at most `capacity` bytes. Thread-safe; can be shared between databases."""
 
     def __init__(self, capacity: int, runtime: Runtime) -> None:
         self._capacity = capacity
         self._lock = runtime.lock()
-        self._items: dict[Key, _Item] = {}
-        self._new: OrderedDict[Key, _Item] = OrderedDict()
-        self._proven: OrderedDict[Key, _Item] = OrderedDict()
+        self._items: dict[Key, _Item[V]] = {}
+        self._new: OrderedDict[Key, _Item[V]] = OrderedDict()
+        self._proven: OrderedDict[Key, _Item[V]] = OrderedDict()
         self._ghosts: OrderedDict[Key, None] = OrderedDict()
         self._new_size = 0
         self._size = 0
@@ -76,7 +77,7 @@ class Cache:
         self._misses = 0
         self._evictions = 0
 
-    def peek(self, key: Key) -> Any | None:
+    def peek(self, key: Key) -> V | None:
         """The item if it is here. Takes no lock."""
         found = self._items.get(key)
         if found is None:
@@ -85,7 +86,7 @@ class Cache:
         found.used = hits + self._ticks
         return found.value
 
-    def put(self, key: Key, value: Any, weight: int) -> None:
+    def put(self, key: Key, value: V, weight: int) -> None:
         """Keep an item that was not here and had to be loaded, and make room for it."""
         with self._lock:
             self._misses += 1
@@ -175,8 +176,8 @@ class Caches:
             if type(size) is not int or size < 0:
                 raise InvalidError(f"Caches: {name} must be an integer, at least 0, got {size!r}")
         runtime = runtime if runtime is not None else Runtime()
-        self.blocks = Cache(block_bytes, runtime)
-        self.meta = Cache(meta_bytes, runtime)
+        self.blocks: Cache[Any] = Cache(block_bytes, runtime)
+        self.meta: Cache[Any] = Cache(meta_bytes, runtime)
 
     def drop(self, database: bytes) -> None:
         """Let go of what is kept of one database, by its id."""
@@ -215,7 +216,7 @@ class Loads:
         self._changed = runtime.condition()
         self._loads: dict[Key, _Load] = {}
 
-    def get(self, cache: Cache, key: Key, load: Callable[[], tuple[Any, int]], *, keep: bool = True) -> Any:
+    def get(self, cache: Cache[V], key: Key, load: Callable[[], tuple[V, int]], *, keep: bool = True) -> V:
         """The item, loaded by one of its callers if need be; `load` returns it with its weight in bytes.
 
         A failed load raises in every caller that waited for it, and is tried again by the next. A load that takes long may
@@ -237,11 +238,13 @@ class Loads:
                     if pending.is_interrupted:
                         continue
                     if pending.error is None:
-                        return pending.value
+                        shared: V = pending.value
+                        return shared
                     raise pending.error
-            mine.value, weight = load()
+            loaded, weight = load()
+            mine.value = loaded
             if keep:
-                cache.put(key, mine.value, weight)
+                cache.put(key, loaded, weight)
             if pending is mine:
                 self._finish(key, mine, None)
         except BaseException as error:
@@ -250,7 +253,7 @@ class Loads:
                 mine.is_interrupted = not isinstance(error, Exception)
                 self._finish(key, mine, error)
             raise
-        return mine.value
+        return loaded
 
     def _wait(self, pending: _Load) -> bool:
         """Whether it is done. Requires: the lock."""

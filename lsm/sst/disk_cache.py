@@ -33,7 +33,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 from crc32c import crc32c
@@ -136,7 +136,8 @@ class DiskCache:
                     self._save(database, name, at, part)
                 parts[at - first] = part
         base = first * width
-        return b"".join(parts)[start - base : end - base]  # type: ignore[arg-type]
+        whole = b"".join(cast("list[bytes | memoryview]", parts))  # None of them is missing now.
+        return whole[start - base : end - base]
 
     def drop(self, database: bytes, name: str, start: int, end: int) -> None:
         """Forget what holds these bytes: they turned out wrong."""

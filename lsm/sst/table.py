@@ -26,7 +26,7 @@ from lsm.sst.block import (
 )
 from lsm.sst.bloom import Filter
 from lsm.sst.builder import TableInfo
-from lsm.sst.cache import Caches, CachesStatus, Loads
+from lsm.sst.cache import Cache, Caches, CachesStatus, Loads
 from lsm.sst.disk_cache import DiskCache
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 
@@ -61,8 +61,8 @@ class TableReader:
         self.runtime = runtime
         self.is_near = store.store.is_near
         self._caches = caches
-        self._blocks = caches.blocks
-        self._meta = caches.meta
+        self._blocks: Cache[Block] = caches.blocks
+        self._meta: Cache[Meta] = caches.meta
         self._disk = disk
         self._loads = Loads(runtime)
         self._told: set[tuple[str, int]] = set()
@@ -99,7 +99,7 @@ class TableReader:
         found = self._meta.peek(key)
         if found is None:
             found = self._loads.get(self._meta, key, lambda: self._load_meta(table))
-        return found  # type: ignore[no-any-return]
+        return found
 
     def metas(self, tables: Sequence[TableInfo], *, one_by_one: bool = False) -> Iterator[tuple[TableInfo, Meta]]:
         """Each table with its `meta`. Where the store is far, META_WIDTH are asked for at the same time, unless
@@ -166,7 +166,7 @@ class TableReader:
         found = self._blocks.peek(key)
         if found is None:
             found = self._loads.get(self._blocks, key, lambda: self._load_block(table, at, index, keep=keep), keep=keep)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def stored(self, table: TableInfo, index: Index, start: int, end: int, *, keep: bool) -> bytes:
         """Blocks [start, end) as they are stored, past the cache in memory, not verified yet. Cost: one GET."""

@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lsm.concurrency.forks import tell_in_child
+
+T = TypeVar("T")
 
 if sys.platform != "win32":
     import fcntl
@@ -199,7 +201,7 @@ class Worker:
                 f"({fingerprint()!r}): the installation changed while this process ran"
             )
 
-    def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         self._send(pickle.dumps((fn, args, kwargs)))
         while True:
             kind, payload = self._receive()
@@ -211,9 +213,10 @@ class Worker:
             is_ok, result = pickle.loads(payload)
         except Exception as error:
             raise WorkerLostError(f"the answer of a worker process cannot be read: {error!r}") from error
-        if is_ok:
-            return result
-        raise result
+        if not is_ok:
+            raise result
+        found: T = result
+        return found
 
     @property
     def is_alive(self) -> bool:

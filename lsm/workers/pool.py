@@ -56,7 +56,7 @@ class WorkerProcesses(Executor):
                 worker = self._mine.worker = Worker(niceness=self._niceness, silence_max=self._silence_max)
                 self._keep(worker)
                 worker.greet()
-            return worker.call(fn, args, kwargs)  # type: ignore[no-any-return]
+            return worker.call(fn, args, kwargs)
         except BrokenExecutor:
             if worker is not None:
                 worker.kill()

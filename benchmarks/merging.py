@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import zstandard
-
 from benchmarks.tasks import Figures, Task
 from benchmarks.workloads import Workload
 from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.plan import Sources
+from lsm.native import zstd
 from lsm.object_store.memory import MemoryStore
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk, SeriesChunk
@@ -100,7 +99,7 @@ def _floor(workload: Workload, shape: str) -> float:
         return time.thread_time() - start
     size = workload.records * (16 + workload.value_bytes)
     block = random.Random(1).randbytes(_FORMAT.block_bytes // 2).hex().encode()
-    pack = zstandard.ZstdCompressor(level=_FORMAT.compression_level).compress
+    pack = zstd.compressor(_FORMAT.compression_level)
     start = time.thread_time()
     for _ in range(size // len(block)):
         pack(block)

@@ -35,9 +35,8 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final
 
-from crc32c import crc32c
-
 from lsm.errors import CorruptionError
+from lsm.native.checksum import crc32c
 
 MAGIC: Final = b"LSMO"
 ENVELOPE: Final = struct.Struct("<4sHH16sQQ16sQ")

@@ -5,9 +5,7 @@ Durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -243,8 +241,12 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         match file.suffix.lower():
             case ".toml":
+                import tomllib
+
                 found: Any = tomllib.loads(text)
             case ".json":
+                import json
+
                 found = json.loads(text, object_pairs_hook=_named_once)
             case ".yaml" | ".yml":
                 found = msgspec.yaml.decode(text)

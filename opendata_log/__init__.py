@@ -3,9 +3,10 @@
 Each key is its own ordered log; a new one is just a new key. One global sequence orders everything.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lsm import Caches
-from opendata_log.builder import LogDbBuilder
-from opendata_log.log_db import LogDb
 from opendata_log.model.config import (
     Config,
     LogCompactionOptions,
@@ -45,20 +46,24 @@ from opendata_log.model.record import (
     Sequence,
 )
 from opendata_log.model.storage import StorageConfig
-from opendata_log.read.follow import LogFollower
-from opendata_log.read.inspection import (
-    Inspection,
-    LevelSummary,
-    SegmentInspection,
-    SegmentReads,
-    SegmentTree,
-    TreeSummary,
-)
-from opendata_log.read.reads import LogRead
-from opendata_log.read.reverse import ReverseIterator
-from opendata_log.read.scan import LogIterator, LogKeyIterator
-from opendata_log.reader import LogDbReader
-from opendata_log.waiting.watch import DurableWatch
+
+if TYPE_CHECKING:
+    from opendata_log.builder import LogDbBuilder
+    from opendata_log.log_db import LogDb
+    from opendata_log.read.follow import LogFollower
+    from opendata_log.read.inspection import (
+        Inspection,
+        LevelSummary,
+        SegmentInspection,
+        SegmentReads,
+        SegmentTree,
+        TreeSummary,
+    )
+    from opendata_log.read.reads import LogRead
+    from opendata_log.read.reverse import ReverseIterator
+    from opendata_log.read.scan import LogIterator, LogKeyIterator
+    from opendata_log.reader import LogDbReader
+    from opendata_log.waiting.watch import DurableWatch
 
 __version__ = "0.1.0"
 
@@ -114,3 +119,33 @@ __all__ = [
     "StorageError",
     "TreeSummary",
 ]
+
+if not TYPE_CHECKING:
+    # Handles import the engine; settings, values and errors do not. So each of these names imports its module at its first use.
+    # The module of a handle imports all that the handle needs: opening one imports nothing more.
+    _LATER = {
+        "DurableWatch": "opendata_log.waiting.watch",
+        "Inspection": "opendata_log.read.inspection",
+        "LevelSummary": "opendata_log.read.inspection",
+        "LogDb": "opendata_log.log_db",
+        "LogDbBuilder": "opendata_log.builder",
+        "LogDbReader": "opendata_log.reader",
+        "LogFollower": "opendata_log.read.follow",
+        "LogIterator": "opendata_log.read.scan",
+        "LogKeyIterator": "opendata_log.read.scan",
+        "LogRead": "opendata_log.read.reads",
+        "ReverseIterator": "opendata_log.read.reverse",
+        "SegmentInspection": "opendata_log.read.inspection",
+        "SegmentReads": "opendata_log.read.inspection",
+        "SegmentTree": "opendata_log.read.inspection",
+        "TreeSummary": "opendata_log.read.inspection",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_LATER[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import lsm
+from lsm import Db
 from opendata_log.maintain.policy import LiveSegments, LogScheduler, segment_states
 from opendata_log.model.config import Config, ReadVisibility, config_of, writer_settings
 from opendata_log.model.errors import ClosedError, StorageError, translate, translated
@@ -320,7 +321,7 @@ class LogDb(Reads):
 
 def _open_engine(config: Config, settings: lsm.Settings, live: LiveSegments, components: Mapping[str, Any]) -> lsm.Db:
     storage = config.storage_config
-    return lsm.Db.open(
+    return Db.open(
         storage.url,
         settings,
         storage_options=storage.storage_options,

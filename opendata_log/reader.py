@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import lsm
+from lsm import DbReader
 from opendata_log.model.config import ReaderConfig, config_of, engine_settings
 from opendata_log.model.errors import ClosedError, translate, translated
 from opendata_log.model.keys import (
@@ -120,7 +121,7 @@ class LogDbReader(Reads):
         runtime = runtime if runtime is not None else lsm.Runtime()
         self._wakeups = Wakeups(runtime)
         try:
-            self._db = lsm.DbReader.open(
+            self._db = DbReader.open(
                 storage.url,
                 engine_settings(config.engine, storage.engine_changes),
                 checkpoint=config.checkpoint,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lsm.admin import Admin
+from lsm.audit.verify import fsck
 from lsm.cli.terminal import (
     DONE,
     add_place,
@@ -22,7 +23,6 @@ from lsm.cli.terminal import (
     tell_report,
     wait_argument,
 )
-from lsm.fsck.verify import fsck
 from lsm.runtime import Runtime
 
 

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
+from lsm.audit.report import FsckReport
 from lsm.checks import age_seconds, wait_seconds
 from lsm.errors import Error, InvalidError
-from lsm.fsck.report import FsckReport
 
 DONE: Final = 0
 FAILED: Final = 1

@@ -3,11 +3,15 @@
 `atexit` runs the latest registration first. So an application's own exit functions, registered after the import, run before
 this module's, and handles that they close are already closed. Only after `atexit` does the interpreter stop the background
 threads. A finalizer that closes a handle after that has no threads to wait for.
+
+This module also imports the threads of concurrent.futures, which `object_store/io_loop` needs: their import fails once the main
+thread has ended, and every program that imports the engine imports this module first.
 """
 
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401
 import warnings
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary

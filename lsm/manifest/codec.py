@@ -24,12 +24,12 @@ from itertools import chain
 from typing import Final
 
 import msgspec
-import zstandard
-from crc32c import crc32c
 
 from lsm.coding import ENVELOPE, KIND_MANIFEST, open_envelope, seal_envelope
 from lsm.errors import CorruptionError, internal
 from lsm.manifest.model import Manifest, Partition
+from lsm.native import zstd
+from lsm.native.checksum import crc32c
 from lsm.object_store.names import manifest_name
 
 MANIFEST_VERSION: Final = 2
@@ -48,7 +48,7 @@ class ManifestEncoder:
     """Encodes versions of one manifest. Keeps the frames of unchanged partitions. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._compress = zstandard.ZstdCompressor(level=1).compress
+        self._compress = zstd.compressor(1)
         self._frames: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
         self.encoded_partitions = 0
         """Number of partitions encoded so far. Partitions in copied frames do not count."""
@@ -128,7 +128,7 @@ def decode_manifest(data: bytes, *, number: int, database: bytes | None, name: s
     )
     try:
         manifest = _decoder.decode(_joined_frames(memoryview(data)[ENVELOPE.size : envelope.end]))
-    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, MemoryError) as error:
+    except (zstd.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, MemoryError) as error:
         raise CorruptionError(f"does not decode: {error}", object_name=name, offset=ENVELOPE.size) from error
     if manifest.number != number or manifest.database != envelope.database:
         raise CorruptionError("body and header disagree", object_name=name, offset=ENVELOPE.size)
@@ -138,12 +138,11 @@ def decode_manifest(data: bytes, *, number: int, database: bytes | None, name: s
 def _joined_frames(stored: memoryview) -> bytes:
     parts: list[bytes] = []
     size = 0
-    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as frames:
-        while part := frames.read(_READ_BYTES):
-            parts.append(part)
-            size += len(part)
-            if size > _BODY_BYTES_MAX:
-                raise MemoryError(f"more than {_BODY_BYTES_MAX} bytes")
+    for part in zstd.frame_contents(stored, _READ_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > _BODY_BYTES_MAX:
+            raise MemoryError(f"more than {_BODY_BYTES_MAX} bytes")
     return b"".join(parts)
 
 

@@ -30,11 +30,8 @@ connection ends the search, because a cause of it is no answer to this request.
 from __future__ import annotations
 
 import errno
-import socket
-import ssl
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import CREATE_BYTES_MAX, ObjectExists, ObjectMissing, StoreFault
@@ -187,19 +184,24 @@ def _unreachable(link: BaseException, text: str) -> Exception | None:
     """Return why no connection was made. None: the reason is not certain."""
     host = _host(link)
     for each in reversed(list(_inside(link))):  # The innermost exception names the reason most exactly.
-        if isinstance(each, ssl.SSLCertVerificationError):
+        names = {kind.__name__ for kind in type(each).__mro__}
+        if "SSLCertVerificationError" in names:
             advice = "check `verify`, the path of the CA file, and AWS_CA_BUNDLE"
             said = getattr(each, "verify_message", None) or "verification failed"
             return Unreachable(text + f"the certificate of {host} is not accepted ({said}); {advice}", can_heal=False)
-        if isinstance(each, ssl.SSLError) and getattr(each, "library", None) in ("X509", "PEM"):
+        if "SSLError" in names and getattr(each, "library", None) in ("X509", "PEM"):
             return InvalidError(text + "the CA file holds no certificate; check `verify` and AWS_CA_BUNDLE")
-        if isinstance(each, ssl.SSLError) and getattr(each, "reason", None) in _NO_TLS:
+        if "SSLError" in names and getattr(each, "reason", None) in _NO_TLS:
             return Unreachable(text + f"{host} does not speak TLS; check the scheme of endpoint_url", can_heal=False)
         if isinstance(each, FileNotFoundError):
             return InvalidError(text + "the CA file does not exist; check `verify` and AWS_CA_BUNDLE")
-        if isinstance(each, socket.gaierror):
+        if "gaierror" in names:
+            said = getattr(each, "strerror", None)
             advice = "check endpoint_url and the name service"
-            return Unreachable(text + f"the host of {host} cannot be found ({each.strerror}); {advice}", can_heal=True)
+            return Unreachable(
+                text + f"the host of {host} cannot be found ({said}); {advice}",
+                can_heal=True,
+            )
         if isinstance(each, OSError) and each.errno == errno.ECONNREFUSED:
             advice = "check endpoint_url, and that the server runs"
             return Unreachable(text + f"{host} refused the connection; {advice}", can_heal=True)
@@ -224,6 +226,8 @@ def _inside(link: BaseException) -> Iterator[BaseException]:
 def _host(link: BaseException) -> str:
     kwargs = getattr(link, "kwargs", None)
     if isinstance(kwargs, Mapping) and kwargs.get("endpoint_url"):
+        from urllib.parse import urlsplit
+
         address = urlsplit(str(kwargs["endpoint_url"]))
         return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
     for each in _inside(link):

@@ -32,8 +32,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from fsspec.asyn import sync
-
 from lsm.concurrency.locks import LONG, shared
 from lsm.errors import InvalidError
 from lsm.object_store.contract import (
@@ -90,6 +88,10 @@ class FsspecStore(ObjectStore):
 
         Raises: InvalidError for a file system that cannot be used safely.
         """
+        # A program on files never gets here, and does without fsspec and the asyncio under it.
+        from fsspec.asyn import sync
+
+        self._sync = sync
         self.url = url
         self._fs = fs
         self._stem = root.rstrip("/") + "/" if root.strip("/") else root
@@ -245,7 +247,7 @@ class FsspecStore(ObjectStore):
     def _run(self, function: Callable[..., Any], *arguments: Any, timeout: float, **options: Any) -> Any:
         self._refuse_closed()
         try:
-            return sync(self._fs.loop, function, *arguments, timeout=timeout, **options)
+            return self._sync(self._fs.loop, function, *arguments, timeout=timeout, **options)
         except NotImplementedError as error:
             raise InvalidError(
                 f"{self.url}: called from fsspec's own I/O thread, where it would wait for itself; call it from "

@@ -3,6 +3,8 @@
 `ready_loop` ensures two things before the loop is used. First, the loop's thread runs: fsspec keeps a loop whose thread could
 not be started, and every call would wait for it. Second, host names can be looked up after the main thread has ended: asyncio
 does that in an executor of concurrent.futures, which accepts no calls by then.
+
+fsspec is imported in functions: programs on files do not need it.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
-
-from fsspec import asyn
 
 from lsm.concurrency.threads import ThreadPool
 from lsm.errors import UnavailableError
@@ -38,6 +38,8 @@ class LoopThreads(ThreadPoolExecutor):
 
 def ready_loop() -> None:
     """Start the loop if it does not run. Raises: UnavailableError if the system refuses this process another thread."""
+    from fsspec import asyn
+
     _forget_dead_loop()  # The application may have failed to start the thread earlier.
     try:
         loop: Any = asyn.get_loop()
@@ -54,6 +56,8 @@ def ready_loop() -> None:
 
 
 def _forget_dead_loop() -> None:
+    from fsspec import asyn
+
     with asyn.get_lock():  # The lock's holder may be about to start the thread.
         if asyn.loop[0] is not None and asyn.iothread[0] is None:
             asyn.loop[0].close()

@@ -7,6 +7,8 @@
     scheme://...        any scheme that fsspec knows or the application registered, with assume_single_writer=True
 
 The application can pass its own file system as `fs`; then `url` is a path or URL of that file system.
+
+fsspec imports asyncio and much else. Programs on files need none of that, so fsspec is imported only for URLs that need it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
-
-import fsspec
 
 from lsm.errors import InvalidError
 from lsm.object_store.contract import ObjectStore, StoreSpec
@@ -158,6 +157,8 @@ def _is_chained(url: str) -> bool:
     first, colons, rest = url.partition("::")
     if not colons:
         return False
+    import fsspec
+
     return "://" in rest or first in fsspec.registry or first in fsspec.available_protocols()
 
 
@@ -185,6 +186,8 @@ def _is_known_elsewhere(scheme: str, kind: Any) -> bool:
     protocols = (kind.protocol,) if isinstance(kind.protocol, str) else tuple(kind.protocol)
     if kind.__module__.split(".")[0] in {"fsspec", *_ATOMIC_SCHEMES.values()}:
         return scheme in protocols
+    from importlib.metadata import entry_points
+
     return any(each.name == scheme for each in entry_points(group="fsspec.specs"))
 
 
@@ -197,6 +200,8 @@ def _refuse_missing_ca_file(url: str, options: Mapping[str, Any]) -> None:
 
 
 def _file_system_class(scheme: str) -> Any:
+    import fsspec
+
     try:
         return fsspec.get_filesystem_class(scheme)
     except ValueError as error:
@@ -210,6 +215,8 @@ def _file_system_class(scheme: str) -> Any:
 def _open_handed_in(
     url: str, fs: Any, options: dict[str, Any], assume_single_writer: bool, reads_only: bool, may_create: bool
 ) -> ObjectStore:
+    import fsspec
+
     if options:
         raise InvalidError("storage_options go to the file system; pass them when making the one you hand in as fs")
     if not isinstance(fs, fsspec.AbstractFileSystem):

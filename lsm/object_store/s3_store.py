@@ -17,7 +17,6 @@ Cost: about 1 ms of CPU per request, nearly all in botocore; about 900 requests/
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -25,10 +24,8 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import crc32c
-from fsspec.asyn import sync
-
 from lsm.errors import InvalidError
+from lsm.native.checksum import crc32c
 from lsm.object_store.contract import ObjectInfo, ObjectMissing, StoreFault
 from lsm.object_store.error_map import WRONG_OPTION, Request, unusable
 from lsm.object_store.fsspec_store import FsspecStore, modified_ms
@@ -36,11 +33,17 @@ from lsm.object_store.fsspec_store import FsspecStore, modified_ms
 _CLOSE_SECONDS = 5.0
 _DIGESTS: Mapping[str, Callable[[bytes], bytes]] = {
     "CRC32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
-    "CRC32C": lambda body: crc32c.crc32c(body).to_bytes(4, "big"),
-    "SHA1": lambda body: hashlib.sha1(body).digest(),
-    "SHA256": lambda body: hashlib.sha256(body).digest(),
+    "CRC32C": lambda body: crc32c(body).to_bytes(4, "big"),
+    "SHA1": lambda body: _hashed("sha1", body),
+    "SHA256": lambda body: _hashed("sha256", body),
 }
 """Checksum functions by S3 algorithm name."""
+
+
+def _hashed(algorithm: str, body: bytes) -> bytes:
+    import hashlib  # It loads OpenSSL, which only those need who ask for these checksums.
+
+    return hashlib.new(algorithm, body).digest()
 
 
 def s3_options(storage_options: Mapping[str, Any], *, request_timeout: float) -> dict[str, Any]:
@@ -178,7 +181,7 @@ class S3Store(FsspecStore):
         if self._is_owned and creator is not None:
             # s3fs closes its session in a finalizer, which may run late and waits only a tenth of a second.
             with contextlib.suppress(Exception):
-                sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
+                self._sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
 
 
 _has_asked: ContextVar[bool] = ContextVar("has_asked", default=False)

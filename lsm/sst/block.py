@@ -42,11 +42,10 @@ from itertools import accumulate
 from operator import sub
 from typing import Final
 
-import zstandard
-from crc32c import crc32c
-
 from lsm.coding import cut, decoding, even_pieces, put_ints, put_strings, take_ints, take_strings
 from lsm.errors import CorruptionError
+from lsm.native import zstd
+from lsm.native.checksum import crc32c
 from lsm.rows.chunk import RowChunk, SeriesChunk, series_key
 from lsm.rows.kind import take_kinds
 
@@ -129,7 +128,7 @@ class BlockSealer:
 
     def __init__(self, seed: int, *, compression: str | None, level: int) -> None:
         self._seed = seed
-        self._compress = zstandard.ZstdCompressor(level=level).compress if compression == "zstd" else None
+        self._compress = zstd.compressor(level) if compression == "zstd" else None
 
     def _is_compressible(self, payload: bytes) -> bool:
         """Judged by a sample from the middle, where the values are: random or compressed values are not tried whole."""
@@ -172,10 +171,8 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
         if length > len(stored) << EXPANSION_MAX_BITS:
             raise CorruptionError(f"{len(stored)} bytes do not expand to {length}", object_name=name, offset=offset)
         try:
-            if zstandard.frame_content_size(stored) not in (-1, length):  # A forged size would be allocated.
-                raise CorruptionError(f"block does not expand to {length} bytes", object_name=name, offset=offset)
-            payload = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
-        except zstandard.ZstdError as error:
+            payload = zstd.decompress(stored, length)
+        except zstd.ZstdError as error:
             raise CorruptionError(f"block does not decompress: {error}", object_name=name, offset=offset) from error
     else:
         raise CorruptionError(f"block codec {codec} is unknown: update the library", object_name=name, offset=offset)

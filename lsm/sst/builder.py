@@ -29,10 +29,10 @@ from operator import add, itemgetter
 from typing import Final
 
 import msgspec
-from crc32c import crc32c
 from xxhash import xxh3_64_intdigest
 
 from lsm.coding import CHECKSUM
+from lsm.native.checksum import crc32c
 from lsm.object_store.names import table_name
 from lsm.rows.chunk import SEQ_MAX, RowChunk, series_key, series_prefixes
 from lsm.rows.kind import TOMBSTONE

@@ -36,8 +36,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, cast
 
 import msgspec
-from crc32c import crc32c
 
+from lsm.native.checksum import crc32c
 from lsm.object_store.descriptors import open_beyond_standard
 from lsm.runtime import Runtime
 

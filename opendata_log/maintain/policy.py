@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 import lsm
+from lsm import size_tier
 from opendata_log.model.config import LogCompactionOptions, SegmentConfig
 from opendata_log.model.keys import FIRST_SEGMENT_ID, SYSTEM_SEGMENT_ID, parse_routing_prefix, routing_prefix
 from opendata_log.model.record import SegmentId
@@ -159,7 +160,7 @@ class LogScheduler:
             return relief
         has_sealed = segment.prefix > routing_prefix(FIRST_SEGMENT_ID)
         count = RUNS_MAX if self._seals or has_sealed else RUNS_PER_MERGE
-        tier = lsm.size_tier(runs, at_least=count, at_most=count, ratio=SIZE_RATIO)
+        tier = size_tier(runs, at_least=count, at_most=count, ratio=SIZE_RATIO)
         return lsm.merge_spec(segment, (), tier, target=tier[-1].level) if tier else None
 
     def _relief(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:

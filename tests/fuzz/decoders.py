@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import zstandard
-from crc32c import crc32c
 
+from lsm.audit.tables import _footer_problem
 from lsm.coding import (
     CHECKSUM,
     ENVELOPE,
@@ -26,10 +25,11 @@ from lsm.coding import (
 )
 from lsm.compaction.completion_markers import decode_note, encode_note
 from lsm.errors import CorruptionError
-from lsm.fsck.tables import _footer_problem
 from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.codec import MANIFEST_VERSION, decode_manifest, encode_manifest
 from lsm.manifest.model import Manifest
+from lsm.native import zstd
+from lsm.native.checksum import crc32c
 from lsm.object_store import MemoryStore
 from lsm.object_store.names import manifest_name, note_name, table_name, wal_name
 from lsm.object_store.reliable import ReliableStore
@@ -99,7 +99,7 @@ def enveloped(name: str, kind: int, version: int, body: bytes) -> bytes:
 
 def manifest_in_frames(body: bytes) -> bytes:
     """MessagePack, compressed and sealed."""
-    packed = zstandard.ZstdCompressor(level=1).compress(body)
+    packed = zstd.compressor(1)(body)
     return enveloped(manifest_name(NUMBER), KIND_MANIFEST, MANIFEST_VERSION, packed)
 
 

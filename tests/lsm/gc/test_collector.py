@@ -14,9 +14,9 @@ import lsm
 from lsm.object_store import LocalStore, MemoryStore
 from lsm.object_store.names import COUNTER_BITS, PROBE
 from tests.doubles import CountingStore, CrashAt, CrashingStore, SimulatedCrash, number_of
+from tests.lsm.audit.test_verify import verify
 from tests.lsm.checkpoint.test_checkpoints import TEN_YEARS_MS, Clocks, churn, open_admin
 from tests.lsm.checkpoint.test_clone import Named
-from tests.lsm.fsck.test_verify import verify
 from tests.lsm.support import FAMILIES, append, layouts, objects_of, open_db, open_plain, read_rows, tiny
 from tests.lsm.test_fencing import HeldStore, abandoned
 

@@ -15,8 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 import lsm
 from lsm.object_store import MemoryStore
 from lsm.object_store.names import PREFIXES, PROBE
+from tests.lsm.audit.test_verify import verify
 from tests.lsm.checkpoint.test_checkpoints import churn, open_admin
-from tests.lsm.fsck.test_verify import verify
 from tests.lsm.support import objects_of, open_plain, read_rows, tiny
 
 # -- other programs' files --------------------------------------------------------------------------------------------

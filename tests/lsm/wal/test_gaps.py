@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import pytest
 
 import lsm
+from lsm.audit.verify import fsck
 from lsm.errors import CorruptionError
-from lsm.fsck.verify import fsck
 from lsm.object_store import MemoryStore
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import wal_name

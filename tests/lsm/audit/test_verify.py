@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import lsm
-from lsm.fsck.tables import _row_problem, _series_problem
+from lsm.audit.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import PROBE, manifest_name, note_name, table_name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lsm.audit.report import FsckReport, Orphan
 from lsm.errors import CorruptionError
-from lsm.fsck.report import FsckReport, Orphan
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectInfo

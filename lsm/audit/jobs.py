@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from lsm.audit.report import FsckReport
+from lsm.audit.tables import TableCheck
 from lsm.compaction.completion_markers import read_note
 from lsm.errors import CorruptionError
-from lsm.fsck.report import FsckReport
-from lsm.fsck.tables import TableCheck
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectInfo, ObjectMissing

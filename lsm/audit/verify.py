@@ -12,13 +12,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from lsm.audit.jobs import check_claims
+from lsm.audit.report import FsckReport, Orphan, Problem, Progress
+from lsm.audit.tables import SummedReader, TableCheck
+from lsm.audit.wal import check_log, listed_log
 from lsm.checkpoint.checkpoints import load_version
 from lsm.components import Components, Stores
 from lsm.errors import CorruptionError, InternalError, InvalidError, nothing_there
-from lsm.fsck.jobs import check_claims
-from lsm.fsck.report import FsckReport, Orphan, Problem, Progress
-from lsm.fsck.tables import SummedReader, TableCheck
-from lsm.fsck.wal import check_log, listed_log
 from lsm.manifest.codec import decode_manifest
 from lsm.manifest.model import MANIFESTS_KEPT, Manifest
 from lsm.manifest.store import ManifestStore

@@ -8,8 +8,8 @@ from typing import TypeVar
 import pytest
 
 import lsm
-from lsm.fsck.report import FsckReport, Problem
-from lsm.fsck.verify import fsck
+from lsm.audit.report import FsckReport, Problem
+from lsm.audit.verify import fsck
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.names import TABLES, WAL
 from tests.doubles import WrappedStore

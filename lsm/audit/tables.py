@@ -9,12 +9,11 @@ from itertools import groupby, pairwise
 from operator import gt, itemgetter, le
 from typing import Any
 
-from crc32c import crc32c
-
+from lsm.audit.report import FsckReport
 from lsm.coding import CHECKSUM
 from lsm.errors import CorruptionError, TableMissingError
-from lsm.fsck.report import FsckReport
 from lsm.manifest.model import Manifest, Partition
+from lsm.native.checksum import crc32c
 from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk, SeriesLayout, prefix_end, series_key, series_prefixes

@@ -1,0 +1,1 @@
+"""What is done in C, by packages of others: checksums and compression."""

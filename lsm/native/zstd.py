@@ -1,0 +1,79 @@
+"""zstd frames, by the package zstandard or, where there is none for the interpreter, by Python's own `compression.zstd`.
+
+Which of the two wrote a frame does not matter to who reads it: both are the same C library, at the same levels, and write the
+size of the content into each frame.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+_package: Any = None
+"""The package zstandard, where it is there."""
+_own: Any = None
+"""The standard library's module, from Python 3.14 on, where the package is not there."""
+try:
+    _package = importlib.import_module("zstandard")
+except ImportError as missing:
+    try:
+        _own = importlib.import_module("compression.zstd")
+    except ImportError:
+        raise ImportError(
+            "there is no zstd: this Python has no compression.zstd of its own, so pip install zstandard"
+        ) from missing
+
+ZstdError: type[Exception] = _package.ZstdError if _own is None else _own.ZstdError
+
+
+def compressor(level: int) -> Callable[[bytes], bytes]:
+    """Makes a frame of what it is called with. For one thread at a time."""
+    if _own is None:
+        made: Callable[[bytes], bytes] = _package.ZstdCompressor(level=level).compress
+        return made
+    kind = _own.ZstdCompressor
+    return partial(kind(level=level).compress, mode=kind.FLUSH_FRAME)
+
+
+def decompress(stored: bytes | memoryview, size: int) -> bytes:
+    """The content of a frame, which must have `size` bytes. Raises: ZstdError, before anything is allocated where the frame
+    states another size."""
+    found: bytes
+    if _own is None:
+        if _package.frame_content_size(stored) not in (-1, size):
+            raise ZstdError(f"the frame states another size than {size} bytes")
+        found = _package.ZstdDecompressor().decompress(stored, max_output_size=size)
+    else:
+        if _own.get_frame_info(stored).decompressed_size not in (None, size):
+            raise ZstdError(f"the frame states another size than {size} bytes")
+        reader = _own.ZstdDecompressor()
+        # A frame may end with an empty block, which is read only as long as there is room for more.
+        found = reader.decompress(stored, max_length=size + 1)
+        if not reader.eof:
+            raise ZstdError(f"the frame is cut short, or holds more than {size} bytes")
+    if len(found) != size:
+        raise ZstdError(f"the frame holds {len(found)} bytes, not {size}")
+    return found
+
+
+def frame_contents(stored: bytes | memoryview, piece: int) -> Iterator[bytes]:
+    """The contents of frames that lie end to end, some `piece` bytes at a time; without the end of a frame that is cut short.
+    Raises: ZstdError."""
+    if _own is None:
+        with _package.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as frames:
+            while part := frames.read(piece):
+                yield part
+        return
+    left: bytes | memoryview = stored
+    while len(left):
+        reader = _own.ZstdDecompressor()
+        part = reader.decompress(left, max_length=piece)
+        while part or not (reader.eof or reader.needs_input):
+            if part:
+                yield part
+            if reader.eof:
+                break
+            part = reader.decompress(b"", max_length=piece)
+        left = reader.unused_data if reader.eof else b""

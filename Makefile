@@ -23,10 +23,10 @@ PIP = if $(BIN)/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m p
 NEW_PIP = set -- install -qq --upgrade 'pip>=25.1'; $(PIP)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-long soak kills planted check coverage lint docs benchmarks clean
+.PHONY: help setup bench test test-pythons test-long soak kills planted check coverage lint docs benchmarks clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything development needs
 
@@ -43,6 +43,9 @@ bench: $(STAMP) ## Measure this machine and a storage; options in ARGS="--storag
 
 test: $(STAMP) ## Run the tests, those against real S3 server processes included
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" $(ARGS)
+
+test-pythons: $(STAMP) ## Run the tests on each Python from 3.11 to 3.14 that is found; options in ARGS
+	@$(BIN)/python -m tests.pythons -n 4 --dist worksteal -m "not slow" $(ARGS)
 
 test-long: $(STAMP) ## Run the slow tests, too
 	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
@@ -81,5 +84,5 @@ benchmarks: $(STAMP) ## Compare with other engines on this machine; options in A
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results; logs that you wrote stay
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.* build dist *.egg-info
+	@rm -rf $(VENV) .pythons .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.* build dist *.egg-info
 	@find lsm opendata_log tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

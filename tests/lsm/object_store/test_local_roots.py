@@ -282,17 +282,33 @@ def test_where_fsync_is_not_enough_the_drive_is_told(
 
 
 _WINDOWS = """
-import os
+import asyncio, concurrent.futures.thread, os, pathlib, select, signal, ssl, subprocess, sys, tempfile
+import s3fs
+assert not any(name.split(".")[0] in ("lsm", "opendata_log") for name in sys.modules)
+# What others import is imported: from here on this is Windows.
 for name in ("O_CLOEXEC", "O_DIRECTORY", "O_TMPFILE", "O_PATH", "pread", "preadv", "writev", "fdatasync", "sysconf", "nice",
-             "sched_getaffinity", "register_at_fork", "fork", "mkfifo", "getuid"):
+             "sched_getaffinity", "register_at_fork", "fork", "mkfifo", "getuid", "getppid", "getpgid", "killpg", "setsid",
+             "waitid", "P_PID", "WNOHANG", "WSTOPPED", "WNOWAIT", "geteuid", "uname", "statvfs"):
     if hasattr(os, name):
         delattr(os, name)
-import sys
-sys.modules["resource"] = None
+for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGSTOP", "SIGCONT", "SIGCHLD", "pthread_sigmask"):
+    delattr(signal, name)
+del select.poll, select.POLLIN, select.POLLOUT
+sys.platform = "win32"
+sys.modules.update(dict.fromkeys(("fcntl", "pwd", "grp", "resource", "termios"), None))
 import lsm, opendata_log, lsm.__main__, opendata_log.__main__, opendata_log.aio
 with opendata_log.LogDb.open(storage="memory://") as log:
     log.try_append([(b"k", b"v")])
     assert log.count(b"k") == 1
+    log.flush()
+    log.append(b"k", b"w")
+    assert [entry.value for entry in log.scan(b"k")] == [b"v", b"w"]
+    assert log.list_keys()
+with lsm.Db.open("memory://windows") as db:
+    db.put(b"k", b"v")
+    db.flush(lsm.FlushType.MEMTABLE)
+    assert db.get(b"k") == b"v"
+assert lsm.fsck("memory://windows").is_sound
 lsm.open_store("s3://bucket/log", {"key": "a", "secret": "b", "endpoint_url": "http://localhost:1"}).close()
 for url in ("log", "file:///log"):
     try:

@@ -28,9 +28,6 @@ FUNCTION_LINES_MAX = 60
 METHODS_MAX = 25
 ATTRIBUTES_MAX = 20
 STILL_LARGE = {
-    "lsm/object_store/fsspec_store.py FsspecStore",
-    "lsm/sst/table.py TableReader",
-    "lsm/testing/scheduler.py Scheduler",
     "lsm/wal/log.py WriteAheadLog",
     "lsm/write/flush.py Flusher",
     "lsm/write/writer.py Writer",

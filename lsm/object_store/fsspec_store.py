@@ -64,6 +64,60 @@ def is_a(fs: Any, package: str, name: str) -> bool:
     return any(kind.__name__ == name and kind.__module__.split(".")[0] == package for kind in type(fs).__mro__)
 
 
+class InPlaceCreates:
+    """Creates on a file system that writes in place: through a temporary file, in the steps that the module describes."""
+
+    def __init__(self, call: Callable[..., Any], stem: str, url: str) -> None:
+        """`call` runs a method of the file system. `stem` is what precedes names in its paths."""
+        self._call = call
+        self._stem = stem
+        self._url = url
+
+    def create(self, name: str, body: bytes, timeout: float) -> None:
+        """Raises: ObjectExists; StoreFault: somebody removed the temporary file."""
+        path = self._stem + name
+        temporary = _temporary(path)
+        with _create_lock:
+            if self._is_there(path, timeout):
+                if self._is_there(temporary, timeout):
+                    self._complete(temporary, path, timeout)
+                raise ObjectExists(f"write {name} at {self._url}: the name is taken")
+            self._call("makedirs", path.rpartition("/")[0], exist_ok=True, timeout=timeout)
+            self._call("pipe_file", temporary, body, timeout=timeout)
+            try:
+                self._call("mv", temporary, path, timeout=timeout)
+            except NotImplementedError:
+                self._complete(temporary, path, timeout)
+            except FileNotFoundError as error:
+                gone = f"write {name} at {self._url}: its temporary file was removed"
+                raise StoreFault(gone, transient=True) from error
+
+    def finish(self, name: str, timeout: float) -> None:
+        """Complete or undo the create that wrote through the file `name`. Requires: the lock of creates."""
+        made = _created_by(name)
+        if made is None:
+            return
+        each, path = self._stem + name, self._stem + made
+        with contextlib.suppress(FileNotFoundError):  # A worker that outlived its writer moved the file.
+            if self._is_there(path, timeout):
+                self._complete(each, path, timeout)
+            else:
+                self._call("rm_file", each, timeout=timeout)
+
+    def _complete(self, temporary: str, path: str, timeout: float) -> None:
+        """Write the temporary file's bytes to `path` and remove it. Requires: the temporary file is whole."""
+        self._call("pipe_file", path, self._call("cat_file", temporary, timeout=timeout), timeout=timeout)
+        self._call("rm_file", temporary, timeout=timeout)
+
+    def _is_there(self, path: str, timeout: float) -> bool:
+        # fsspec's `exists` returns False for every failure.
+        try:
+            self._call("info", path, timeout=timeout)
+        except FileNotFoundError:
+            return False
+        return True
+
+
 class FsspecStore(ObjectStore):
     """A prefix of an fsspec file system.
 
@@ -123,7 +177,7 @@ class FsspecStore(ObjectStore):
             elif self._is_memory:
                 self._create_in_memory(name, body, timeout)
             else:
-                self._create_in_place(name, body, timeout)
+                self._in_place().create(name, body, timeout)
         except ObjectExists:
             raise
         except Exception as error:
@@ -262,23 +316,9 @@ class FsspecStore(ObjectStore):
                 raise ObjectExists(f"write {name} at {self.url}: the name is taken")
             self._call("pipe_file", path, body, timeout=timeout)
 
-    def _create_in_place(self, name: str, body: bytes, timeout: float) -> None:
-        path = self._stem + name
-        temporary = _temporary(path)
-        with _create_lock:
-            if self._is_there(path, timeout):
-                if self._is_there(temporary, timeout):
-                    self._complete(temporary, path, timeout)
-                raise ObjectExists(f"write {name} at {self.url}: the name is taken")
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._call("pipe_file", temporary, body, timeout=timeout)
-            try:
-                self._call("mv", temporary, path, timeout=timeout)
-            except NotImplementedError:
-                self._complete(temporary, path, timeout)
-            except FileNotFoundError as error:
-                gone = f"write {name} at {self.url}: its temporary file was removed"
-                raise StoreFault(gone, transient=True) from error
+    def _in_place(self) -> InPlaceCreates:
+        # Not kept: a store that refers to itself is freed late, and with it the connections of its file system.
+        return InPlaceCreates(self._call, self._stem, self.url)
 
     def finish_creates(self, *, timeout: float) -> None:
         """Complete or undo interrupted creates. Cost: five LIST on file systems that write in place; else none."""
@@ -287,31 +327,11 @@ class FsspecStore(ObjectStore):
         try:
             with _create_lock:
                 temporaries = [info.name for prefix in PREFIXES for info in self._entries(prefix, timeout)]
+                creates = self._in_place()
                 for name in temporaries:
-                    made = _created_by(name)
-                    if made is None:
-                        continue
-                    each, path = self._stem + name, self._stem + made
-                    with contextlib.suppress(FileNotFoundError):  # A worker that outlived its writer moved the file.
-                        if self._is_there(path, timeout):
-                            self._complete(each, path, timeout)
-                        else:
-                            self._call("rm_file", each, timeout=timeout)
+                    creates.finish(name, timeout)
         except Exception as error:
             self._raise(error, "write", "the objects of interrupted creates")
-
-    def _complete(self, temporary: str, path: str, timeout: float) -> None:
-        """Write the temporary file's bytes to `path` and remove it. Requires: the temporary file is whole."""
-        self._call("pipe_file", path, self._call("cat_file", temporary, timeout=timeout), timeout=timeout)
-        self._call("rm_file", temporary, timeout=timeout)
-
-    def _is_there(self, path: str, timeout: float) -> bool:
-        # fsspec's `exists` returns False for every failure.
-        try:
-            self._call("info", path, timeout=timeout)
-        except FileNotFoundError:
-            return False
-        return True
 
     def _refuse_creates(self) -> None:
         if not self._may_create:

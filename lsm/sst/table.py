@@ -41,6 +41,60 @@ Meta = tuple[Filter | None, Index]
 _NO_OWNERS: Final[Mapping[int, bytes]] = {}
 
 
+class TableBytes:
+    """The bytes of tables: from the directory of stored parts where one is given, else from the store."""
+
+    def __init__(
+        self, store: ReliableStore, disk: DiskCache | None, database: bytes, owners: Mapping[int, bytes]
+    ) -> None:
+        """`owners`: the databases of tables that are not `database`'s own, by number."""
+        self._store = store
+        self._disk = disk
+        self._database = database
+        self._owners = owners
+        self._is_near = store.store.is_near
+
+    def for_store(self, store: ReliableStore) -> TableBytes:
+        """Return the same, which sends its requests through another view of the store."""
+        return TableBytes(store, self._disk, self._database, self._owners)
+
+    def owner(self, table: TableInfo) -> bytes:
+        """Return the id of the database that wrote the table."""
+        return self._owners.get(table.number, self._database)
+
+    def read(self, table: TableInfo, start: int, end: int, *, keep: bool = True) -> bytes:
+        """Return the table's bytes [start, end). Without `keep` the directory is not written."""
+        if self._disk is None or not table.content:
+            return self._fetch(table, start, end)
+        return self._disk.read(
+            self.owner(table),
+            _part_name(table),
+            table.size,
+            start,
+            end,
+            lambda low, high: self._fetch(table, low, high),
+            keep=keep,
+        )
+
+    def _fetch(self, table: TableInfo, start: int, end: int) -> bytes:
+        if self._is_near:
+            return self.fetch_once(table, start, end)
+        return self._store.insist(lambda: self.fetch_once(table, start, end))
+
+    def fetch_once(self, table: TableInfo, start: int, end: int) -> bytes:
+        """Ask the store once. Raises: TableMissingError; CorruptionError: the table is cut short."""
+        name = table.name
+        try:
+            data = self._store.get_range(name, start, end)
+        except ObjectMissing as error:
+            raise table_missing(error, table, start) from error
+        if len(data) != end - start:
+            raise CorruptionError(
+                f"the table is cut short: {len(data)} of {end - start} bytes", object_name=name, offset=start
+            )
+        return data
+
+
 class TableReader:
     """Reads the tables of one database. Thread-safe; holds no open files."""
 
@@ -64,6 +118,7 @@ class TableReader:
         self._blocks: Cache[Block] = caches.blocks
         self._meta: Cache[Meta] = caches.meta
         self._disk = disk
+        self._bytes = TableBytes(self._store, disk, database, owners)
         self._loads = Loads(runtime)
         self._told: set[tuple[str, int]] = set()
         self._unshared = object()
@@ -72,6 +127,7 @@ class TableReader:
         """The same reader, its requests counted under another cause."""
         twin = copy(self)
         twin._store = self._store.with_cause(cause)
+        twin._bytes = self._bytes.for_store(twin._store)
         return twin
 
     def cache_status(self) -> CachesStatus:
@@ -82,9 +138,6 @@ class TableReader:
     def drop_cached(self) -> None:
         """Let go of what memory keeps of this database."""
         self._caches.drop(self._database)
-
-    def _owner(self, table: TableInfo) -> bytes:
-        return self._owners.get(table.number, self._database)
 
     def _key(self, table: TableInfo) -> tuple[bytes, int, object]:
         """Under what caches keep a table's parts. Database and number are no identity: of two copies of a database, both may
@@ -137,7 +190,7 @@ class TableReader:
 
     def _load_meta(self, table: TableInfo) -> tuple[Meta, int]:
         name, start = table.name, table.filter_offset
-        data = self._read(table, start, table.index_end)
+        data = self._bytes.read(table, start, table.index_end)
         split = table.index_offset - start
         table_filter = None
         if split:
@@ -170,7 +223,7 @@ class TableReader:
 
     def stored(self, table: TableInfo, index: Index, start: int, end: int, *, keep: bool) -> bytes:
         """Blocks [start, end) as they are stored, past the cache in memory, not verified yet. Cost: one GET."""
-        return self._read(table, index.offsets[start], index.offsets[end], keep=keep)
+        return self._bytes.read(table, index.offsets[start], index.offsets[end], keep=keep)
 
     def opened(
         self, table: TableInfo, index: Index, start: int, end: int, data: bytes, *, descending: bool, keep: bool
@@ -208,7 +261,7 @@ class TableReader:
                 and offsets[wanted[stop] + 1] - low <= COPY_BYTES
             ):
                 stop += 1
-            data = self._read(table, low, offsets[wanted[stop - 1] + 1])
+            data = self._bytes.read(table, low, offsets[wanted[stop - 1] + 1])
             for each in wanted[at:stop]:
                 yield data[offsets[each] - low : offsets[each + 1] - low]
             at = stop
@@ -225,7 +278,7 @@ class TableReader:
 
     def _load_block(self, table: TableInfo, at: int, index: Index | None, *, keep: bool) -> tuple[Block, int]:
         offsets = (index if index is not None else self.index(table)).offsets
-        block = self._decode(table, self._read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
+        block = self._decode(table, self._bytes.read(table, offsets[at], offsets[at + 1], keep=keep), offsets[at])
         return block, weight_of(block)
 
     def _decode(
@@ -248,18 +301,18 @@ class TableReader:
         the caller has it."""
         name = table.name
         if seed is None:
-            seed = checksum_seed(self._owner(table), name)
+            seed = checksum_seed(self._bytes.owner(table), name)
         try:
             return open_block(data, seed=seed, name=name, offset=offset)
         except CorruptionError:
             end = offset + len(data)
             try:
                 if self._disk is not None and table.content:
-                    self._disk.drop(self._owner(table), _part_name(table), offset, end)
+                    self._disk.drop(self._bytes.owner(table), _part_name(table), offset, end)
                 elif self.is_near:
                     raise
                 return self._store.insist(
-                    lambda: open_block(self._fetch_once(table, offset, end), seed=seed, name=name, offset=offset)
+                    lambda: open_block(self._bytes.fetch_once(table, offset, end), seed=seed, name=name, offset=offset)
                 )
             except CorruptionError as error:
                 self._tell_damage(name, offset, error)
@@ -270,40 +323,6 @@ class TableReader:
         if (name, offset) not in self._told and len(self._told) < TOLD_MAX:
             self._told.add((name, offset))
             events.tell(events.CORRUPTION, url=self._store.url, reason=events.reason(error))
-
-    # -- bytes --------------------------------------------------------------------------------------------------------------
-
-    def _read(self, table: TableInfo, start: int, end: int, *, keep: bool = True) -> bytes:
-        if self._disk is None or not table.content:
-            data = self._fetch(table, start, end)
-        else:
-            data = self._disk.read(
-                self._owner(table),
-                _part_name(table),
-                table.size,
-                start,
-                end,
-                lambda low, high: self._fetch(table, low, high),
-                keep=keep,
-            )
-        return data
-
-    def _fetch(self, table: TableInfo, start: int, end: int) -> bytes:
-        if self.is_near:
-            return self._fetch_once(table, start, end)
-        return self._store.insist(lambda: self._fetch_once(table, start, end))
-
-    def _fetch_once(self, table: TableInfo, start: int, end: int) -> bytes:
-        name = table.name
-        try:
-            data = self._store.get_range(name, start, end)
-        except ObjectMissing as error:
-            raise table_missing(error, table, start) from error
-        if len(data) != end - start:
-            raise CorruptionError(
-                f"the table is cut short: {len(data)} of {end - start} bytes", object_name=name, offset=start
-            )
-        return data
 
 
 def table_missing(error: ObjectMissing, table: TableInfo, offset: int) -> TableMissingError:

@@ -16,7 +16,7 @@ import heapq
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MICROSECOND = 1e-6
@@ -351,7 +351,7 @@ class Scheduler:
             raise ProcessKilled(me.process.name)
         if self._is_stuck and me is self._main:
             self._is_stuck = False
-            raise SimulationStuck("every task waits and no timer is set: " + self._who_waits())
+            raise SimulationStuck("every task waits and no timer is set: " + _who_waits(self._processes))
 
     def _hand_to(self, following: Task) -> None:
         me = self.current
@@ -361,8 +361,9 @@ class Scheduler:
         self._gate_of(following).release()
         me.gate.acquire()
 
-    def _who_waits(self) -> str:
-        return ", ".join(f"{task.process.name}/{task.name}" for each in self._processes for task in each.tasks)
+
+def _who_waits(processes: Sequence[Process]) -> str:
+    return ", ".join(f"{task.process.name}/{task.name}" for each in processes for task in each.tasks)
 
 
 def _nothing() -> None:

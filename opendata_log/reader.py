@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import lsm
 from lsm import DbReader
 from opendata_log.model.config import ReaderConfig, config_of, engine_settings
-from opendata_log.model.errors import ClosedError, translate, translated
+from opendata_log.model.errors import ClosedError, WouldBlock, translate, translated
 from opendata_log.model.keys import (
     SEGMENT_META_PREFIX,
     TIME_MARK_PREFIX,
@@ -21,7 +21,7 @@ from opendata_log.model.segment import SegmentTable
 from opendata_log.model.storage import Storage
 from opendata_log.model.time_track import TimeTrack
 from opendata_log.read.reads import Reads
-from opendata_log.read.source import View, WouldBlock
+from opendata_log.read.source import View
 from opendata_log.waiting.wakeups import Wakeups
 
 ATTEMPTS_MAX = 10

@@ -11,10 +11,9 @@ from opendata_log.aio.iterators import Pieces, checked_count
 from opendata_log.aio.loops import Alarm
 from opendata_log.aio.nonblocking import NonBlockingSource, PiecewiseSource
 from opendata_log.aio.threads import Errand, Threads
-from opendata_log.model.errors import ClosedError
+from opendata_log.model.errors import ClosedError, WouldBlock
 from opendata_log.model.record import LogEntry, Sequence
 from opendata_log.read.follow import FollowState
-from opendata_log.read.source import WouldBlock
 
 
 class LogFollower(Pieces[LogEntry]):

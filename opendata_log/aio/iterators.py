@@ -10,12 +10,11 @@ from typing import Any, Generic, TypeVar
 from opendata_log.aio.loops import give_way
 from opendata_log.aio.nonblocking import PIECE_ROWS, MomentSource, NonBlockingSource, PiecewiseSource
 from opendata_log.aio.threads import Errand, Threads
-from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.errors import InvalidInputError, WouldBlock
 from opendata_log.model.record import LogEntry, LogKey, Sequence
 from opendata_log.read import scan
 from opendata_log.read.reads import Reads
 from opendata_log.read.reverse import ReverseIterator
-from opendata_log.read.source import WouldBlock
 
 T = TypeVar("T")
 

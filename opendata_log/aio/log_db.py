@@ -25,6 +25,7 @@ from opendata_log.model.errors import (
     InvalidInputError,
     QueueFullError,
     StorageError,
+    WouldBlock,
 )
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
@@ -34,7 +35,7 @@ from opendata_log.write.appends import not_durable_in_time
 BATCH_MAX = 1024
 """Records of a batch that are appended on the loop; some half a millisecond."""
 ATTEMPTS = 16
-"""Waits for a lock that others may take first."""
+"""Times that an append tries on the loop to take a lock that others may take first."""
 APPEND_COST = 16
 """What a batch costs beside its records."""
 
@@ -82,16 +83,15 @@ class LogDb(Reads):
         batch = listed(records)
         if len(batch) <= BATCH_MAX:
             await give_way(len(batch) + APPEND_COST)
-            output = self._log.appends.append_if_quick(batch)
             attempts = 0
-            while output is None and attempts < ATTEMPTS:
+            while attempts < ATTEMPTS:
+                try:
+                    return self._log.appends.append_nowait(batch)
+                except WouldBlock:
+                    attempts += 1
                 # One thread waits for all: a thread for each append would take the interpreter from the loop.
-                attempts += 1
                 await self._turn.join()
                 await give_way(APPEND_COST)
-                output = self._log.appends.append_if_quick(batch)
-            if output is not None:
-                return output
         return await self._threads.call(self._log.try_append, batch, lane="append")
 
     async def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import lsm
+from opendata_log.model.errors import WouldBlock
 from opendata_log.model.options import READ_AHEAD_BYTES
-from opendata_log.read.source import Arrival, Columns, HandleReads, HandleSource, SeriesReads, Source, View, WouldBlock
+from opendata_log.read.source import Arrival, Columns, HandleReads, HandleSource, SeriesReads, Source, View
 
 ROWS_MAX = 1024
 """Rows that a loop reads, or puts in order, at once; less than a millisecond."""

@@ -11,6 +11,7 @@ from opendata_log.aio.iterators import MEMORY_READ_COST, LogIterator, LogKeyIter
 from opendata_log.aio.loops import give_way
 from opendata_log.aio.nonblocking import NonBlockingSource
 from opendata_log.aio.threads import Threads
+from opendata_log.model.errors import WouldBlock
 from opendata_log.model.options import CountOptions, ScanOptions
 from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence
 from opendata_log.model.time_track import Time
@@ -18,7 +19,7 @@ from opendata_log.read import reads as log_read
 from opendata_log.read.follow import follow_key, follow_keys
 from opendata_log.read.inspection import Inspection, TreeSummary
 from opendata_log.read.interleave import KeySet
-from opendata_log.read.source import HandleSource, WouldBlock
+from opendata_log.read.source import HandleSource
 
 T = TypeVar("T")
 

@@ -192,6 +192,11 @@ def translate(error: lsm.Error) -> Error:
             return InternalError(message)
 
 
+class WouldBlock(Exception):
+    """Between the two faces of the log, never raised to a caller: the call needs a request, a lock that is taken, or long work.
+    Nothing of it was done; a thread that may wait can do it."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """The engine's errors come out of the block as the log's."""

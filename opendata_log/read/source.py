@@ -24,10 +24,6 @@ Arrival = tuple[int, Items[bytes], Items[bytes]]
 """Of a batch: the relative sequence of its first record, keys, values."""
 
 
-class WouldBlock(Exception):
-    """The answer needs a request, a lock that is taken, or long work. Nothing of it was done."""
-
-
 class SeriesReads(Protocol):
     """What reads need of the engine: `lsm.Db` and `lsm.DbReader` both give it."""
 

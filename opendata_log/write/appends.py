@@ -80,17 +80,17 @@ class Appends:
                 self._runtime.hand_over()
         return AppendOutput(first)
 
-    def append_if_quick(self, records: Iterable[RecordLike]) -> AppendOutput | None:
-        """As `try_append`, for a thread that waits for no lock: None where another thread appends at this moment. Nothing was
-        appended then, and `try_append` after `await_turn` in another thread can do it."""
+    def append_nowait(self, records: Iterable[RecordLike]) -> AppendOutput:
+        """As `try_append`, for a thread that waits for no lock. Raises: WouldBlock where another thread appends at this moment.
+        Nothing was appended then; another thread can wait for the lock (`await_turn`)."""
         keys, values, size, batch = self._welcome(records)
         try:
-            first = self._writer.append_if_quick(keys, values, size) if keys else 0
+            first = self._writer.append_nowait(keys, values, size) if keys else 0
         except SequencesShortError as error:
             raise QueueFullError(f"the log is behind: {error}; append again later", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
-        return None if first is None else AppendOutput(first)
+        return AppendOutput(first)
 
     @property
     def is_slowed(self) -> bool:
@@ -98,7 +98,7 @@ class Appends:
         return self._db.is_slowed
 
     def await_turn(self) -> None:
-        """Wait for the lock that `append_if_quick` lacks. It is not held during a request."""
+        """Wait for the lock that `append_nowait` lacks. It is not held during a request."""
         self._writer.await_turn()
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import lsm
 from opendata_log.maintain.policy import LiveSegments
 from opendata_log.model.config import SegmentConfig
-from opendata_log.model.errors import AppendFencedError
+from opendata_log.model.errors import AppendFencedError, WouldBlock
 from opendata_log.model.record import SegmentId, Sequence
 from opendata_log.waiting.wakeups import Wakeups
 from opendata_log.write.clock import LogClock
@@ -50,8 +50,8 @@ class LogWriter:
         with self._lock:
             return self._append(keys, values, size)
 
-    def append_if_quick(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence | None:
-        """As `append`; None where another thread holds the lock. Nothing was appended then."""
+    def append_nowait(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
+        """As `append`. Raises: WouldBlock where another thread holds the lock; nothing was appended then."""
         lock, is_mine = self._lock, True
         if lock.is_held_here():
             raise lsm.ReentrantError
@@ -59,7 +59,7 @@ class LogWriter:
         try:
             is_mine = lock.acquire(blocking=False)
             if not is_mine:
-                return None
+                raise WouldBlock
             return self._append(keys, values, size)
         finally:
             if is_mine:

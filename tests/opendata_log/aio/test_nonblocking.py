@@ -10,8 +10,8 @@ import pytest
 import lsm
 from opendata_log import InvalidInputError, LogDb, LogDbReader
 from opendata_log.aio.nonblocking import MomentSource, NonBlockingSource, PiecewiseSource
+from opendata_log.model.errors import WouldBlock
 from opendata_log.read.reads import Reads
-from opendata_log.read.source import WouldBlock
 
 Read = Callable[[Reads], Any]
 ANSWERED: dict[str, Read] = {

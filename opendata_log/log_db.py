@@ -71,7 +71,9 @@ class LogDb(Reads):
         shows_undurable = config.read_visibility is ReadVisibility.MEMORY
         wakeups = Wakeups(self._runtime) if shows_undurable else DurableWakeups(self._runtime, self._db)
         self._state = OpenState(wakeups)
-        self._db.subscribe(wakeups.advanced, self._state.stop_reads)
+        # The engine keeps this handle alive by that method: a program may let go of a log that is open, and when it ends
+        # `be_ended` makes durable what was appended.
+        self._db.subscribe(wakeups.advanced, self._stop_reads)
         self._watchers = Wakeups(self._runtime)
         self._db.subscribe(self._watchers.tell_all, self._watchers.tell_all)
         try:
@@ -94,6 +96,9 @@ class LogDb(Reads):
         self.appends = Appends(self._db, self._runtime, self._writer, self.source, self._state, settings.op_timeout)
         """How batches get in, for other faces of the log."""
         self._belong_to_process()
+
+    def _stop_reads(self) -> None:
+        self._state.stop_reads()
 
     def _belong_to_process(self) -> None:
         lsm.tell_in_child(self)

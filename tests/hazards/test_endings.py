@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from opendata_log import LogDb
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,6 +33,26 @@ def test_a_call_that_comes_back_and_an_interpreter_that_ends_lose_nothing_and_ha
     tmp_path: Path, first: int
 ) -> None:
     assert complaints(tmp_path, first, 15) == ""
+
+
+LETS_GO = """
+import gc, sys
+from opendata_log import LogDb
+
+def append():
+    log = LogDb.open(sys.argv[1], engine={"flush_interval": 60})
+    log.try_append([(b"k", b"v")])
+
+append()
+gc.collect()
+"""
+
+
+def test_a_log_that_a_program_lets_go_of_is_durable_when_the_program_ends(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LETS_GO, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
+
+    with LogDb.open(tmp_path) as log:
+        assert [entry.value for entry in log.scan(b"k")] == [b"v"]
 
 
 @pytest.mark.slow

@@ -23,9 +23,11 @@ from lsm.runtime import Runtime
 from lsm.settings import Settings
 from lsm.sst.spec import Rules
 from lsm.view import LiveViews, OpenSnapshots, View
-from lsm.wal.log import WriteAheadLog
-from lsm.write.flush import Flusher
-from lsm.write.writer import Writer
+from lsm.wal.log import LogLimits, WriteAheadLog
+from lsm.write.build import BuildPlaces, TableBuilds
+from lsm.write.commit import FlushCommits
+from lsm.write.flush import Flusher, FlushLimits
+from lsm.write.writer import WriteLimits, Writer
 
 
 class Engine:
@@ -79,10 +81,11 @@ class Engine:
         self.lock = self.runtime.lock(WRITE)
         self._assemble_writes(recovered)
         self._measure_level0(manifest)
+        self._assemble_flush(recovered.fences)
         self._assemble_background(parts)
         self._started.append(self.wal.close)
         self._started.insert(0, self.flusher.close)
-        self.flusher.start(self.writer, recovered.fences)
+        self.flusher.start()
         if self.compactor is not None:
             self.compactor.start()
 
@@ -96,10 +99,12 @@ class Engine:
             epoch=recovered.epoch,
             next_number=recovered.next_wal_number,
             durable_seq=recovered.last_seq,
-            flush_interval=settings.flush_interval,
-            object_bytes=settings.wal_object_bytes,
-            uploads_max=settings.wal_uploads_max,
-            batch_bytes_max=batch_bytes_max(self.stores.main, self.stores.wal),
+            limits=LogLimits(
+                flush_interval=settings.flush_interval,
+                object_bytes=settings.wal_object_bytes,
+                batch_bytes_max=batch_bytes_max(self.stores.main, self.stores.wal),
+                uploads_max=settings.wal_uploads_max,
+            ),
             health=self.health,
         )
         self.writer = Writer(
@@ -109,43 +114,58 @@ class Engine:
             self.views,
             last_seq=recovered.last_seq,
             wal_enabled=settings.wal_enabled,
-            memtable_bytes=settings.l0_sst_size_bytes,
-            unflushed_bytes_max=settings.max_unflushed_bytes,
-            wal_objects_max=settings.max_wal_objects_before_l0_flush,
-            on_freeze=lambda: self.flusher.wake(),
+            limits=WriteLimits(
+                memtable_bytes=settings.l0_sst_size_bytes,
+                wal_objects_max=settings.max_wal_objects_before_l0_flush,
+                unflushed_bytes_max=settings.max_unflushed_bytes,
+            ),
+            on_freeze=lambda: self.flusher.wake_locked(),
             on_growth=lambda: self.flusher.warm_up(),
         )
         self.writer.restore_numbers(recovered.numbers)
 
-    def _assemble_background(self, parts: Components) -> None:
+    def _assemble_flush(self, new_fences: tuple[int, ...]) -> None:
         settings = self.settings
         address = worker_address(self.stores, self.rules)
         wal_address = self.stores.address(self.stores.wal)
         # One core is the writer's own; more workers than others are left would only get in each other's way.
         slots = min(settings.l0_flush_parallelism, max(1, self.runtime.cores - 1))
-        self.flusher = Flusher(
+        builds = TableBuilds(
             self.runtime,
             self.lock,
             store=self.stores.main,
-            wal=self.wal,
-            wal_enabled=settings.wal_enabled,
-            manifests=self.manifests,
-            views=self.views,
+            wal=self.wal if settings.wal_enabled else None,
             rules=self.rules,
             epoch=self.epoch,
-            threads=self._executors.threads("lsm-build", settings.l0_flush_parallelism),
-            workers=self._executors.processes(settings.flush_placement, address, slots, job="flushes"),
-            addresses=(address, wal_address) if address is not None and wal_address is not None else None,
-            parallelism=settings.l0_flush_parallelism,
-            slots=slots,
-            # Without a compactor nobody would ever relieve level 0: flushes do not wait for it then.
-            l0_max_ssts=settings.l0_max_ssts if settings.compaction_enabled else sys.maxsize,
-            stall_seconds=settings.op_timeout,
+            places=BuildPlaces(
+                threads=self._executors.threads("lsm-build", settings.l0_flush_parallelism),
+                workers=self._executors.processes(settings.flush_placement, address, slots, job="flushes"),
+                addresses=(address, wal_address) if address is not None and wal_address is not None else None,
+                worker_slots=slots,
+            ),
             snapshots=self.snapshots.held,
             numbers=self.numbers,
+        )
+        self.flusher = Flusher(
+            self.runtime,
+            self.lock,
+            writer=self.writer,
+            views=self.views,
+            builds=builds,
+            commits=FlushCommits(self.manifests, self.views, self.numbers, new_fences),
+            limits=FlushLimits(
+                slots=slots,
+                slots_at_close=settings.l0_flush_parallelism,
+                # Without a compactor nobody would ever relieve level 0: flushes do not wait for it then.
+                l0_max_ssts=settings.l0_max_ssts if settings.compaction_enabled else sys.maxsize,
+                stall_seconds=settings.op_timeout,
+            ),
             on_commit=self._committed,
             health=self.health,
         )
+
+    def _assemble_background(self, parts: Components) -> None:
+        settings = self.settings
         self.compactor: Compactor | None = None
         if settings.compaction_enabled:
             self.compactor = Compactor(
@@ -192,7 +212,7 @@ class Engine:
         self.writer.fail(error)
         self.health.stopped(error)
         with self.lock:
-            self.flusher.wake()
+            self.flusher.wake_locked()
 
     def _committed(self, manifest: Manifest) -> None:
         """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""
@@ -201,7 +221,7 @@ class Engine:
         if self.compactor is not None:
             self.compactor.wake()
         with self.lock:
-            self.flusher.wake()
+            self.flusher.wake_locked()
 
     def _measure_level0(self, manifest: Manifest) -> None:
         # Where only another process compacts, level 0 has no limit; but while it does, it should not be left behind.

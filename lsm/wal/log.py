@@ -1,53 +1,65 @@
-"""Write walk, after `write/writer`, before `rows/memtable`: group commit into numbered create-only objects.
+"""Write walk, after `write/writer`, before `wal/group_commit`: the writer's end of the log, from a batch to durability.
 
-A batch is added to the buffer under the write lock. The first thread that waits for durability seals the buffer and uploads
-it itself; those who arrive meanwhile share the next object. Nobody waiting, a background thread does it after
-`flush_interval`, or when the buffer is full.
-
-docs/protocol.md, rules W1 to W6. Several objects may be under way at once; they become durable in order. Source: SlateDB
-writes one object after the other on a fixed tick; the pipeline here is safe because recovery fences the first gap, skips
-objects of an older epoch, and the manifest remembers the oldest epoch that counts.
+A batch is added to the buffer under the write lock. The buffer is sealed into an object (`group_commit` decides when), and the
+object is uploaded (`upload`) by the first thread that waits for durability, or by a background thread where none waits.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
-from lsm.coding import KIND_WAL_DATA, KIND_WAL_FENCE, Envelope, open_envelope, seal_envelope
+import msgspec
+
 from lsm.errors import (
     ClosedError,
     Error,
-    FencedError,
-    InternalError,
     InvalidError,
     UnavailableError,
     halfway,
-    internal,
     kept,
     out_of_memory,
 )
-from lsm.object_store.contract import ObjectExists, ObjectMissing
-from lsm.object_store.names import wal_name
-from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe.health import BackgroundHealth
-from lsm.runtime import Runtime, Task
-from lsm.wal.frames import WAL_VERSION, FrameBuffer, encode_mark
-from lsm.wal.turn import GATHER_SECONDS_MAX, GATHER_SHARE, JOIN_SECONDS, RETRY_SECONDS, Turn, WalObject
+from lsm.runtime import Runtime
+from lsm.wal.frames import FrameBuffer
+from lsm.wal.group_commit import ROOMY_BYTES, GroupCommit
+from lsm.wal.upload import RETRY_SECONDS, Uploader, UploadQueue, UploadThreads, WalObject
 
-PIPELINE_MAX: Final = 8
-"""No writer has more objects under way. The first PIPELINE_MAX numbers after a fence are written one by one, because a
-fenced writer's late objects may still land there (rule W5)."""
-ROOMY_BYTES: Final = 1 << 20
-"""A batch up to this size fits wherever the buffer stands."""
+
+class LogLimits(msgspec.Struct, frozen=True):
+    """When the buffer is sealed, and how much is uploaded at a time."""
+
+    flush_interval: float | None
+    """Seconds until a buffer is sealed that no thread waits for; None disables that."""
+    object_bytes: int
+    """A buffer of this size is sealed at once."""
+    batch_bytes_max: int
+    """Maximum size of a batch: an object of the store holds no more."""
+    uploads_max: int
+    """Maximum uploads at a time."""
+
+
+class Waiter:
+    """One call of `wait_durable`."""
+
+    __slots__ = ("attempts", "deadline", "is_moving", "seq")
+
+    def __init__(self, seq: int, deadline: float | None, attempts: int) -> None:
+        self.seq = seq
+        self.deadline = deadline
+        """By the monotonic clock; None: it waits without limit, and uploads itself."""
+        self.attempts = attempts
+        """Attempts before this call: where one of those fails, another one is made."""
+        self.is_moving = False
+        """An interrupt now would lose objects that the log has to keep. One that ends a wait or a request does no harm."""
 
 
 class WriteAheadLog:
-    """The writer's end of the log. Methods say whether they need the write lock."""
+    """The writer's end of the log. Methods that end in `_locked` require the write lock, the other ones its absence."""
 
     def __init__(
         self,
@@ -59,55 +71,43 @@ class WriteAheadLog:
         epoch: int,
         next_number: int,
         durable_seq: int,
-        flush_interval: float | None,
-        object_bytes: int,
-        uploads_max: int,
-        batch_bytes_max: int,
+        limits: LogLimits,
         health: BackgroundHealth,
     ) -> None:
-        self._health = health
         self._store = store.with_cause("wal")
         self._runtime = runtime
-        self._lock = runtime.condition(lock)
-        self._work = runtime.condition(lock)
-        self._database = database
-        self._epoch = epoch
-        self._next_number = next_number
-        self.durable_number = next_number - 1
-        self._serial_until = next_number + PIPELINE_MAX
-        self._interval = flush_interval
-        self._object_bytes = object_bytes
-        self._uploads_max = min(uploads_max, PIPELINE_MAX)
-        self._batch_bytes_max = batch_bytes_max
+        self._health = health
+        self._batch_bytes_max = limits.batch_bytes_max
+        self._durable_cv = runtime.condition(lock)
+        """Notified when `durable_seq` moves, an upload ends, or the log fails."""
+        # Guarded by the write lock:
         self._buffer = FrameBuffer()
-        self._buffered_since = 0.0
         self._first_seq = 0
-        self._sealed: deque[WalObject] = deque()
-        self._under_way: deque[WalObject] = deque()
-        self._uploading = 0
-        self._last_start = 0.0
-        self._awaited: list[int] = []
-        self._is_timed = False
-        self._last_group = 0
-        self._gather_until = 0.0
-        self._written: deque[WalObject] = deque()
-        self._tasks: list[Task] = []
-        self._busy_tasks = 0
+        """The first batch of the buffer."""
+        self._groups = GroupCommit(limits.flush_interval, limits.object_bytes)
+        self._queue = UploadQueue(next_number, limits.uploads_max)
         self._is_late = False
-        self._lacks_thread = False
-        self._is_closing = False
-        self._fatal: Error | None = None
+        """A background thread found the buffer due while no other upload could start."""
         self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self._attempts = self._failed_attempt = 0
-        self._outage: Error | None = None
-        self._is_refused = False
+        # Changed under the write lock, read without:
+        self._fatal: Error | None = None
         self.durable_seq = durable_seq
-        self.unwritten_bytes = 0
+        """The newest durable batch."""
         self.sealed_count = 0
+        """Objects sealed so far."""
+        self._uploader = Uploader(self._store, runtime, lock, self._queue, database=database, epoch=epoch)
+        self._threads = UploadThreads(
+            runtime,
+            lock,
+            threads_max=self._queue.uploads_max,
+            next_step=self._next_background_step_locked,
+            upload=self._upload,
+            on_failure=self._thread_failed,
+        )
 
-    # -- adding, under the write lock ----------------------------------------------------------------------------------
+    # -- adding -------------------------------------------------------------------------------------------------------
 
-    def make_room(self, size: int) -> None:
+    def make_room_locked(self, size: int) -> None:
         """A batch of `size` bytes follows: it must fit into the object it goes to.
 
         Raises: InvalidError where no object of the store can hold it.
@@ -118,410 +118,271 @@ class WriteAheadLog:
         if size > limit:
             raise InvalidError(f"a batch of {size} bytes is too large for {self._store.url}: at most {limit} fit")
         if self._buffer.size + size > limit:
-            self.seal()
+            self.seal_locked()
 
-    def encode_pending(self) -> None:
+    def encode_pending_locked(self) -> None:
         """So that a batch of several parts cannot fail for want of memory between two. Raises: UnavailableError."""
         self._buffer.encode_pending()
 
-    def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
-        self._begin(seq)
+    def add_rows_locked(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
+        if self._buffer.is_empty:
+            self._begin_locked(seq)
         self._buffer.add_rows(seq, keys, kinds, values)
 
-    def add_series(
+    def add_series_locked(
         self, seq: int, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
     ) -> None:
-        self._begin(seq)
+        if self._buffer.is_empty:
+            self._begin_locked(seq)
         self._buffer.add_series(seq, family, names, first, values, size)
 
-    def end_batch(self) -> None:
+    def _begin_locked(self, seq: int) -> None:
+        """Batch `seq` is the first one of the buffer."""
+        self._first_seq = seq
+        self._groups.buffered_since = self._runtime.monotonic()
+        self._threads.add_work_locked()
+
+    def end_batch_locked(self) -> None:
         """All rows of a batch are added. A batch never spans two objects, so only here may the buffer be sealed."""
-        if self._buffer.size >= self._object_bytes:
+        if self._buffer.size >= self._groups.object_bytes:
             with suppress(UnavailableError):  # The batch is accepted; the buffer is sealed when there is memory again.
-                self.seal()
-        elif self._lacks_thread:
-            self._wake()
+                self.seal_locked()
+        elif self._threads.is_missing:
+            self._threads.add_work_locked()
 
-    def _begin(self, seq: int) -> None:
-        if self._buffer.is_empty:
-            self._first_seq = seq
-            self._buffered_since = self._runtime.monotonic()
-            self._wake()
-
-    def seal(self) -> None:
+    def seal_locked(self) -> None:
         """Close the buffer into an object of its own, to be uploaded. Raises: UnavailableError: out of memory, as before."""
         if not self._buffer.is_empty:
             sealed = WalObject(self._buffer.take(), self._first_seq, self._buffer.last_seq)
-            self.unwritten_bytes += sealed.size
             self.sealed_count += 1
-            self._sealed.append(sealed)
-            self._wake()
-
-    def _wake(self) -> None:
-        if len(self._tasks) < self._uploads_max and self._busy_tasks == len(self._tasks) and not self._is_closing:
-            self._busy_tasks += 1
-            try:
-                self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
-                self._lacks_thread = False
-            except UnavailableError:
-                # The batch stays in the buffer. The next one tries again, and who waits for durability uploads without.
-                self._busy_tasks -= 1
-                self._lacks_thread = not self._tasks
-        self._work.notify()
+            self._queue.add(sealed)
+            self._threads.add_work_locked()
 
     @property
     def fatal(self) -> Error | None:
-        """Why nothing more will ever become durable."""
+        """Why no further batch will ever become durable."""
         return self._fatal
 
     @property
-    def buffered_bytes(self) -> int:
-        return self._buffer.size
+    def durable_number(self) -> int:
+        """The newest durable object."""
+        return self._queue.durable_number
 
-    def raise_outage(self) -> None:
-        """Raise what stands between appends and durability. Requires: the write lock."""
+    def raise_outage_locked(self) -> None:
+        """Raise what stands between appends and durability."""
         if self._fatal is not None:
             raise kept(self._fatal)
-        if self._outage is not None:
-            outage = self._outage
+        if self._queue.outage is not None:
+            outage = self._queue.outage
             text = f"the log cannot be written at present: {outage}"
             raise UnavailableError(text, retryable=outage.retryable) from outage
 
-    def objects_between(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
+    def objects_between_locked(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
         """The first and last number of the durable objects that hold batches first_seq to last_seq; None where this
-        writer wrote none of them (recovery found them). Forgets older objects. Requires: the write lock; the objects are
-        durable, and the log was cut at those batches."""
-        while self._written and self._written[0].last_seq < first_seq:
-            self._written.popleft()
-        numbers = [found.number for found in self._written if found.last_seq <= last_seq]
-        return (numbers[0], numbers[-1]) if numbers else None
+        writer wrote none of them (recovery found them). Forgets older objects. Requires: the objects are durable, and the log
+        was cut at those batches."""
+        return self._queue.objects_between(first_seq, last_seq)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> None:
-        """Return once batch `seq` is durable. Without a timeout, the caller does the uploading if nobody else is at it.
+        """Return once batch `seq` is durable. Without a timeout, the caller uploads what no other thread uploads.
 
-        Raises: TimeoutError, FencedError, UnavailableError, ClosedError. Requires: not holding the write lock.
+        Raises: TimeoutError, FencedError, UnavailableError, ClosedError.
         """
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
-        turn = Turn(self._attempts)
-        with self._lock:
-            self._awaited.append(seq)
-        # Others wait for what this thread uploads, and for the clock it minds: a signal handler must not wait for them here.
+        waiter = Waiter(seq, deadline, self._queue.attempts)
+        with self._durable_cv:
+            self._groups.join(seq)
+        # Others wait for what this thread uploads, and for its timer: a signal handler must not wait for them here.
         me, obliged = self._runtime.thread_id(), self._runtime.obliged
         before = obliged.get(me)
         try:
             obliged[me] = sys._getframe()
-            while self._await(seq, deadline, turn):
-                self._upload(turn)
+            while (upload := self._await(waiter)) is not None:
+                self._upload(upload, waiter)
         except TimeoutError:
             raise TimeoutError(f"not durable after {timeout} s") from None
         except BaseException as error:
-            if turn.is_moving and not isinstance(error, Error):
-                with self._lock:
-                    self.fail(halfway("a flush", error))
+            if waiter.is_moving and not isinstance(error, Error):
+                with self._durable_cv:
+                    self.fail_locked(halfway("a flush", error))
             raise
         finally:
             if before is None:
                 obliged.pop(me, None)
             else:
                 obliged[me] = before
-            with self._lock:
-                self._awaited.remove(seq)
-                if self.durable_seq < seq or (not (self._is_timed or self._uploading) and self._waiters()):
-                    self._lock.notify_all()  # It may have been the one who minds the clock: somebody else takes over.
+            with self._durable_cv:
+                groups = self._groups
+                groups.leave(seq)
+                is_idle = not (groups.has_timer or self._queue.uploading)
+                if self.durable_seq < seq or (is_idle and groups.waiting(self.durable_seq)):
+                    self._durable_cv.notify_all()  # This waiter may have had the timer: another one takes it over.
 
-    def _waiters(self) -> int:
-        """Threads whose batch is not durable yet."""
-        durable = self.durable_seq
-        return sum(seq > durable for seq in self._awaited)
-
-    def _await(self, seq: int, deadline: float | None, turn: Turn) -> bool:
-        """Wait. False once batch `seq` is durable; True where the caller is to upload `turn.upload` now."""
-        with self._lock:
-            turn.is_moving = True
-            while self.durable_seq < seq:
+    def _await(self, waiter: Waiter) -> WalObject | None:
+        """Wait. None once the batch is durable; otherwise the object that the caller is to upload now."""
+        with self._durable_cv:
+            waiter.is_moving = True
+            while self.durable_seq < waiter.seq:
                 if self._fatal is not None:
                     raise kept(self._fatal)
-                if self._failed_attempt > turn.attempts and self._outage is not None:
-                    outage = self._outage
+                if (outage := self._queue.outage_since(waiter.attempts)) is not None:
                     text = f"the log could not be written: {outage}"
                     raise UnavailableError(text, retryable=outage.retryable) from outage
-                if deadline is not None:
-                    self._leave_upload()
-                elif (upload := self._next_upload(is_awaited=True)) is not None:
-                    turn.upload = upload
-                    return True
+                if waiter.deadline is not None:
+                    if not self._queue.uploading and not self._queue.has_sealed:
+                        self.seal_locked()  # A background thread uploads, however long that takes.
+                elif (upload := self._next_upload_locked(is_awaited=True)) is not None:
+                    return upload
                 now = self._runtime.monotonic()
-                if deadline is not None and now >= deadline:
+                if waiter.deadline is not None and now >= waiter.deadline:
                     raise TimeoutError
-                waits = [] if deadline is None else [deadline - now]
-                # With nothing to upload there is no clock to mind: tables make the batch durable, or an upload's end does.
-                has_work = bool(self._uploading or self._sealed or not self._buffer.is_empty)
-                is_timing = has_work and not self._is_timed
-                if is_timing:
-                    # One waiter minds the clock for all: when to stop gathering, when to start another object beside one.
-                    waits.append(JOIN_SECONDS if self._uploading else max(0.0, self._gather_until - now))
-                self._wait(turn, min(waits, default=None), is_timing=is_timing)
-        return False
+                self._sleep_locked(waiter, now)
+        return None
 
-    def _wait(self, turn: Turn, seconds: float | None, *, is_timing: bool) -> None:
-        """Requires: the write lock."""
-        turn.is_moving = False
+    def _sleep_locked(self, waiter: Waiter, now: float) -> None:
+        """Sleep until woken, until the waiter's deadline, or until its timer ends, if it takes the timer."""
+        groups, is_uploading = self._groups, bool(self._queue.uploading)
+        waits = [] if waiter.deadline is None else [waiter.deadline - now]
+        # With nothing to upload there is nothing to time: tables make the batch durable, or an upload's end does.
+        has_work = is_uploading or self._queue.has_sealed or not self._buffer.is_empty
+        takes_timer = has_work and not groups.has_timer
+        if takes_timer:
+            # One waiter has the timer for all: when to stop gathering, when to start another object beside one.
+            waits.append(groups.timer_seconds(now, is_uploading=is_uploading))
+        waiter.is_moving = False
         try:
-            if is_timing:
-                self._is_timed = True
-            self._lock.wait(seconds)
+            if takes_timer:
+                groups.has_timer = True
+            self._durable_cv.wait(min(waits, default=None))
         finally:
-            if is_timing:
-                self._is_timed = False
-        turn.is_moving = True
-
-    def _leave_upload(self) -> None:
-        """Somebody waits who cannot wait for ever: a background thread uploads, however long that takes."""
-        if not self._uploading and not self._sealed:
-            self.seal()
+            if takes_timer:
+                groups.has_timer = False
+        waiter.is_moving = True
 
     def wait_beyond(self, seq: int, timeout: float | None) -> int:
         """Wait until something newer than batch `seq` is durable, without causing it; the newest durable batch."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
-        with self._lock:
+        with self._durable_cv:
             while self.durable_seq <= seq:
                 if self._fatal is not None:
                     raise kept(self._fatal)
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     raise TimeoutError(f"nothing newer became durable within {timeout} s")
-                self._lock.wait(wait)
+                self._durable_cv.wait(wait)
             return self.durable_seq
 
     def subscribe(self, on_durable: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """Call these when `durable_seq` has advanced, and when nothing will become durable any more. They are called under
         the write lock: they must be quick, and must not call the database."""
-        with self._lock:
+        with self._durable_cv:
             self._listeners.append((on_durable, on_failure))
 
-    def _tell_durable(self) -> None:
+    def _tell_durable_locked(self) -> None:
         for on_durable, _ in self._listeners:
             on_durable()
 
     # -- uploading ----------------------------------------------------------------------------------------------------
 
-    def _next_upload(self, *, is_awaited: bool) -> WalObject | None:
-        """Take the next object to upload, sealing the buffer if that is what is left. Requires: the write lock."""
-        is_serial = self._next_number <= self._serial_until
-        if self._uploading >= (1 if is_serial else self._uploads_max):
+    def _next_upload_locked(self, *, is_awaited: bool) -> WalObject | None:
+        """Take the next object to upload, sealing the buffer if that is what is left."""
+        queue, groups = self._queue, self._groups
+        if not queue.has_room:
             return None
-        is_retry = bool(self._sealed and self._sealed[0].number)
-        if len(self._under_way) >= PIPELINE_MAX and not is_retry:
-            return None  # Rule W5: however slow one upload is, none starts more than PIPELINE_MAX numbers ahead of it.
-        if not self._sealed:
+        if not queue.has_sealed:
             if self._buffer.is_empty:
                 return None
             now = self._runtime.monotonic()
-            if is_awaited and self._uploading and now - self._last_start < JOIN_SECONDS:
-                return None
-            if is_awaited and now < self._gather_until and self._waiters() < self._last_group:
+            if is_awaited and not groups.may_seal(now, self.durable_seq, is_uploading=bool(queue.uploading)):
                 return None
             try:
-                self.seal()
+                self.seal_locked()
             except UnavailableError as error:
-                self._outage = error
-                self._attempts += 1
-                self._failed_attempt = self._attempts
-                self._lock.notify_all()
+                queue.failed_to_seal(error)
+                self._durable_cv.notify_all()
                 return None
-        upload = self._sealed.popleft()
-        if not upload.number:
-            self._number(upload)
-            self._under_way.append(upload)
-        self._uploading += 1
-        self._attempts += 1
-        upload.attempt = self._attempts
-        self._last_start = self._runtime.monotonic()
+        upload = queue.start()
+        groups.upload_started(self._runtime.monotonic())
         return upload
 
-    def _number(self, upload: WalObject) -> None:
-        upload.number = self._next_number
-        self._next_number += 1
-        upload.parts = []
-
-    def _upload(self, turn: Turn) -> None:
-        """Put one object and make what follows from it known. Requires: not holding the write lock."""
-        upload = turn.upload
-        assert upload is not None
+    def _upload(self, upload: WalObject, waiter: Waiter | None = None) -> None:
+        """Store one object and make what follows from it known. `waiter`: for which call of `wait_durable`."""
         try:
             try:
-                self._put(upload)
+                self._uploader.put(upload)
             except MemoryError as error:
                 raise out_of_memory("the log was not written", error) from error
         except BaseException as error:
-            with self._lock:
-                self._put_back(upload)
-                if isinstance(error, UnavailableError):
-                    # One refusal is no outage: nothing was tried again yet, as it is before a deadline.
-                    if error.retryable or self._is_refused:
-                        self._outage = error
-                    self._is_refused = not error.retryable
-                elif isinstance(error, Error):
-                    self.fail(error)
-            if isinstance(error, Error) and not isinstance(error, UnavailableError):
-                self._health.stopped(error)
-            turn.is_moving = False  # An interrupted request is sent again.
+            fatal = error if isinstance(error, Error) and not isinstance(error, UnavailableError) else None
+            with self._durable_cv:
+                self._queue.failed(upload, error)
+                self._durable_cv.notify_all()
+                # The next waiter may come late or never: a background thread finds out when the outage is over.
+                self._threads.add_work_locked()
+                if fatal is not None:
+                    self.fail_locked(fatal)
+            if fatal is not None:
+                self._health.stopped(fatal)
+            if waiter is not None:
+                waiter.is_moving = False  # An interrupted request is sent again.
             raise
-        with self._lock:
-            self._uploading -= 1
-            upload.is_done = True
-            upload.frames, upload.parts = [], []
-            while self._under_way and self._under_way[0].is_done:
-                done = self._under_way.popleft()
-                self.durable_seq = done.last_seq
-                self.durable_number = done.number
-                self.unwritten_bytes -= done.size
-                self._written.append(done)
-            self._outage = None
-            self._is_refused = False
-            self._tell_durable()
-            # Those who waited for this object are about to append again: the next one waits for them, a moment.
-            now = self._runtime.monotonic()
-            self._last_group = len(self._awaited)
-            self._gather_until = now + min(GATHER_SECONDS_MAX, GATHER_SHARE * (now - self._last_start))
-            self._lock.notify_all()
-            if self._sealed or self._is_late:
+        with self._durable_cv:
+            durable_seq = self._queue.stored(upload)
+            if durable_seq is not None:
+                self.durable_seq = durable_seq
+            self._tell_durable_locked()
+            self._groups.upload_ended(self._runtime.monotonic())
+            self._durable_cv.notify_all()
+            if self._queue.has_sealed or self._is_late:
                 self._is_late = False
-                self._work.notify()
+                self._threads.wake_locked()
 
-    def _put_back(self, upload: WalObject) -> None:
-        """The same bytes go to the same number later; every other number stays behind it. Requires: the write lock."""
-        self._uploading -= 1
-        self._sealed.appendleft(upload)
-        self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
-        self._failed_attempt = max(self._failed_attempt, upload.attempt)
-        self._lock.notify_all()
-        self._wake()  # Whoever waits next may come late or never: a background thread finds out when the outage is over.
+    # -- for the background threads -----------------------------------------------------------------------------------
 
-    def _put(self, upload: WalObject) -> None:
-        while True:
-            name = wal_name(upload.number)
-            if not upload.parts:
-                upload.parts = seal_envelope(
-                    name,
-                    KIND_WAL_DATA,
-                    WAL_VERSION,
-                    database=self._database,
-                    number=upload.number,
-                    epoch=self._epoch,
-                    nonce=self._runtime.random_bytes(16),
-                    body=[encode_mark(self.durable_number), *upload.frames],
-                )
-            try:
-                put_on_proof(self._store, name, upload.parts)
-                return
-            except ObjectExists:
-                if self._is_ours(upload):
-                    return
-            with self._lock:
-                # Rule W5: a fenced writer's late object took the number; replay skips it by its epoch.
-                self._number(upload)
+    def _next_background_step_locked(self) -> tuple[WalObject | None, float | None]:
+        """The object to upload now; or None, and for how long to sleep (None: until woken)."""
+        queue = self._queue
+        upload: WalObject | None = None
+        seconds: float | None = None
+        if queue.has_sealed:
+            upload = self._next_upload_locked(is_awaited=False)
+        elif not self._buffer.is_empty:
+            seconds = self._groups.seconds_until_due(self._runtime.monotonic())
+            if seconds is not None and seconds <= 0:
+                upload, seconds = self._next_upload_locked(is_awaited=False), None
+                self._is_late = upload is None  # The end of an upload makes room, and wakes a thread.
+        is_stuck = upload is None and seconds is None and queue.outage is not None and not queue.uploading
+        if is_stuck and not self._buffer.is_empty:
+            seconds = RETRY_SECONDS  # Memory ran out: nothing else would bring a thread back to the buffer.
+        return upload, seconds
 
-    def _is_ours(self, upload: WalObject) -> bool:
-        """An object that is said to be somebody else's has our number. True: it is ours after all; False: a fenced
-        writer's. Raises: FencedError where it is a newer writer's."""
-        number = upload.number
-        name = wal_name(number)
-
-        def read() -> tuple[bytes, Envelope]:
-            data = self._store.get(name)
-            kinds = (KIND_WAL_DATA, KIND_WAL_FENCE)
-            return data, open_envelope(
-                name, data, kinds=kinds, versions=WAL_VERSION, number=number, database=self._database
-            )
-
-        try:
-            data, found = self._store.insist(read, is_known=True)
-        except ObjectMissing:
-            raise FencedError(f"{name} was written and collected by a newer writer: stop using this handle") from None
-        if data == b"".join(upload.parts):
-            return True
-        if found.epoch > self._epoch:
-            raise FencedError(
-                f"a newer writer (epoch {found.epoch}) took over from this one (epoch {self._epoch}): "
-                "stop using this handle"
-            )
-        if found.epoch == self._epoch or number > self._serial_until:
-            probe_conditional_create(self._store)
-            raise InternalError(f"{name} was written twice under epoch {self._epoch}; please report this")
-        return False
-
-    # -- the background thread ----------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            with self._lock:
-                self._serve()
-        except BaseException as error:
-            failure = internal(f"the log's background thread failed: {error!r}", error)
-            with self._lock:
-                self.fail(failure)
-            self._health.stopped(failure)
-
-    def _serve(self) -> None:
-        while self._fatal is None:
-            upload = None
-            wait: float | None = None
-            if self._sealed:
-                upload = self._next_upload(is_awaited=False)
-            elif not self._buffer.is_empty and self._interval is not None:
-                wait = self._buffered_since + self._interval - self._runtime.monotonic()
-                if wait <= 0:
-                    upload, wait = self._next_upload(is_awaited=False), None
-                    self._is_late = upload is None  # Whoever finishes an upload makes room, and says so.
-            if upload is None:
-                if self._is_closing:
-                    return
-                if wait is None and self._outage is not None and not self._uploading and not self._buffer.is_empty:
-                    wait = RETRY_SECONDS  # Memory ran out: nothing else would bring this thread back to the buffer.
-                self._busy_tasks -= 1
-                self._work.wait(wait)
-                self._busy_tasks += 1
-                continue
-            turn = Turn(self._attempts, upload)
-            me = self._runtime.thread_id()
-            self._lock.release()
-            try:
-                self._runtime.obliged[me] = sys._getframe()
-                self._upload(turn)
-            except Error:
-                self._runtime.sleep(RETRY_SECONDS)  # It is kept in _outage or _fatal, for the next caller.
-            finally:
-                self._runtime.obliged.pop(me, None)
-                self._lock.acquire()
+    def _thread_failed(self, error: Error) -> None:
+        with self._durable_cv:
+            self.fail_locked(error)
+        self._health.stopped(error)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def fail(self, error: Error) -> None:
-        """Refuse further work with `error` and wake everybody who waits. Requires: the write lock."""
+    def fail_locked(self, error: Error) -> None:
+        """Refuse further work with `error` and wake every waiting thread."""
         if self._fatal is None:
             self._fatal = error
             for _, on_failure in self._listeners:
                 on_failure()
-        self._lock.notify_all()
-        self._work.notify_all()
+        self._durable_cv.notify_all()
+        self._threads.stop_locked()
 
-    def mark_durable(self, seq: int) -> None:
-        """Batches up to `seq` are durable in tables. Requires: the write lock."""
+    def mark_durable_locked(self, seq: int) -> None:
+        """Batches up to `seq` are durable in tables."""
         if seq > self.durable_seq:
             self.durable_seq = seq
-            self._tell_durable()
-            self._lock.notify_all()
+            self._tell_durable_locked()
+            self._durable_cv.notify_all()
 
     def close(self) -> None:
-        """Stop the background threads. What is not durable stays so. Requires: not holding the write lock."""
-        with self._lock:
-            self._is_closing = True
-            self._work.notify_all()
-            tasks = list(self._tasks)
-        for task in tasks:
-            task.join()
-        with self._lock:
-            self.fail(ClosedError("the database is closed: open it again"))
+        """Stop the background threads. What is not durable stays so."""
+        self._threads.close()
+        with self._durable_cv:
+            self.fail_locked(ClosedError("the database is closed: open it again"))

@@ -48,3 +48,20 @@ def _excess(level: float, limit: float) -> float:
 
 def delay_of(size: int, found: Pressure) -> float:
     return min(DELAY_MAX, size / (1 << 20) * found.seconds_per_mib)
+
+
+class Debt:
+    """Delays that were too short to sleep. Threads that race here owe a little less: it is a brake, not an account."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def due(self, size: int, found: Pressure) -> float:
+        """How long to sleep for a batch of `size` bytes, and for those before it that did not sleep; 0.0: not now."""
+        self._seconds += delay_of(size, found)
+        if self._seconds < DELAY_MIN:
+            return 0.0
+        due, self._seconds = self._seconds, 0.0
+        return due

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from lsm.errors import Error, InvalidError, ReentrantError, UnavailableError, halfway, kept
 from lsm.rows.chunk import total_length
 from lsm.rows.memtable import Memtable
@@ -17,11 +19,22 @@ from lsm.runtime import Runtime
 from lsm.view import Bounds, LiveViews
 from lsm.wal.log import WriteAheadLog
 from lsm.write.batch import WriteBatch, check_bytes
-from lsm.write.pressure import DELAY_MAX, DELAY_MIN, Pressure, delay_of, pressure
+from lsm.write.pressure import DELAY_MAX, Debt, Pressure, pressure
+
+
+class WriteLimits(msgspec.Struct, frozen=True):
+    """When a memtable is frozen, and when there is no space for further batches."""
+
+    memtable_bytes: int
+    """A memtable of this size is frozen."""
+    wal_objects_max: int
+    """Maximum log objects per memtable."""
+    unflushed_bytes_max: int
+    """Size of all memtables from which on there is no space."""
 
 
 class Writer:
-    """The single writer of a database."""
+    """The single writer of a database. Methods that end in `_locked` require the write lock, the other ones its absence."""
 
     def __init__(
         self,
@@ -32,35 +45,41 @@ class Writer:
         *,
         last_seq: int,
         wal_enabled: bool,
-        memtable_bytes: int,
-        unflushed_bytes_max: int,
-        wal_objects_max: int,
+        limits: WriteLimits,
         on_freeze: Callable[[], None],
         on_growth: Callable[[], None],
     ) -> None:
+        """`on_freeze`, `on_growth`: called under the write lock when a memtable was frozen, and when one has grown to a
+        quarter of its size."""
         self._runtime = runtime
         self._lock = lock
-        self._space = runtime.condition(lock)
+        """The write lock."""
+        self._space_cv = runtime.condition(lock)
+        """Notified when memtables are released, and when the handle fails or stops."""
         self._wal = wal
         self._wal_enabled = wal_enabled
         self._views = views
-        self._active = views.current.memtables[0]
-        self._frozen_bytes = sum(table.size for table in views.current.memtables[1:])
-        self._memtable_bytes = memtable_bytes
-        self._unflushed_bytes_max = unflushed_bytes_max
+        self._limits = limits
         self._on_freeze = on_freeze
         self._on_growth = on_growth
-        self._wal_objects_max = wal_objects_max
-        self._freeze_at_count = wal_objects_max
-        # The size at which something is to be done: get a worker ready, later freeze.
-        self._next_step = memtable_bytes // 4
-        self._level0: tuple[int, int | None] = 0, None
-        self._owed = 0.0
-        self._numbers: dict[bytes, int] = {}
+        # Guarded by the write lock:
+        self._freeze_at_count = limits.wal_objects_max
+        """The count of sealed log objects at which the memtable is frozen."""
+        self._next_step = limits.memtable_bytes // 4
+        """The size of the memtable at which a worker is made ready, later that at which it is frozen."""
         self._keeps_arrivals = False
-        self._poison: Error | None = None
         self._stopped: Error | None = None
+        """Why new batches are refused while accepted ones are flushed."""
+        # Changed under the write lock, read without:
+        self._active = views.current.memtables[0]
+        self._frozen_bytes = sum(table.size for table in views.current.memtables[1:])
+        self._numbers: dict[bytes, int] = {}
+        """Next number by family."""
+        self._poison: Error | None = None
         self.last_seq = last_seq
+        # Not guarded: a value that is a moment old does no harm.
+        self._level0: tuple[int, int | None] = 0, None
+        self._debt = Debt()
 
     # -- what reads may see -------------------------------------------------------------------------------------------
 
@@ -97,27 +116,27 @@ class Writer:
                 raise kept(self._poison)
             if first < self._numbers.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
-            self._check_not_inside((family,))
+            self._check_not_inside_locked((family,))
             if size < len(names):
                 check_bytes(len(names), size)
-            self._wal.raise_outage()
-            self._wal.make_room(size)
+            self._wal.raise_outage_locked()
+            self._wal.make_room_locked(size)
             seq = self.last_seq + 1
             try:
                 if self._wal_enabled:
-                    self._wal.add_series(seq, family, names, first, values, size)
+                    self._wal.add_series_locked(seq, family, names, first, values, size)
                 self._active.append_series(seq, family, names, first, values, size)
                 self._numbers[family] = first + len(names)
                 self.last_seq = seq
                 if self._wal_enabled:
-                    self._wal.end_batch()
+                    self._wal.end_batch_locked()
             except UnavailableError:
                 raise  # By the log, which comes first: it took nothing.
             except BaseException as error:
-                self._poison_with(error)
+                self._poison_with_locked(error)
                 raise
             if self._active.size >= self._next_step or self._wal.sealed_count >= self._freeze_at_count:
-                self._step()
+                self._step_locked()
             return seq
 
     def write(self, batch: WriteBatch, *, in_outage: bool = False) -> int:
@@ -133,22 +152,22 @@ class Writer:
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
             for part, size in zip(batch.series, sizes, strict=True):
                 check_bytes(len(part.names), size)
-            self._check_not_inside([part.family for part in batch.series])
+            self._check_not_inside_locked([part.family for part in batch.series])
             if not in_outage:
-                self._wal.raise_outage()
-            self._wal.make_room(total_length(keys) + total_length(values) + sum(sizes))
-            self._wal.encode_pending()
+                self._wal.raise_outage_locked()
+            self._wal.make_room_locked(total_length(keys) + total_length(values) + sum(sizes))
+            self._wal.encode_pending_locked()
             seq = self.last_seq + 1
             try:
-                self._apply(seq, keys, kinds, values, batch, sizes)
+                self._apply_locked(seq, keys, kinds, values, batch, sizes)
             except BaseException as error:
-                self._poison_with(error)
+                self._poison_with_locked(error)
                 raise
             if self._active.size >= self._next_step or self._wal.sealed_count >= self._freeze_at_count:
-                self._step()
+                self._step_locked()
             return seq
 
-    def _apply(
+    def _apply_locked(
         self,
         seq: int,
         keys: Sequence[bytes],
@@ -160,20 +179,20 @@ class Writer:
         wal, active = self._wal, self._active
         if keys:
             if self._wal_enabled:
-                wal.add_rows(seq, keys, kinds, values)
+                wal.add_rows_locked(seq, keys, kinds, values)
             active.put_rows(seq, keys, kinds, values, total_length(keys) + total_length(values))
         for part, size in zip(batch.series, sizes, strict=True):
             if self._wal_enabled:
-                wal.add_series(seq, part.family, part.names, part.first, part.values, size)
+                wal.add_series_locked(seq, part.family, part.names, part.first, part.values, size)
             active.append_series(seq, part.family, part.names, part.first, part.values, size)
             self._numbers[part.family] = part.first + len(part.names)
         self.last_seq = seq
         if self._wal_enabled:
-            wal.end_batch()
+            wal.end_batch_locked()
 
-    def _check_not_inside(self, families: Sequence[bytes]) -> None:
+    def _check_not_inside_locked(self, families: Sequence[bytes]) -> None:
         """A batch that a signal handler or a finalizer writes takes no lock in the middle that this thread has already: it
-        would be applied in part. Raises: ReentrantError. Requires: the lock."""
+        would be applied in part. Raises: ReentrantError."""
         series = self._active.series
         for family in families:
             rows = series.get(family)
@@ -182,11 +201,11 @@ class Writer:
         if self._views.lock.is_held_here():
             raise ReentrantError
 
-    def _poison_with(self, error: BaseException) -> None:
+    def _poison_with_locked(self, error: BaseException) -> None:
         """An exception in the middle of a batch (KeyboardInterrupt, MemoryError) leaves it half applied in memory.
         The handle refuses everything from here on; what is durable is whole."""
         self._poison = halfway("a write", error)
-        self._wal.fail(self._poison)
+        self._wal.fail_locked(self._poison)
 
     def keep_arrivals(self) -> None:
         """Series rows in memory can be read in the order they came in, from now on."""
@@ -200,31 +219,31 @@ class Writer:
         """Close the active memtable; the newest sequence number in frozen tables. Nothing to do on an empty one."""
         with self._lock:
             if not self._active.is_empty:
-                self._freeze()
+                self._freeze_locked()
             return self.last_seq
 
     def seal(self) -> None:
         """Close the log's buffer into an object that a background thread uploads."""
         with self._lock:
             try:
-                self._wal.seal()
+                self._wal.seal_locked()
             except BaseException as error:
-                self._poison_with(error)
+                self._poison_with_locked(error)
                 raise
 
-    def _step(self) -> None:
-        if self._active.size >= self._memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
+    def _step_locked(self) -> None:
+        if self._active.size >= self._limits.memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
             with suppress(UnavailableError):  # The batch is accepted. The next one tries again.
-                self._freeze()
+                self._freeze_locked()
         else:
-            self._next_step = self._memtable_bytes
+            self._next_step = self._limits.memtable_bytes
             self._on_growth()
 
-    def _freeze(self) -> None:
+    def _freeze_locked(self) -> None:
         try:
             # The log is cut where the memtable is: each memtable is a whole number of log objects.
-            self._wal.seal()
-            self._freeze_at_count = self._wal.sealed_count + self._wal_objects_max
+            self._wal.seal_locked()
+            self._freeze_at_count = self._wal.sealed_count + self._limits.wal_objects_max
             self._frozen_bytes += self._active.size
             self._active = Memtable(self._runtime)
             if self._keeps_arrivals:
@@ -234,31 +253,33 @@ class Writer:
         except UnavailableError:
             raise  # By the log, which is not cut: nothing changed.
         except BaseException as error:
-            self._poison_with(error)
+            self._poison_with_locked(error)
             raise
 
     def release(self, table: Memtable) -> None:
-        """A frozen table is in the manifest: its memory counts no more. Requires: not holding the lock."""
+        """A frozen memtable is in the manifest: its memory counts no more, and without a log its batches are durable now."""
         with self._lock:
             self._frozen_bytes -= table.size
-            self._space.notify_all()
+            if not self._wal_enabled:
+                self._wal.mark_durable_locked(table.last_seq)
+            self._space_cv.notify_all()
 
     def wait_space(self, timeout: float | None) -> None:
         """Wait until less than `max_unflushed_bytes` are unflushed. Raises: UnavailableError after `timeout`."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._lock:
-            while self.unflushed_bytes >= self._unflushed_bytes_max:
+            while self.unflushed_bytes >= self._limits.unflushed_bytes_max:
                 if self._poison is not None:
                     raise kept(self._poison)
                 if not self._frozen_bytes:
-                    self._freeze()
+                    self._freeze_locked()
                 wait = None if deadline is None else deadline - self._runtime.monotonic()
                 if wait is not None and wait <= 0:
                     raise UnavailableError(
                         f"{self.unflushed_bytes} bytes are not flushed yet (max_unflushed_bytes is "
-                        f"{self._unflushed_bytes_max}) and none became free within {timeout} s"
+                        f"{self._limits.unflushed_bytes_max}) and none became free within {timeout} s"
                     )
-                self._space.wait(wait)
+                self._space_cv.wait(wait)
 
     def set_level0(self, tables: int, limit: int | None) -> None:
         """How full the fullest level 0 is, and at how many tables flushes wait; None: never."""
@@ -269,7 +290,7 @@ class Writer:
         """How much writers that may wait are slowed at this moment."""
         tables, limit = self._level0
         return pressure(
-            l0=tables, l0_max=limit, unflushed=self.unflushed_bytes, unflushed_max=self._unflushed_bytes_max
+            l0=tables, l0_max=limit, unflushed=self.unflushed_bytes, unflushed_max=self._limits.unflushed_bytes_max
         )
 
     def slow_down(self, size: int, timeout: float | None) -> None:
@@ -277,31 +298,30 @@ class Writer:
         found = self.pressure
         if not found.seconds_per_mib:
             return
-        self._owed += delay_of(size, found)  # Threads that race here owe a little less: it is a brake, not an account.
-        if self._owed >= DELAY_MIN:
-            wait, self._owed = self._owed, 0.0
-            self._runtime.sleep(min(wait, DELAY_MAX if timeout is None else timeout))
+        due = self._debt.due(size, found)
+        if due:
+            self._runtime.sleep(min(due, DELAY_MAX if timeout is None else timeout))
 
     @property
     def has_space(self) -> bool:
-        return self.unflushed_bytes < self._unflushed_bytes_max
+        return self.unflushed_bytes < self._limits.unflushed_bytes_max
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail(self, error: Error) -> None:
-        """Refuse all further work with `error`; the first cause wins. Requires: not holding the lock."""
+        """Refuse all further work with `error`; the first cause wins."""
         with self._lock:
             if self._poison is None or self._poison is self._stopped:
                 self._poison = error
-            self._wal.fail(self._poison)
-            self._space.notify_all()
+            self._wal.fail_locked(self._poison)
+            self._space_cv.notify_all()
 
     def stop(self, error: Error) -> None:
-        """Refuse new batches with `error` while what was accepted is flushed. Requires: not holding the lock."""
+        """Refuse new batches with `error` while what was accepted is flushed."""
         with self._lock:
             if self._poison is None:
                 self._poison = self._stopped = error
-            self._space.notify_all()
+            self._space_cv.notify_all()
 
     @property
     def poison(self) -> Error | None:

@@ -12,7 +12,7 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore, StoreFault
 from lsm.object_store.names import manifest_name, wal_name
-from lsm.wal.log import PIPELINE_MAX
+from lsm.wal.upload import PIPELINE_MAX
 from tests.doubles import Fault, FaultyStore, WrappedStore
 from tests.lsm.support import open_plain, read_rows, tiny
 

@@ -20,7 +20,7 @@ from lsm.manifest.codec import encode_manifest
 from lsm.object_store import MemoryStore
 from lsm.object_store.names import manifest_name, wal_name
 from lsm.wal.frames import WAL_VERSION, encode_mark
-from lsm.wal.log import PIPELINE_MAX
+from lsm.wal.upload import PIPELINE_MAX
 from tests.doubles import Fault, FaultyStore, WrappedStore
 from tests.lsm.support import open_plain, read_rows, tiny
 

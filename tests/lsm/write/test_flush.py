@@ -8,12 +8,13 @@ import time
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
+import msgspec
 import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
 from lsm.workers.dispatch import Elsewhere
-from lsm.write import flush
+from lsm.write import build, flush
 from lsm.write.level0 import flush_from_log
 from tests.lsm.support import open_plain, read_rows, tiny
 
@@ -54,6 +55,13 @@ def test_a_flush_that_waits_is_told_that_level_0_became_full(monkeypatch: pytest
         assert "level 0 is full" in str(outcomes[0])
 
 
+def send_to(workers: Elsewhere, monkeypatch: pytest.MonkeyPatch, db: lsm.Db) -> None:
+    """Have the memtables of a database built there."""
+    builds = db._engine.flusher._builds
+    places = msgspec.structs.replace(builds._places, workers=workers, addresses=(None, None))
+    monkeypatch.setattr(builds, "_places", places)
+
+
 TROUBLE = [
     lsm.CorruptionError("is missing", object_name="wal/2.wal"),
     lsm.InvalidError("no such option"),
@@ -90,14 +98,12 @@ class Troubled(Executor):
 def test_trouble_with_a_worker_fails_no_flush(
     monkeypatch: pytest.MonkeyPatch, trouble: BaseException, refuses: bool
 ) -> None:
-    monkeypatch.setattr("lsm.write.flush.WORKER_BYTES_MIN", 0)
+    monkeypatch.setattr("lsm.write.build.WORKER_BYTES_MIN", 0)
     store = MemoryStore()
     with open_plain(store) as db:
-        flusher = db._engine.flusher
         executor = Troubled(trouble, refuses=refuses)
         workers = Elsewhere(executor, db._engine.runtime, job="flushes", url="memory://")
-        monkeypatch.setattr(flusher, "_workers", workers)
-        monkeypatch.setattr(flusher, "_addresses", (None, None))
+        send_to(workers, monkeypatch, db)
         for at in range(4):
             db.put(b"%d" % at, b"1")
             db.flush(lsm.FlushType.MEMTABLE)
@@ -113,7 +119,7 @@ def test_trouble_with_a_worker_fails_no_flush(
 
 
 def test_a_table_that_a_lost_worker_writes_late_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsm.write.flush.WORKER_BYTES_MIN", 0)
+    monkeypatch.setattr("lsm.write.build.WORKER_BYTES_MIN", 0)
     store = MemoryStore()
 
     class Late(Executor):
@@ -122,7 +128,7 @@ def test_a_table_that_a_lost_worker_writes_late_is_in_nobodys_way(monkeypatch: p
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             done: Future[Any] = Future()
             try:
-                flush_from_log(flusher._store, flusher._store, db._engine.runtime, args[-1])
+                flush_from_log(db._engine.stores.main, db._engine.stores.main, db._engine.runtime, args[-1])
             except lsm.Error as error:
                 written.append(error)
             else:
@@ -132,9 +138,7 @@ def test_a_table_that_a_lost_worker_writes_late_is_in_nobodys_way(monkeypatch: p
 
     written: list[object] = []
     with open_plain(store) as db:
-        flusher = db._engine.flusher
-        monkeypatch.setattr(flusher, "_workers", Elsewhere(Late(), db._engine.runtime, job="flushes", url="memory://"))
-        monkeypatch.setattr(flusher, "_addresses", (None, None))
+        send_to(Elsewhere(Late(), db._engine.runtime, job="flushes", url="memory://"), monkeypatch, db)
         db.put(b"a", b"1")
         db.flush(lsm.FlushType.MEMTABLE)
 
@@ -151,14 +155,14 @@ def test_what_is_refused_to_a_flush_is_refused_once_and_then_it_goes_on(
 ) -> None:
     """Memory and descriptors come back; the handle must be there then."""
     refusals = [error]
-    build = flush.flush_memtable
+    real = build.flush_memtable
 
     def refusing(*arguments: Any) -> Any:
         if refusals:
             raise refusals.pop()
-        return build(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(flush, "flush_memtable", refusing)
+    monkeypatch.setattr(build, "flush_memtable", refusing)
     monkeypatch.setattr(flush, "RETRY_SECONDS", 0.01)
     with open_plain(MemoryStore()) as db:
         db.put(b"a", b"1")

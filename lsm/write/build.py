@@ -1,0 +1,165 @@
+"""Write walk, after `write/flush`, before `write/level0`: where the tables of a frozen memtable are built.
+
+A large memtable is built by a worker process out of the log, so that the writer's interpreter keeps its core. A small one, or
+one that no worker can read, is built by a thread. Where a worker fails, a thread builds the same memtable once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, Final
+
+import msgspec
+
+from lsm.concurrency.threads import call_here
+from lsm.errors import UnavailableError
+from lsm.manifest.table_ids import TableNumbers
+from lsm.object_store.reliable import ReliableStore
+from lsm.rows.memtable import Memtable
+from lsm.runtime import Runtime
+from lsm.sst.spec import Rules
+from lsm.wal.log import WriteAheadLog
+from lsm.workers.dispatch import Elsewhere
+from lsm.workers.pool import StoreAddress, process_runtime
+from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
+
+TABLES_PER_FLUSH_MAX: Final = 1 << 16
+WORKER_BYTES_MIN: Final = 8 << 20
+"""Smaller memtables are built in a thread: starting a worker would take longer."""
+
+
+def flush_in_worker(store: StoreAddress, wal_store: StoreAddress, job: FlushJob) -> Built:
+    """The call that a worker process receives."""
+    return flush_from_log(store.open(), wal_store.open(), process_runtime(), job)
+
+
+class Build(msgspec.Struct):
+    """A memtable whose tables are being built."""
+
+    table: Memtable
+    job: FlushJob
+    future: Future[Built]
+    is_elsewhere: bool
+
+    @property
+    def first_number(self) -> int:
+        """The first of the table numbers that are held back for it."""
+        return self.job.table_numbers[0]
+
+
+class BuildPlaces(msgspec.Struct, frozen=True):
+    """Where tables can be built."""
+
+    threads: Executor
+    workers: Elsewhere | None
+    """Worker processes; None: there are none."""
+    addresses: tuple[StoreAddress, StoreAddress] | None
+    """How a worker reaches the store and the log's store; None where it cannot."""
+    worker_slots: int
+    """Maximum memtables that workers build at a time."""
+
+
+class TableBuilds:
+    """Starts the building of tables. Used by the flush thread alone, except for `warm_up`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        lock: Any,
+        *,
+        store: ReliableStore,
+        wal: WriteAheadLog | None,
+        rules: Rules,
+        epoch: int,
+        places: BuildPlaces,
+        snapshots: Callable[[], tuple[int, ...]],
+        numbers: TableNumbers,
+    ) -> None:
+        """`lock`: the write lock. `wal`: None where the log is switched off."""
+        self._runtime = runtime
+        self._lock = lock
+        self._store = store
+        self._wal = wal
+        self._rules = rules
+        self._epoch = epoch
+        self._places = places
+        self._snapshots = snapshots
+        self._numbers = numbers
+
+    def start(self, table: Memtable, *, under_way: int) -> Build:
+        """Begin with a memtable, once the log covers its batches (rule F1). `under_way`: memtables being built already.
+
+        Raises: UnavailableError where the log cannot be written.
+        """
+        if self._wal is not None:
+            self._wal.wait_durable(table.last_seq)
+        job = self._plan(table)
+        is_large = self._has_workers and table.size >= WORKER_BYTES_MIN
+        is_elsewhere = is_large and bool(job.wal_last) and under_way < self._places.worker_slots
+        future = self._submit_to_worker(job) if is_elsewhere else self._submit_here(table, job)
+        return Build(table, job, future, is_elsewhere)
+
+    def again_here(self, build: Build, error: BaseException) -> Build:
+        """A worker failed, in whatever way: build the same memtable in this process, where it fails again only for a reason of
+        its own. Under new numbers, because the worker may still write under the old ones, which stay held back.
+
+        Of a worker that cannot read the log the log may be right: a collector elsewhere took the objects if an earlier commit,
+        whose reply was lost, counted.
+        """
+        assert self._places.workers is not None
+        self._places.workers.failed(error)
+        job = self._plan(build.table)
+        return Build(build.table, job, self._submit_here(build.table, job), is_elsewhere=False)
+
+    def release(self, build: Build) -> None:
+        """The tables of the build are in the manifest by now, or never will be."""
+        self._numbers.release(build.first_number)
+
+    def warm_up(self) -> None:
+        """A large memtable is on its way: have a worker running by then. Never raises."""
+        workers = self._places.workers
+        if workers is not None and self._has_workers:
+            workers.submit(int).add_done_callback(lambda done: _warmed_up(workers, done))
+
+    @property
+    def _has_workers(self) -> bool:
+        places = self._places
+        return places.workers is not None and places.addresses is not None and places.workers.is_open
+
+    def _submit_to_worker(self, job: FlushJob) -> Future[Built]:
+        assert self._places.workers is not None
+        assert self._places.addresses is not None
+        return self._places.workers.submit(flush_in_worker, *self._places.addresses, job)
+
+    def _submit_here(self, table: Memtable, job: FlushJob) -> Future[Built]:
+        try:
+            return self._places.threads.submit(flush_memtable, self._store, self._runtime, table, job)
+        except UnavailableError:  # No thread can be had: this one does it.
+            return call_here(flush_memtable, self._store, self._runtime, table, job)
+
+    def _plan(self, table: Memtable) -> FlushJob:
+        with self._lock:
+            if self._wal is not None:
+                found = self._wal.objects_between_locked(table.first_seq, table.last_seq)
+                if found is not None:
+                    if not table.wal_first:
+                        table.wal_first, table.wal_floor = found[0], self._epoch
+                    table.wal_last, table.wal_epoch = found[1], self._epoch
+        first_number = self._numbers.take(TABLES_PER_FLUSH_MAX)
+        return FlushJob(
+            rules=self._rules,
+            wal_first=table.wal_first,
+            wal_last=table.wal_last,
+            epoch_floor=table.wal_floor,
+            first_seq=table.first_seq,
+            last_seq=table.last_seq,
+            snapshots=self._snapshots(),
+            table_numbers=(first_number, first_number + TABLES_PER_FLUSH_MAX),
+        )
+
+
+def _warmed_up(workers: Elsewhere, done: Future[int]) -> None:
+    """By now it is known whether workers can be started at all."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        workers.failed(error)

@@ -1,0 +1,81 @@
+"""Write walk, after `write/level0`, before `manifest/store`: built tables go into the manifest, in the order of their batches.
+
+docs/protocol.md, rule F2: the replay position moves in the same commit.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from lsm.errors import Error, UnavailableError
+from lsm.manifest.model import Manifest, Partition
+from lsm.manifest.store import ManifestStore
+from lsm.manifest.table_ids import TableNumbers
+from lsm.rows.memtable import Memtable
+from lsm.view import LiveViews
+from lsm.write.level0 import Built
+
+
+class FlushCommits:
+    """Commits the tables of one memtable after the other. Used by the flush thread alone."""
+
+    def __init__(
+        self, manifests: ManifestStore, views: LiveViews, numbers: TableNumbers, new_fences: tuple[int, ...]
+    ) -> None:
+        """`new_fences`: log objects that recovery found or made, and that no manifest lists yet."""
+        self._manifests = manifests
+        self._views = views
+        self._numbers = numbers
+        self._new_fences = new_fences
+
+    def commit(self, table: Memtable, built: Built, first_number: int) -> Manifest:
+        """The new manifest, which reads use by then instead of the memtable. Requires: older memtables are committed.
+
+        Raises: UnavailableError, FencedError.
+        """
+        fences = self._new_fences
+
+        def edit(manifest: Manifest) -> Manifest | None:
+            flushed = with_flush(manifest, table, built, fences)
+            return None if flushed is None else self._numbers.settle(flushed, committing=first_number)
+
+        manifest = self._manifests.update(edit)
+        self._new_fences = ()
+        self._views.publish_flush(table, manifest)
+        return manifest
+
+    def poll(self) -> Manifest | None:
+        """A newer manifest than the one that reads use, made by another process; None: there is none."""
+        manifest = self._manifests.poll()
+        return manifest if manifest.number > self._views.current.manifest.number else None
+
+    def explain(self, error: Error) -> Error:
+        """As `ManifestStore.explain`: a newer owner may be why anything failed."""
+        return self._manifests.explain(error)
+
+
+def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[int, ...]) -> Manifest | None:
+    """The manifest with a memtable's tables on top of their partitions; None where it has them already. Pure.
+
+    Raises: UnavailableError: the tables' numbers were given up to the collector; build them again.
+    """
+    if manifest.last_seq >= table.last_seq:
+        return None
+    if any(manifest.is_given_up(info.number) for _, info in built):
+        raise UnavailableError("the tables were built too long ago and may be collected: building them again")
+    changed = manifest
+    for prefix, info in built:
+        partition = changed.partition(prefix) or Partition(prefix)
+        ends = dict(partition.series_ends)
+        ends.update((family, rows.next_number) for family, rows in table.series.items() if family.startswith(prefix))
+        changed = changed.with_partition(
+            msgspec.structs.replace(partition, l0=(info, *partition.l0), series_ends=tuple(sorted(ends.items())))
+        )
+    return msgspec.structs.replace(
+        changed,
+        last_seq=table.last_seq,
+        replay_after=max(manifest.replay_after, table.wal_last),
+        # Rule W4: the epoch reached at that object, not this writer's: older objects behind it must still count.
+        wal_epoch_floor=max(manifest.wal_epoch_floor, table.wal_epoch),
+        fences=tuple(sorted({*manifest.fences, *fences})),
+    )

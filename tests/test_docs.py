@@ -19,6 +19,8 @@ import lsm
 import opendata_log
 from tests.test_tidy import CODE, ROOT, tree
 
+pytestmark = pytest.mark.lint
+
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 LINES_MAX = {"docs/architecture.md": 280, "docs/protocol.md": 450, "docs/reliability.md": 220}

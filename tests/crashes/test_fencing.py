@@ -13,7 +13,8 @@ from tests.crashes.ledger import Child, rows_of
 from tests.crashes.rounds import check_acknowledged, stop_and_go
 from tests.servers.s3 import Ministack
 
-ROUNDS = 15
+ROUNDS, ROUNDS_LONG = 6, 50
+ROUNDS_S3, ROUNDS_S3_LONG = 2, 10
 
 
 def race(place: dict[str, Any], round_number: int) -> None:
@@ -42,19 +43,27 @@ def race(place: dict[str, Any], round_number: int) -> None:
 
 def test_processes_that_race_to_open_local_files_one_owns_it(tmp_path: Path) -> None:
     for number in range(ROUNDS):
-        race({"url": str(tmp_path / str(number // 5))}, number)
+        race({"url": str(tmp_path / str(number // 3))}, number)
 
 
 @pytest.mark.slow
 def test_fifty_races_one_owns_it(tmp_path: Path) -> None:
-    for number in range(50):
+    for number in range(ROUNDS_LONG):
         race({"url": str(tmp_path / str(number // 10))}, number)
 
 
 @pytest.mark.s3
 def test_processes_that_race_to_open_ministack_one_owns_it(ministack: Ministack) -> None:
-    for number in range(3):
+    for number in range(ROUNDS_S3):
         race({"url": ministack.url("race"), "storage_options": ministack.storage_options}, number)
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_races_on_ministack_one_owns_it(ministack: Ministack) -> None:
+    for number in range(ROUNDS_S3_LONG):
+        race({"url": ministack.url("races"), "storage_options": ministack.storage_options}, number)
 
 
 def test_a_frozen_writer_wakes_up_fenced_on_local_files_it_loses_nothing(tmp_path: Path) -> None:

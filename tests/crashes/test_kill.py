@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,12 @@ from tests.servers.s3 import Ministack, Seaweed
 BLOCK_MAX = 1 << 20
 
 
-@pytest.mark.parametrize("lot", range(6))
+def lots(every_run: int, long_run: int) -> list[Any]:
+    """Numbers of lots of kills: these few in every run, the others in the long one."""
+    return [pytest.param(lot, marks=[pytest.mark.slow] if lot >= every_run else []) for lot in range(long_run)]
+
+
+@pytest.mark.parametrize("lot", lots(3, 6))
 def test_kill_nine_loses_nothing_durable_on_local_files_it_keeps_a_prefix(tmp_path: Path, lot: int) -> None:
     chance, ledger = random.Random(20 + lot), Ledger()
 
@@ -75,7 +81,7 @@ def test_a_sequence_that_somebody_was_told_is_never_given_again_though_nothing_w
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("lot", range(4))
+@pytest.mark.parametrize("lot", lots(2, 4))
 def test_kill_nine_on_ministack_it_keeps_a_prefix(ministack: Ministack, lot: int) -> None:
     chance, ledger = random.Random(5 + lot), Ledger()
     place = {"url": ministack.url(f"kill-{lot}"), "storage_options": ministack.storage_options}

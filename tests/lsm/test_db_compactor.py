@@ -247,11 +247,11 @@ def test_finished_tables_of_a_dead_compactor_are_used() -> None:
     with filled() as (memory, db):
         expected = read_rows(db)
         counting = CrashingStore(copy_of(memory))
-        with open_compactor(counting) as compactor:
+        with open_compactor(counting, poll_interval=20) as compactor:  # No look in between, which would be a call.
             compactor.run_once(20)
         notes = [at for at, (_, name) in enumerate(counting.log, 1) if name.endswith(".done")]
         store = CrashingStore(memory, notes[3], CrashAt.AFTER)
-        with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(store) as first:
+        with contextlib.suppress(lsm.Error, SimulatedCrash), open_compactor(store, poll_interval=20) as first:
             first.run_once(20)
         db.flush(lsm.FlushType.MEMTABLE)
 
@@ -334,7 +334,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
-def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path, kills: int) -> None:
     chance = random.Random(4)
     number = 0
     settings = tmp_path / "settings.toml"
@@ -343,7 +344,7 @@ def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path) 
     )
     place = tmp_path / "db"
     with on_disk(place) as db:
-        for turn in range(8):
+        for turn in range(kills):
             number = fill(db, turns=6, seed=turn, first=number)
             process = command(place, "--settings", str(settings))
             assert process.stderr is not None

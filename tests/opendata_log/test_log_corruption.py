@@ -83,13 +83,15 @@ def place(request: pytest.FixtureRequest) -> object:
     MemoryStore.forget(name)
 
 
-def test_a_flipped_bit_at_any_byte_of_any_object_it_is_right_or_refused(place: str) -> None:
-    chance = random.Random(4)
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_at_any_byte_of_any_object_it_is_right_or_refused(place: str, part: int) -> None:
+    """Every other byte in every run, the bytes between them in the long one."""
+    chance = random.Random(4 + part)
     objects, rows = small_log(place)
     refused = 0
 
     for victim, content in objects.items():
-        for at in range(len(content)):
+        for at in range(part, len(content), 2):
             damaged = bytearray(content)
             damaged[at] ^= 1 << chance.randrange(8)
             restore(place, objects)[victim] = bytes(damaged)
@@ -100,7 +102,7 @@ def test_a_flipped_bit_at_any_byte_of_any_object_it_is_right_or_refused(place: s
                 refused += 1
 
     assert {victim.split("/")[0] for victim in objects} == {"manifest", "probe", "wal", "sst"}
-    assert refused > 1000
+    assert refused > 500
 
 
 def test_an_object_cut_short_anywhere_it_is_right_or_refused(place: str) -> None:

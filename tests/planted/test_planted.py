@@ -10,6 +10,7 @@ import pytest
 from tests.planted.__main__ import ROOT, hunt, layer_of, patches
 
 
+@pytest.mark.lint
 @pytest.mark.parametrize("patch", patches(), ids=lambda patch: patch.stem)
 def test_fits_the_code_and_names_a_layer(patch: Path) -> None:
     subprocess.run(["git", "apply", "--check", str(patch)], cwd=ROOT, check=True)

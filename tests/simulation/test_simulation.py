@@ -19,7 +19,7 @@ from tests.simulation.__main__ import main as run
 from tests.simulation.swarm import swarm
 from tests.simulation.world import run_world
 
-SEEDS = 320
+SEEDS, SEEDS_LONG = 200, 320
 CHUNK = 20
 STEPS = 5_000
 
@@ -39,7 +39,10 @@ def on_one_core() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(first, marks=[pytest.mark.slow] if first >= SEEDS else []) for first in range(0, SEEDS_LONG, CHUNK)],
+)
 def test_deployments_keep_every_promise_and_repeat_bit_for_bit(first: int) -> None:
     with on_one_core():
         rows = [check_seed(seed, STEPS) for seed in range(first, first + CHUNK)]

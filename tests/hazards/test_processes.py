@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import lsm
 from opendata_log import ClosedError, LogDb
 from tests.opendata_log.support import tiny, values
 
@@ -197,3 +198,23 @@ def test_a_directory_that_becomes_read_only_it_says_so_is_read_and_goes_on_after
     assert "permission denied" in refused
     assert during == "read: [b'0']"
     assert after == "read: [b'0', b'1', b'2']"
+
+
+DROPPED = """
+import gc, sys
+import lsm
+from opendata_log import LogDb
+
+settings = lsm.Settings(flush_interval=None)
+LogDb.open(storage=sys.argv[1] + "/log", engine=settings).try_append([(b"k", b"1")])
+lsm.Db.open(sys.argv[1] + "/db", settings).put(b"k", b"1")
+gc.collect()
+"""
+
+
+def test_handles_that_nobody_holds_are_ended_with_the_program(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", DROPPED, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
+
+    with LogDb.open(storage=str(tmp_path / "log")) as log, lsm.Db.open(tmp_path / "db") as db:
+        assert [entry.value for entry in log.scan(b"k")] == [b"1"]
+        assert db.get(b"k") == b"1"

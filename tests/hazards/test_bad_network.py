@@ -224,6 +224,8 @@ def run_phase(world: World, phase: Phase, acts: dict[int, Act], *, is_inside: bo
         assert log.wait_idle(60)
         database = log._db.manifest.database
         attempt(world, plan, lambda: phase(world, log, reader), is_inside=is_inside)
+        if REFUSALS.intersection(acts.values()):
+            log.flush()  # A refusal that the background met refuses appends, too, until a write has succeeded.
         check_full_use(world, log)
         reader.refresh()
         world.check(reader)

@@ -34,6 +34,13 @@ def is_never_reached(code: CodeType, at: int) -> bool:
     return ends_well or (bool(following) and following[0][0] == "WITH_EXCEPT_START")
 
 
+@cache
+def handler_of(code: CodeType, at: int) -> int | None:
+    """Where the exception handler begins that covers the instruction there; None: none does."""
+    found = [each.target for each in dis.Bytecode(code).exception_entries if each.start <= at < each.end]
+    return found[0] if found else None
+
+
 class Interrupter:
     """`run` raises `error` at point number `at` of those the call passes; None: only count them.
 
@@ -72,7 +79,9 @@ class Interrupter:
         elif event == "opcode":
             last = self._last.get(frame, -1)
             self._last[frame] = at
-            if last >= 0 and names_of(code)[last] in CALLS:
+            # The interpreter raises in the call itself: what follows may stand behind the handler that covers the call, as the
+            # return of `return call()` in a `try` does.
+            if last >= 0 and names_of(code)[last] in CALLS and handler_of(code, last) == handler_of(code, at):
                 self._pass(frame)
         return self._trace
 

@@ -96,7 +96,7 @@ def test_an_append_after_the_takeover_it_raises_what_is_both_append_and_fenced_e
 
 
 def test_closing_a_fenced_writer_with_records_at_risk_it_says_so(tmp_path: Path) -> None:
-    first = LogDb.open(storage=StorageConfig(url=str(tmp_path)))
+    first = LogDb.open(storage=StorageConfig(url=str(tmp_path)), engine={"flush_interval": None})
     first.try_append([(b"k", b"1")])
     LogDb.open(storage=str(tmp_path)).close()
 

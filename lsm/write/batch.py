@@ -1,4 +1,4 @@
-"""What callers write: a batch of rows and series rows, and the handle they get back."""
+"""A batch of rows and series rows, and the handle that a write returns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lsm.rows.kind import TOMBSTONE, VALUE
 
 FAMILY_BYTES_MAX: Final = 65_535
 EMPTY_ROWS_MAX: Final = 1 << 15
-"""More rows without a byte each, names included, are not stored: whoever reads them could not tell them from damage."""
+"""Maximum rows per series append that average less than a byte of name and value. More of them would look like damage."""
 
 
 def check_bytes(rows: int, size: int) -> None:
-    """Raise InvalidError where series rows of `size` bytes in all are too many to be believed."""
+    """Raise InvalidError for more than EMPTY_ROWS_MAX series rows that have fewer bytes (`size`) than rows."""
     if size < rows > EMPTY_ROWS_MAX:
         raise InvalidError(
             f"{rows} series rows of {size} bytes in one batch: at most {EMPTY_ROWS_MAX} may be that empty"
@@ -36,7 +36,7 @@ class SeriesAppend:
         self.values = values
 
     def check(self, layout: SeriesLayout | None) -> None:
-        """Raise InvalidError unless these rows can be stored in a series family of the database."""
+        """Raise InvalidError unless the database can store these rows in a series family."""
         names, first = self.names, self.first
         if not names or len(names) != len(self.values):
             raise InvalidError(f"append_series needs as many values as names, got {len(self.values)} and {len(names)}")
@@ -54,7 +54,7 @@ class SeriesAppend:
             raise InvalidError(f"series layout {layout.name!r} lists {shown(self.family)} among its own series")
 
     def directory(self, layout: SeriesLayout | None) -> bytes | None:
-        """The key under which the first series is listed; None: it is not. Raises: InvalidError where that is no key."""
+        """Return the key that lists the first series; `None`: the layout lists none. Raises: InvalidError if it is no key."""
         found = layout.directory(self.family) if layout is not None else None
         if found is not None and (type(found) is not bytes or not found):
             raise InvalidError(f"a series layout lists the family {shown(self.family)} under {shown(found)}: not bytes")
@@ -77,7 +77,7 @@ class WriteBatch:
         return self
 
     def append_series(self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> WriteBatch:
-        """Rows of a series family, numbered first, first + 1, ... (see `Db.append_series`)."""
+        """Add rows of a series family, numbered first, first + 1, ... (see `Db.append_series`)."""
         self.series.append(SeriesAppend(family, names, first, values))
         return self
 
@@ -86,7 +86,7 @@ class WriteBatch:
 
     @property
     def size(self) -> int:
-        """Bytes of keys, names and values. Cost: O(rows)."""
+        """Total bytes of keys, names and values. Cost: O(rows)."""
         rows = total_length(self._rows) + sum(len(value) for _, value in self._rows.values())
         return rows + sum(total_length(part.names) + total_length(part.values) for part in self.series)
 
@@ -97,7 +97,7 @@ class WriteBatch:
 
 
 class WriteHandle:
-    """An accepted batch. It is visible to reads; `await_durable` says when it is safe."""
+    """An accepted batch. Reads see it already; `await_durable` waits until it is durable."""
 
     __slots__ = ("_wait", "seqnum")
 

@@ -1,7 +1,7 @@
 """Write walk, after `write/flush`, before `write/level0`: where the tables of a frozen memtable are built.
 
-A large memtable is built by a worker process out of the log, so that the writer's interpreter keeps its core. A small one, or
-one that no worker can read, is built by a thread. Where a worker fails, a thread builds the same memtable once more.
+A worker process builds a large memtable from the log, so that the writer's interpreter keeps its core. A thread builds a small
+memtable, or one that no worker can read. If a worker fails, a thread builds the same memtable again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
 
 TABLES_PER_FLUSH_MAX: Final = 1 << 16
 WORKER_BYTES_MIN: Final = 8 << 20
-"""Smaller memtables are built in a thread: starting a worker would take longer."""
+"""Minimum size of a memtable that a worker builds. For a smaller one, starting a worker would take longer than a thread."""
 
 
 def flush_in_worker(store: StoreAddress, wal_store: StoreAddress, job: FlushJob) -> Built:
-    """The call that a worker process receives."""
+    """Run a flush job in a worker process."""
     return flush_from_log(store.open(), wal_store.open(), process_runtime(), job)
 
 
@@ -44,7 +44,7 @@ class Build(msgspec.Struct):
 
     @property
     def first_number(self) -> int:
-        """The first of the table numbers that are held back for it."""
+        """The first table number reserved for this build."""
         return self.job.table_numbers[0]
 
 
@@ -53,15 +53,15 @@ class BuildPlaces(msgspec.Struct, frozen=True):
 
     threads: Executor
     workers: Elsewhere | None
-    """Worker processes; None: there are none."""
+    """Worker processes; `None`: threads build every memtable."""
     addresses: tuple[StoreAddress, StoreAddress] | None
-    """How a worker reaches the store and the log's store; None where it cannot."""
+    """How a worker opens the store and the log's store; `None` if it cannot open both."""
     worker_slots: int
-    """Maximum memtables that workers build at a time."""
+    """A worker gets a memtable only while fewer than this number are being built."""
 
 
 class TableBuilds:
-    """Starts the building of tables. Used by the flush thread alone, except for `warm_up`."""
+    """Starts the builds of memtables. Only the flush thread uses it, except for `warm_up`."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class TableBuilds:
         snapshots: Callable[[], tuple[int, ...]],
         numbers: TableNumbers,
     ) -> None:
-        """`lock`: the write lock. `wal`: None where the log is switched off."""
+        """`lock`: the write lock. `wal`: `None` if the log is disabled."""
         self._runtime = runtime
         self._lock = lock
         self._store = store
@@ -88,9 +88,9 @@ class TableBuilds:
         self._numbers = numbers
 
     def start(self, table: Memtable, *, under_way: int) -> Build:
-        """Begin with a memtable, once the log covers its batches (rule F1). `under_way`: memtables being built already.
+        """Wait until the log covers the memtable's batches (rule F1), then start to build it.
 
-        Raises: UnavailableError where the log cannot be written.
+        `under_way`: memtables that are being built already. Raises: UnavailableError if the log cannot be written.
         """
         if self._wal is not None:
             self._wal.wait_durable(table.last_seq)
@@ -101,11 +101,12 @@ class TableBuilds:
         return Build(table, job, future, is_elsewhere)
 
     def again_here(self, build: Build, error: BaseException) -> Build:
-        """A worker failed, in whatever way: build the same memtable in this process, where it fails again only for a reason of
-        its own. Under new numbers, because the worker may still write under the old ones, which stay held back.
+        """Build the memtable of a failed worker again, in this process. Every error of a worker leads here: if the memtable
+        itself is the cause, this build fails, too.
 
-        Of a worker that cannot read the log the log may be right: a collector elsewhere took the objects if an earlier commit,
-        whose reply was lost, counted.
+        The new build gets new table numbers, because the worker may still write tables under the old ones.
+        A worker's failure to read the log is no proof of damage. An earlier commit of these tables may have counted although
+        its reply was lost; then another process's collector may have deleted the log objects.
         """
         assert self._places.workers is not None
         self._places.workers.failed(error)
@@ -113,11 +114,11 @@ class TableBuilds:
         return Build(build.table, job, self._submit_here(build.table, job), is_elsewhere=False)
 
     def release(self, build: Build) -> None:
-        """The tables of the build are in the manifest by now, or never will be."""
+        """Release the build's table numbers. Requires: its tables are in the manifest, or never will be."""
         self._numbers.release(build.first_number)
 
     def warm_up(self) -> None:
-        """A large memtable is on its way: have a worker running by then. Never raises."""
+        """Start a worker, because a large memtable is expected soon. Never raises."""
         workers = self._places.workers
         if workers is not None and self._has_workers:
             workers.submit(int).add_done_callback(lambda done: _warmed_up(workers, done))
@@ -135,7 +136,7 @@ class TableBuilds:
     def _submit_here(self, table: Memtable, job: FlushJob) -> Future[Built]:
         try:
             return self._places.threads.submit(flush_memtable, self._store, self._runtime, table, job)
-        except UnavailableError:  # No thread can be had: this one does it.
+        except UnavailableError:  # No thread can be started, so this one builds.
             return call_here(flush_memtable, self._store, self._runtime, table, job)
 
     def _plan(self, table: Memtable) -> FlushJob:
@@ -160,6 +161,6 @@ class TableBuilds:
 
 
 def _warmed_up(workers: Elsewhere, done: Future[int]) -> None:
-    """By now it is known whether workers can be started at all."""
+    """Report a worker that could not be started."""
     if not done.cancelled() and (error := done.exception()) is not None:
         workers.failed(error)

@@ -17,19 +17,21 @@ from lsm.write.level0 import Built
 
 
 class FlushCommits:
-    """Commits the tables of one memtable after the other. Used by the flush thread alone."""
+    """Commits the tables of one memtable at a time. Only the flush thread uses it."""
 
     def __init__(
         self, manifests: ManifestStore, views: LiveViews, numbers: TableNumbers, new_fences: tuple[int, ...]
     ) -> None:
-        """`new_fences`: log objects that recovery found or made, and that no manifest lists yet."""
+        """`new_fences`: fences and left-out log objects of recovery that no manifest lists yet (rule W6)."""
         self._manifests = manifests
         self._views = views
         self._numbers = numbers
         self._new_fences = new_fences
 
     def commit(self, table: Memtable, built: Built, first_number: int) -> Manifest:
-        """The new manifest, which reads use by then instead of the memtable. Requires: older memtables are committed.
+        """Commit a memtable's tables and return the new manifest. When this returns, reads use the tables, not the memtable.
+
+        Requires: older memtables are committed.
 
         Raises: UnavailableError, FencedError.
         """
@@ -45,19 +47,19 @@ class FlushCommits:
         return manifest
 
     def poll(self) -> Manifest | None:
-        """A newer manifest than the one that reads use, made by another process; None: there is none."""
+        """Look for a manifest of another process that is newer than the one reads use. Return it; `None` if there is none."""
         manifest = self._manifests.poll()
         return manifest if manifest.number > self._views.current.manifest.number else None
 
     def explain(self, error: Error) -> Error:
-        """As `ManifestStore.explain`: a newer owner may be why anything failed."""
+        """As `ManifestStore.explain`: the cause of any error may be a newer owner."""
         return self._manifests.explain(error)
 
 
 def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[int, ...]) -> Manifest | None:
-    """The manifest with a memtable's tables on top of their partitions; None where it has them already. Pure.
+    """Return the manifest with a memtable's tables on top of their partitions; `None` if it has them already. Pure.
 
-    Raises: UnavailableError: the tables' numbers were given up to the collector; build them again.
+    Raises: UnavailableError: the collector may have deleted the tables (rule G2), so they must be built again.
     """
     if manifest.last_seq >= table.last_seq:
         return None

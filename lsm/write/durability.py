@@ -1,4 +1,4 @@
-"""Write walk: when what was written is durable, and when it is in tables."""
+"""Write walk: waits until batches are durable, or in tables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lsm.write.writer import Writer
 
 
 class FlushType(enum.Enum):
-    """`WAL`: make everything durable. `MEMTABLE`: also write it to tables."""
+    """How far a flush goes. `WAL`: every batch is durable. `MEMTABLE`: every batch is also in tables."""
 
     WAL = "wal"
     MEMTABLE = "memtable"
 
 
 class Durability:
-    """Waits of the callers' threads. The log makes batches durable, or, where it is switched off, the flushes."""
+    """Waits of the callers' threads. The log makes batches durable; if the log is disabled, flushes do."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class Durability:
         self._runtime.check_waiting()
         if not self._wal_enabled:
             self._writer.freeze()
-            if timeout is None:  # Where level 0 is full and nobody compacts, that must come to an end.
+            if timeout is None:  # This wait ends if level 0 stays full; the one below would not.
                 self._flusher.wait_flushed(seq)
                 return
         self._wal.wait_durable(seq, timeout)
 
     def wait_for_all(self, timeout: float | None) -> None:
-        """Return when everything written before is durable. Raises: as `wait`."""
+        """Return when every batch accepted before is durable. Raises: as `wait`."""
         self._state.check()
         self.wait(self._writer.last_seq, timeout_seconds(timeout))
 
     def wait_beyond(self, seq: int, timeout: float | None) -> int:
-        """Wait, without causing it, until something newer than batch `seq` is durable; the newest durable batch."""
+        """Wait until a batch newer than `seq` is durable; return the newest durable batch. Does not start an upload."""
         if self._wal.durable_seq <= seq:
             if self._state.closed is not None:
                 raise kept(self._state.closed)
@@ -81,11 +81,11 @@ class Durability:
         self.finish(FlushType.MEMTABLE)
 
     def make_durable(self) -> None:
-        """Flush as little as makes everything written before durable."""
+        """Make every batch accepted before durable: in the log, or in tables if the log is disabled."""
         self.finish(FlushType.WAL if self._wal_enabled else FlushType.MEMTABLE)
 
     def finish(self, kind: FlushType) -> None:
-        """Flush, also while the handle is being closed. Requires: the caller may wait."""
+        """Flush. Works also while the handle is being closed. Requires: the caller may wait."""
         if kind is FlushType.WAL:
             if not self._wal_enabled:
                 raise InvalidError("flush(WAL) with the log switched off: use FlushType.MEMTABLE")

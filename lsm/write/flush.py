@@ -1,8 +1,8 @@
 """Write walk, after `write/writer`, before `write/build`: the thread that turns frozen memtables into level-0 tables.
 
-docs/protocol.md, rules F1 to F3. The thread starts the building of several memtables (`build`) and commits their tables
-(`commit`) strictly in the order of their batches, and only when the log covers them: otherwise a table could hold rows that a
-crash takes back.
+docs/protocol.md, rules F1 to F3. The thread builds several memtables at a time (`build`) and commits their tables (`commit`)
+strictly in the order of their batches. A build starts only when the log covers the memtable: otherwise a table could hold rows
+that a crash takes back.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ POLL_SECONDS: Final = 0.5
 
 
 class FlushLimits(msgspec.Struct, frozen=True):
-    """How many memtables are built at a time, and what holds them up."""
+    """Maximum memtables that are built at a time, and when flushes wait for a compaction."""
 
     slots: int
-    """Memtables, while batches are appended."""
+    """Maximum memtables under way while batches are appended."""
     slots_at_close: int
-    """Memtables, once nobody appends any more."""
+    """Maximum memtables under way when no more batches come."""
     l0_max_ssts: int
-    """Tables in the fullest level 0 from which on no memtable is flushed."""
+    """Tables in the fullest level 0, memtables under way included, at which no further memtable is flushed."""
     stall_seconds: float
-    """How long a call waits for a compaction to relieve level 0."""
+    """Seconds that a call waits for a compaction when level 0 is full."""
 
 
 class Flusher:
-    """One background thread. Methods that end in `_locked` require the write lock, the other ones its absence."""
+    """The flush thread. Methods that end in `_locked` require the write lock; the others require not holding it."""
 
     def __init__(
         self,
@@ -70,36 +70,37 @@ class Flusher:
         """Notified when a memtable is frozen or built, when a manifest is committed, and when the thread fails or closes."""
         # Changed by the flush thread under the write lock, read by others under it:
         self._building: deque[Build] = deque()
-        """Oldest first: they are committed in this order."""
+        """Oldest first, which is the order of the commits."""
         self._is_stepping = False
         self._failures = 0
         self._error: Error | None = None
-        """Why the last step failed; None: it did not."""
+        """Why the last step failed; `None` if it succeeded."""
         self.flushed_seq = views.current.manifest.last_seq
         # Guarded by the write lock:
         self._is_draining = False
         self._is_closing = False
 
     def start(self) -> None:
-        """Begin work."""
+        """Start the thread."""
         self._task = self._runtime.spawn("lsm-flush", self._run)
 
     def wake_locked(self) -> None:
-        """Something was frozen, built, or compacted."""
+        """Wake the thread after a freeze, a build or a compaction."""
         self._flush_cv.notify_all()
 
     def warm_up(self) -> None:
-        """A large memtable is on its way. Never raises."""
+        """As `TableBuilds.warm_up`. Never raises."""
         self._builds.warm_up()
 
     def wait_flushed(self, seq: int) -> None:
         """Return once batches up to `seq` are in committed tables.
 
-        Raises: what stops the flush; UnavailableError where level 0 is full and nobody relieves it within `op_timeout`.
+        Raises: the error that stops the flush; UnavailableError if level 0 is full and no compaction shrinks it within
+        `op_timeout`.
         """
         stall_seconds = self._limits.stall_seconds
         with self._flush_cv:
-            # What is under way may have begun in an outage that is over by now: where it fails, it is tried once more.
+            # A step under way may have begun in an outage that is over by now, so one failure of it is allowed.
             failures = self._failures + bool(self._building or self._is_stepping)
             stalled_since: float | None = None
             while self.flushed_seq < seq:
@@ -146,7 +147,7 @@ class Flusher:
             self._fail(failure)
 
     def _frozen(self) -> tuple[Memtable, ...]:
-        """Frozen tables, oldest first."""
+        """Frozen memtables, oldest first."""
         return self._views.current.memtables[:0:-1]
 
     def _can_dispatch(self) -> bool:
@@ -165,7 +166,7 @@ class Flusher:
         return len(self._views.current.memtables) > 1 and not self._building and self._is_level0_full()
 
     def _look_for_relief(self) -> None:
-        """Level 0 is full: another process may compact, and nobody here hears of it."""
+        """Poll the manifest while level 0 is full: another process may compact, and this one gets no notice of it."""
         try:
             manifest = self._commits.poll()
         except (UnavailableError, OSError) as error:
@@ -191,7 +192,7 @@ class Flusher:
                 with self._flush_cv:
                     self._building.popleft()
                     self._error = None
-                    self._flush_cv.notify_all()  # With nothing being built, level 0 may be full for a waiting call.
+                    self._flush_cv.notify_all()  # With no build under way, level 0 may now count as full in `wait_flushed`.
                 self._builds.release(build)
                 self._health.succeeded("flush")
         except (UnavailableError, CancelledError, OSError, MemoryError) as error:
@@ -205,7 +206,7 @@ class Flusher:
         build.future.add_done_callback(self._built)
 
     def _build_here(self, build: Build, error: BaseException) -> None:
-        """A worker failed: the same memtable is built in this process."""
+        """Build the memtable of a failed worker again, in this process."""
         again = self._builds.again_here(build, error)
         with self._flush_cv:
             self._building[0] = again
@@ -226,7 +227,7 @@ class Flusher:
         self._on_commit(manifest)
 
     def _pause(self, error: BaseException) -> None:
-        """What was built and not committed is built again, under new numbers; the old tables become garbage."""
+        """Drop all uncommitted builds and pause. They are repeated under new table numbers; the old tables are garbage."""
         for build in self._building:
             build.future.cancel()
             self._builds.release(build)
@@ -241,7 +242,7 @@ class Flusher:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Nobody appends any more: the writer's own core may build tables, too."""
+        """Allow `slots_at_close` builds. Requires: no more batches come, so builds may use the writer's core, too."""
         with self._flush_cv:
             self._is_draining = True
             self._flush_cv.notify_all()
@@ -253,7 +254,7 @@ class Flusher:
             self._flush_cv.notify_all()
 
     def close(self) -> None:
-        """Stop the thread. What is frozen stays in the log."""
+        """Stop the thread. The log keeps the batches of frozen memtables."""
         with self._flush_cv:
             self._is_closing = True
             self._flush_cv.notify_all()

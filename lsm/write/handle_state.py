@@ -1,4 +1,4 @@
-"""Write walk: whether a handle still takes work, and what it raises if not."""
+"""Write walk: whether a handle still takes work, and which error it raises if not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from lsm.write.writer import Writer
 
 
 class HandleState:
-    """Open, failed or closed.
+    """Whether a handle is open, failed or closed.
 
-    `closed`: what every call raises; None before the handle is closed. `is_shut`: its threads have ended, too.
+    `closed`: the error of every call on a closed handle; `None` before that. `is_shut`: its threads have ended, too.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -18,7 +18,7 @@ class HandleState:
         self.is_shut = False
 
     def check(self) -> None:
-        """Raise what keeps the handle from working: ClosedError, FencedError, or the failure of a background thread."""
+        """Raise the error that stops the handle, if any: ClosedError, FencedError, or the failure of a background thread."""
         if self.closed is not None:
             raise kept(self.closed)
         poison = self._writer.poison
@@ -27,7 +27,7 @@ class HandleState:
 
     @property
     def reason(self) -> Error | None:
-        """What `check` raises; None while the handle works."""
+        """The error that `check` raises; `None` while the handle works."""
         return self.closed or self._writer.poison
 
     def be_forked(self) -> None:

@@ -13,7 +13,7 @@ from lsm.write.writer import Writer
 
 
 class Intake:
-    """Everything that happens to a batch outside of the write lock."""
+    """The steps of a write before the write lock is taken."""
 
     def __init__(
         self,

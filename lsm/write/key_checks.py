@@ -1,4 +1,4 @@
-"""Write walk: which keys a batch may have, by the series layout and the prefix extractor of the database."""
+"""Write walk: checks a batch's keys against the series layout and the prefix extractor of the database."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lsm.write.batch import WriteBatch
 
 
 class Prefixes:
-    """The partitions' prefixes that this handle knows of. None may be the beginning of another one: keys of the one would be
-    looked for in the other's tree, and no manifest with both can be committed."""
+    """The partition prefixes that this handle knows. No prefix may begin with another one: reads would search for keys of one
+    partition in the tree of the other, and no manifest with both can be committed."""
 
     def __init__(self, stored: Callable[[], Iterable[bytes]], lock: Any) -> None:
-        """`stored`: gives those of what is there already; asked once, when a prefix comes that is new to this handle."""
+        """`stored`: returns the prefixes of all stored rows; called once, at the first prefix that is new to this handle."""
         self._stored: Callable[[], Iterable[bytes]] | None = stored
         self._lock = lock
         self._known: list[bytes] = []
         self._set: set[bytes] = set()
 
     def check(self, prefix: object, key: bytes, extractor: str) -> None:
-        """Raise InvalidError where an extractor gives what is no prefix of the key, or one that nests. Cost: one look-up."""
+        """Raise InvalidError if `prefix` is no prefix of the key, or nests with another partition's. Cost: one look-up."""
         if type(prefix) is bytes and prefix in self._set and key.startswith(prefix):
             return
         if type(prefix) is not bytes or not prefix or not key.startswith(prefix):
@@ -63,8 +63,8 @@ class KeyChecks:
         self._prefixes = Prefixes(self._stored_prefixes, runtime.lock())
 
     def check(self, batch: WriteBatch) -> None:
-        """Raise InvalidError where the batch has keys or series rows that this database cannot store. Cost: where there is an
-        extractor, a look-up a key."""
+        """Raise InvalidError if the batch has keys or series rows that this database cannot store. Cost: with an extractor,
+        one look-up per key."""
         rules = self._rules
         keys = batch.columns()[0]
         if rules.layout is not None:
@@ -81,7 +81,7 @@ class KeyChecks:
                 self._prefixes.check(rules.prefix_of(key), key, rules.extractor.name)
 
     def _stored_prefixes(self) -> Iterator[bytes]:
-        """Of every partition there is, in tables and in memory. Cost: sorts what memory holds."""
+        """Return the prefix of every partition, in tables and in memory. Cost: sorts the rows in memory."""
         view, rules = self._views.current, self._rules
         for partition in view.manifest.partitions:
             yield partition.prefix

@@ -1,7 +1,7 @@
-"""Write walk, after `rows/memtable`, before `sst/builder`: a frozen memtable into level-0 tables, one or more per partition.
+"""Write walk, after `rows/memtable`, before `sst/builder`: builds the level-0 tables of a memtable, one or more per partition.
 
-The same steps run in a thread, from the memtable at hand, and in a worker process, from the log objects that hold the
-same batches: the log is cut where a memtable is frozen, so both see exactly the same rows.
+A thread takes the rows from the memtable. A worker process reads them from the log objects that hold the same batches. The log
+is cut where a memtable is frozen, so both see exactly the same rows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lsm.sst.spec import Rules
 from lsm.wal.replay import apply_frames, read_wal
 
 Built = list[tuple[bytes, TableInfo]]
-"""Partition prefix and table, in key order."""
+"""Pairs of partition prefix and table, in key order."""
 
 
 class FlushJob(msgspec.Struct, frozen=True):
-    """Tables to be built from batches first_seq..last_seq, out of log objects wal_first..wal_last."""
+    """Build tables from batches first_seq..last_seq, which are in log objects wal_first..wal_last."""
 
     rules: Rules
     wal_first: int
@@ -36,11 +36,11 @@ class FlushJob(msgspec.Struct, frozen=True):
     last_seq: int
     snapshots: tuple[int, ...]
     table_numbers: tuple[int, int]
-    """The tables may use the numbers from the first up to, not including, the second."""
+    """Table numbers for the tables: from the first up to, not including, the second."""
 
 
 def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, job: FlushJob) -> Built:
-    """Read the job's log objects back, then as `flush_memtable`."""
+    """Read the job's log objects into a memtable, then do as `flush_memtable`."""
     table = Memtable(runtime)
     numbers = range(job.wal_first, job.wal_last + 1)
     wal = wal_store.with_cause("flush")
@@ -50,7 +50,7 @@ def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runt
 
 
 def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job: FlushJob) -> Built:
-    """Build and upload the tables of a frozen memtable. Nothing refers to them until the manifest is committed."""
+    """Build and upload the tables of a memtable. No manifest names them until the flush commits."""
     flush_store = store.with_cause("flush")
     numbers = iter(range(*job.table_numbers))
     built: Built = []
@@ -68,7 +68,7 @@ def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job:
 
 
 def _partitions(table: Memtable, rules: Rules) -> Iterator[tuple[bytes, list[SeriesRows], list[RowChunk]]]:
-    """Each partition's prefix, its series families in order, and its rows (the families' directories included)."""
+    """Yield each partition's prefix, its series families in order, and its rows (including the families' directories)."""
     families: dict[bytes, list[SeriesRows]] = {}
     directories: list[RowChunk] = []
     for family in sorted(table.series):
@@ -93,7 +93,7 @@ def _fill(
     snapshots: Sequence[int],
     runtime: Runtime,
 ) -> None:
-    """Rows and families in the order of their keys: a family's rows and other rows never interleave."""
+    """Add rows and families in key order. A family's rows and other rows never interleave."""
     low: bytes | None = None
     for series in [*families, None]:
         high = series.family if series is not None else None

@@ -1,7 +1,7 @@
-"""How much a writer slows down before it has to stop: a delay that grows as level 0 and memory fill up. Pure.
+"""Back-pressure: how long a write is delayed, more and more as level 0 and memory fill up. Pure.
 
-Source: RocksDB's delayed writes. There the rate is stepped up and down by 0.8 and 1.25 as the backlog moves; here it follows
-from the levels alone, so there is no state that could be wrong.
+Source: RocksDB's delayed writes. RocksDB multiplies its rate by 0.8 or 1.25 as the backlog grows or shrinks. Here the delay
+follows from the fill levels alone, so no state can be wrong.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 SECONDS_PER_MIB_MAX: Final = 1.0
-"""At the limit, where writers have to wait anyway."""
+"""Maximum delay per MiB, reached at the limit, where writers have to wait anyway."""
 SLOW_FROM: Final = 0.5
-"""The share of a limit from which on writers are slowed."""
+"""Share of a limit above which writers are slowed."""
 DELAY_MAX: Final = 1.0
-"""No batch waits longer for its size."""
+"""Maximum delay per batch, in seconds."""
 DELAY_MIN: Final = 0.002
-"""Shorter delays add up until it is worth sleeping."""
+"""Minimum sleep, in seconds. Shorter delays add up until they reach it."""
 
 
 class Pressure(NamedTuple):
-    """What a write costs in time, by its size, and why; None: nothing."""
+    """The delay of a write by its size, and the reason; `None`: writes are not delayed."""
 
     seconds_per_mib: float
     reason: str | None
@@ -29,7 +29,7 @@ NONE: Final = Pressure(0.0, None)
 
 
 def pressure(*, l0: int, l0_max: int | None, unflushed: int, unflushed_max: int) -> Pressure:
-    """The delay at these levels. `l0`: tables in the fullest level 0; `l0_max`: None where nobody relieves it."""
+    """Return the delay. `l0`: tables in the fullest level 0. `l0_max`: `None` is unlimited (no process compacts)."""
     level0 = _excess(l0, l0_max) if l0_max else 0.0
     memory = _excess(unflushed, unflushed_max)
     if not (level0 or memory):
@@ -42,7 +42,7 @@ def pressure(*, l0: int, l0_max: int | None, unflushed: int, unflushed_max: int)
 
 
 def _excess(level: float, limit: float) -> float:
-    """How far between SLOW_FROM of its limit and the limit a level is, from 0 to 1."""
+    """Return 0 up to SLOW_FROM of the limit, 1 from the limit on, and proportionally in between."""
     return min(1.0, max(0.0, (level / limit - SLOW_FROM) / (1 - SLOW_FROM)))
 
 
@@ -51,7 +51,7 @@ def delay_of(size: int, found: Pressure) -> float:
 
 
 class Debt:
-    """Delays that were too short to sleep. Threads that race here owe a little less: it is a brake, not an account."""
+    """Sum of delays that were too short to sleep. Unlocked: racing threads may lose a little delay, which does no harm."""
 
     __slots__ = ("_seconds",)
 
@@ -59,7 +59,7 @@ class Debt:
         self._seconds = 0.0
 
     def due(self, size: int, found: Pressure) -> float:
-        """How long to sleep for a batch of `size` bytes, and for those before it that did not sleep; 0.0: not now."""
+        """Return the seconds to sleep for a batch of `size` bytes and for earlier unslept delays. 0.0: no sleep yet."""
         self._seconds += delay_of(size, found)
         if self._seconds < DELAY_MIN:
             return 0.0

@@ -1,7 +1,7 @@
 """Write walk, after `write/intake`: one batch at a time gets its sequence number, goes into the log's buffer, then into memory.
 
-The order is load-bearing. A batch is in the log's buffer before it is visible, and `bounds` move only when all of its rows
-are in the memtable, so no read sees part of a batch. Everything here holds the one write lock for some microseconds.
+The order must not change. A batch is in the log's buffer before reads see it. `bounds` move only when all rows of the batch are
+in the memtable, so no read sees part of a batch. Each write holds the write lock for some microseconds.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from lsm.write.pressure import DELAY_MAX, Debt, Pressure, pressure
 
 
 class WriteLimits(msgspec.Struct, frozen=True):
-    """When a memtable is frozen, and when there is no space for further batches."""
+    """When a memtable is frozen, and when further batches have to wait for space."""
 
     memtable_bytes: int
-    """A memtable of this size is frozen."""
+    """Size at which a memtable is frozen."""
     wal_objects_max: int
     """Maximum log objects per memtable."""
     unflushed_bytes_max: int
-    """Size of all memtables from which on there is no space."""
+    """Size of all memtables at which further batches wait for space."""
 
 
 class Writer:
-    """The single writer of a database. Methods that end in `_locked` require the write lock, the other ones its absence."""
+    """The writer of a database. Methods that end in `_locked` require the write lock; the others require not holding it."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class Writer:
         on_freeze: Callable[[], None],
         on_growth: Callable[[], None],
     ) -> None:
-        """`on_freeze`, `on_growth`: called under the write lock when a memtable was frozen, and when one has grown to a
-        quarter of its size."""
+        """`on_freeze`: called under the write lock when a memtable was frozen. `on_growth`: called under the write lock when
+        the memtable reaches a quarter of the size at which it is frozen."""
         self._runtime = runtime
         self._lock = lock
         """The write lock."""
         self._space_cv = runtime.condition(lock)
-        """Notified when memtables are released, and when the handle fails or stops."""
+        """Notified when a memtable is released, and when the handle fails or stops."""
         self._wal = wal
         self._wal_enabled = wal_enabled
         self._views = views
@@ -66,50 +66,50 @@ class Writer:
         self._freeze_at_count = limits.wal_objects_max
         """The count of sealed log objects at which the memtable is frozen."""
         self._next_step = limits.memtable_bytes // 4
-        """The size of the memtable at which a worker is made ready, later that at which it is frozen."""
+        """Size of the memtable at the next step: first `on_growth`, then the freeze."""
         self._keeps_arrivals = False
         self._stopped: Error | None = None
-        """Why new batches are refused while accepted ones are flushed."""
+        """Why new batches are refused while accepted batches are flushed."""
         # Changed under the write lock, read without:
         self._active = views.current.memtables[0]
         self._frozen_bytes = sum(table.size for table in views.current.memtables[1:])
         self._numbers: dict[bytes, int] = {}
-        """Next number by family."""
+        """Next row number by series family."""
         self._poison: Error | None = None
         self.last_seq = last_seq
-        # Not guarded: a value that is a moment old does no harm.
+        # Not guarded, because a stale value does no harm.
         self._level0: tuple[int, int | None] = 0, None
         self._debt = Debt()
 
     # -- what reads may see -------------------------------------------------------------------------------------------
 
     def bounds(self) -> Bounds:
-        """Everything accepted so far."""
+        """Return bounds that show every accepted batch."""
         with self._lock:
             return Bounds(self.last_seq, self._numbers.copy())
 
     def series_bound(self, family: bytes) -> int:
-        """Rows of the family with smaller numbers are accepted. Needs no lock: it moves when a batch is in memory whole."""
+        """Return the family's bound: rows with smaller numbers are accepted. Needs no lock: it moves when they are in memory."""
         return self._numbers.get(family, 0)
 
     def restore_numbers(self, numbers: dict[bytes, int]) -> None:
-        """Families found in the log at recovery."""
+        """Set the next numbers of the families that recovery found."""
         self._numbers.update(numbers)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @property
     def unflushed_bytes(self) -> int:
-        """Bytes of accepted rows that are in no table yet, by the memtables' accounting."""
+        """Bytes of accepted rows that are in no table yet, as the memtables count them."""
         return self._active.size + self._frozen_bytes
 
     def append_series(
         self, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
     ) -> int:
-        """One batch of series rows; its sequence number. `size` is the total length of names and values.
+        """Append one batch of series rows and return its sequence number. `size`: total length of names and values.
 
-        Requires: names and values are lists nobody changes afterwards; first is at least the family's next number.
-        Raises: ClosedError, FencedError, UnavailableError; then nothing of the batch was accepted.
+        Requires: names and values are lists that are not changed afterwards; first is at least the family's next number.
+        Raises: ClosedError, FencedError, UnavailableError; then no row of the batch was accepted.
         """
         with self._lock:
             if self._poison is not None:
@@ -131,7 +131,7 @@ class Writer:
                 if self._wal_enabled:
                     self._wal.end_batch_locked()
             except UnavailableError:
-                raise  # By the log, which comes first: it took nothing.
+                raise  # Only the log raises this; it comes first, and took nothing.
             except BaseException as error:
                 self._poison_with_locked(error)
                 raise
@@ -140,7 +140,7 @@ class Writer:
             return seq
 
     def write(self, batch: WriteBatch, *, in_outage: bool = False) -> int:
-        """One batch; its sequence number. `in_outage`: accepted although the log cannot be written at present.
+        """Write one batch and return its sequence number. `in_outage`: accept it even if the log cannot be written at present.
         Raises: as `append_series`."""
         keys, kinds, values = batch.columns()
         sizes = [total_length(part.names) + total_length(part.values) for part in batch.series]
@@ -191,8 +191,8 @@ class Writer:
             wal.end_batch_locked()
 
     def _check_not_inside_locked(self, families: Sequence[bytes]) -> None:
-        """A batch that a signal handler or a finalizer writes takes no lock in the middle that this thread has already: it
-        would be applied in part. Raises: ReentrantError."""
+        """Refuse a batch from a signal handler or finalizer if this thread already holds a lock that the batch needs later:
+        it would be applied in part. Raises: ReentrantError."""
         series = self._active.series
         for family in families:
             rows = series.get(family)
@@ -202,13 +202,13 @@ class Writer:
             raise ReentrantError
 
     def _poison_with_locked(self, error: BaseException) -> None:
-        """An exception in the middle of a batch (KeyboardInterrupt, MemoryError) leaves it half applied in memory.
-        The handle refuses everything from here on; what is durable is whole."""
+        """Refuse all further work, because an exception (KeyboardInterrupt, MemoryError) left a batch half applied in memory.
+        Durable batches are whole."""
         self._poison = halfway("a write", error)
         self._wal.fail_locked(self._poison)
 
     def keep_arrivals(self) -> None:
-        """Series rows in memory can be read in the order they came in, from now on."""
+        """From now on, also keep series rows in memory in the order of their arrival."""
         with self._lock:
             self._keeps_arrivals = True
             self._active.keep_arrivals()
@@ -216,14 +216,14 @@ class Writer:
     # -- freezing -----------------------------------------------------------------------------------------------------
 
     def freeze(self) -> int:
-        """Close the active memtable; the newest sequence number in frozen tables. Nothing to do on an empty one."""
+        """Freeze the active memtable unless it is empty; return the newest sequence number in frozen memtables."""
         with self._lock:
             if not self._active.is_empty:
                 self._freeze_locked()
             return self.last_seq
 
     def seal(self) -> None:
-        """Close the log's buffer into an object that a background thread uploads."""
+        """Seal the log's buffer into an object, which a background thread uploads."""
         with self._lock:
             try:
                 self._wal.seal_locked()
@@ -233,7 +233,7 @@ class Writer:
 
     def _step_locked(self) -> None:
         if self._active.size >= self._limits.memtable_bytes or self._wal.sealed_count >= self._freeze_at_count:
-            with suppress(UnavailableError):  # The batch is accepted. The next one tries again.
+            with suppress(UnavailableError):  # The batch is accepted; the next one tries to freeze again.
                 self._freeze_locked()
         else:
             self._next_step = self._limits.memtable_bytes
@@ -241,7 +241,7 @@ class Writer:
 
     def _freeze_locked(self) -> None:
         try:
-            # The log is cut where the memtable is: each memtable is a whole number of log objects.
+            # Cut the log here, so that each memtable is a whole number of log objects.
             self._wal.seal_locked()
             self._freeze_at_count = self._wal.sealed_count + self._limits.wal_objects_max
             self._frozen_bytes += self._active.size
@@ -251,13 +251,13 @@ class Writer:
             self._views.push(self._active)
             self._on_freeze()
         except UnavailableError:
-            raise  # By the log, which is not cut: nothing changed.
+            raise  # Only the log raises this; it is not cut, so nothing changed.
         except BaseException as error:
             self._poison_with_locked(error)
             raise
 
     def release(self, table: Memtable) -> None:
-        """A frozen memtable is in the manifest: its memory counts no more, and without a log its batches are durable now."""
+        """Stop counting a memtable whose tables are in the manifest. If the log is disabled, its batches are durable now."""
         with self._lock:
             self._frozen_bytes -= table.size
             if not self._wal_enabled:
@@ -265,7 +265,7 @@ class Writer:
             self._space_cv.notify_all()
 
     def wait_space(self, timeout: float | None) -> None:
-        """Wait until less than `max_unflushed_bytes` are unflushed. Raises: UnavailableError after `timeout`."""
+        """Wait until fewer than `max_unflushed_bytes` bytes are unflushed. Raises: UnavailableError after `timeout`."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._lock:
             while self.unflushed_bytes >= self._limits.unflushed_bytes_max:
@@ -282,19 +282,19 @@ class Writer:
                 self._space_cv.wait(wait)
 
     def set_level0(self, tables: int, limit: int | None) -> None:
-        """How full the fullest level 0 is, and at how many tables flushes wait; None: never."""
+        """Set the number of tables in the fullest level 0, and the number at which flushes wait (`None`: unlimited)."""
         self._level0 = tables, limit
 
     @property
     def pressure(self) -> Pressure:
-        """How much writers that may wait are slowed at this moment."""
+        """The current delay of writers that may wait."""
         tables, limit = self._level0
         return pressure(
             l0=tables, l0_max=limit, unflushed=self.unflushed_bytes, unflushed_max=self._limits.unflushed_bytes_max
         )
 
     def slow_down(self, size: int, timeout: float | None) -> None:
-        """Wait as long as a batch of that size should at this pressure, at most `timeout`. Requires: holding no lock."""
+        """Sleep as long as the pressure asks of a batch of `size` bytes, at most `timeout`. Requires: holding no lock."""
         found = self.pressure
         if not found.seconds_per_mib:
             return
@@ -309,7 +309,7 @@ class Writer:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail(self, error: Error) -> None:
-        """Refuse all further work with `error`; the first cause wins."""
+        """Refuse all further work with `error`. If the handle has failed already, the first error stays."""
         with self._lock:
             if self._poison is None or self._poison is self._stopped:
                 self._poison = error
@@ -317,7 +317,7 @@ class Writer:
             self._space_cv.notify_all()
 
     def stop(self, error: Error) -> None:
-        """Refuse new batches with `error` while what was accepted is flushed."""
+        """Refuse new batches with `error`; accepted batches are still flushed."""
         with self._lock:
             if self._poison is None:
                 self._poison = self._stopped = error
@@ -325,6 +325,6 @@ class Writer:
 
     @property
     def poison(self) -> Error | None:
-        """Why this handle can do nothing any more; None while it can, if only to flush."""
+        """Why this handle has failed; `None` while it can write, or at least flush."""
         poison = self._poison
         return self._wal.fatal if poison is None or poison is self._stopped else poison

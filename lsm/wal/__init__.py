@@ -1,1 +1,1 @@
-"""The write-ahead log: numbered create-only objects, each the batches of one group commit, or a fence."""
+"""The write-ahead log: numbered objects, created once; each holds the batches of one group commit, or is a fence."""

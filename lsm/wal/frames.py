@@ -1,4 +1,4 @@
-"""The body of a log object: frames, each some consecutive batches in columns. Pure.
+"""The body of a log object: frames. Each frame holds consecutive batches in columns. Pure.
 
     0   kind      u8     1 rows, 2 series, 3 mark
     1   reserved  u8
@@ -13,11 +13,11 @@
     ..  kinds     integer column, n items (rows frames only; rows/kind.py)
     ..  values    string column, n items
 
-The first frame of an object is a mark (kind 3): `number` is the newest log object that was durable when this one was
-written; everything else in it is 0. So an object that is missing is told from one that was never written.
+The first frame of an object is a mark (kind 3). Its `number` is the newest log object that was durable when this one was
+written; its other fields are 0. Marks distinguish an object that is missing from one that was never written (rule W7).
 
-A batch with rows and series rows is two frames with the same sequence number. A batch never spans two objects, so that the
-object's one checksum makes it atomic. A fence object has no frames.
+A batch with rows and series rows is two frames or more with the same sequence number. A batch never spans two objects, so the
+object's one checksum makes it atomic. A fence object has no frames but the mark.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MARK_FRAME: Final = 3
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A decoded frame. `family` is empty and `kinds` filled in a rows frame, and the other way round; a mark has no
-    batches, and its `number` is the newest durable log object."""
+    """A decoded frame. A rows frame has `kinds` and an empty `family`; a series frame has a `family` and empty `kinds`. A mark
+    has no batches, and its `number` is the newest durable log object."""
 
     family: bytes
     seq: int
@@ -52,7 +52,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     kinds: Sequence[int]
     values: Sequence[bytes]
     size: int
-    """Bytes of keys and values, about: as encoded."""
+    """Encoded bytes of keys, kinds and values; about the size of the rows."""
 
     @property
     def last_seq(self) -> int:
@@ -68,7 +68,7 @@ def encode_frame(
     kinds: Sequence[int],
     values: Sequence[bytes],
 ) -> bytes:
-    """One frame. Cost: about 0.1 µs a row."""
+    """Encode one frame. Cost: about 0.1 µs a row."""
     kind = SERIES_FRAME if family else ROWS_FRAME
     parts = [FRAME.pack(kind, 0, len(family), len(counts), len(keys), seq, number), family]
     out = parts.append
@@ -81,12 +81,12 @@ def encode_frame(
 
 
 def encode_mark(durable_through: int) -> bytes:
-    """The first frame of an object."""
+    """Encode the first frame of an object."""
     return FRAME.pack(MARK_FRAME, 0, 0, 0, 0, 0, durable_through)
 
 
 def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Frame]:
-    """The frames in data[at:end], in order. Raises: CorruptionError."""
+    """Yield the frames in data[at:end], in order. Raises: CorruptionError."""
     with decoding(name, at):
         while at < end:
             kind, _, family_length, batches, rows, seq, number = FRAME.unpack_from(data, at)
@@ -113,10 +113,10 @@ def decode_frames(data: bytes, at: int, end: int, *, name: str) -> Iterator[Fram
 
 
 class FrameBuffer:
-    """Batches on their way into the next log object. Requires: the write lock.
+    """Batches of the next log object. Requires: the write lock.
 
-    Series rows of consecutive batches are collected in flat columns and encoded together; a full slice is encoded at once,
-    by the appending thread, so that sealing the object is never a long step.
+    Series rows of consecutive batches are collected in flat columns and encoded together. The appending thread encodes each
+    full slice at once, so that sealing the object is never a long step.
     """
 
     SLICE_ROWS = 1024
@@ -158,7 +158,7 @@ class FrameBuffer:
         self._pending_bytes += size
         self.last_seq = seq
         if self._pending_bytes >= self.SLICE_BYTES or len(self._names) >= self.SLICE_ROWS:
-            with suppress(MemoryError):  # The batch is in the buffer; it is encoded when there is memory again.
+            with suppress(MemoryError):  # The batch is in the buffer, and is encoded when memory is free again.
                 self._encode()
 
     def add_rows(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
@@ -169,7 +169,7 @@ class FrameBuffer:
         self.last_seq = seq
 
     def encode_pending(self) -> None:
-        """Raises: UnavailableError: memory ran out, and nothing changed."""
+        """Encode the collected series rows. Raises: UnavailableError: memory ran out, and nothing changed."""
         try:
             self._encode()
         except MemoryError as error:
@@ -187,7 +187,7 @@ class FrameBuffer:
         self._values = []
 
     def take(self) -> list[bytes]:
-        """The frames so far; the buffer is empty afterwards. Raises: as `encode_pending`."""
+        """Return the frames and empty the buffer. Raises: as `encode_pending`."""
         self.encode_pending()
         frames, self._frames = self._frames, []
         self._encoded_bytes = 0

@@ -1,8 +1,8 @@
-"""Both walks: where the log ends, and whether what is missing there was there once.
+"""Both walks: where the log ends, and whether an object missing there was ever stored.
 
-docs/protocol.md, rule W7. A log object says up to which number the log was durable when it was written. So the first number
-that is missing is the end of the log only as long as no later object knows of it. Whatever reads the log asks here:
-recovery, readers, checkpoints, clones, fsck.
+docs/protocol.md, rule W7. A log object states up to which number the log was durable when the object was written. So the first
+missing number is the end of the log only if no later object states that it was durable. Recovery, readers, checkpoints, clones
+and fsck all find the end of the log here.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from lsm.wal.replay import list_wal, read_wal_object
 
 
 def was_durable(number: int, marks: Mapping[int, int]) -> bool:
-    """Whether a later log object was written when `number` was durable. `marks`: `durable_through` by number. Pure."""
+    """Whether a later log object states that `number` was durable. `marks`: `durable_through` by object number. Pure."""
     return any(later > number and through >= number for later, through in marks.items())
 
 
 def lost(number: int) -> CorruptionError:
-    """What a missing log object means that was durable once."""
+    """Return the error for a log object that was durable and is missing."""
     return CorruptionError("is missing, and a later log object builds on it", object_name=wal_name(number))
 
 
 def is_lost(store: ReliableStore, number: int, listed: Iterable[int], database: bytes, marks: dict[int, int]) -> bool:
-    """Whether log object `number`, which is not among those `listed`, was durable and is not there now.
+    """Whether log object `number`, which is not among those `listed`, was durable and is missing now.
 
-    It may have been collected since: the caller looks at the manifest after this, and only a replay position that is still
-    below `number` makes it damage. `marks`: as `read_marks`. Cost: as `read_marks`; one HEAD where a later object knows of it,
-    three where it is not there.
+    The collector may have deleted it. So the caller reads the manifest after this call; the object is lost only if the replay
+    position is still below `number`. `marks`: as `read_marks`. Cost: as `read_marks`; if a later object states that `number`
+    was durable, one HEAD, or three if it is missing.
     """
     read_marks(store, number, listed, database, marks)
-    # A listing of a directory is no snapshot of it: what was created meanwhile may be listed or not.
+    # A listing is no snapshot: it may miss objects that were created while it was made.
     return was_durable(number, marks) and not exists(store, number, is_known=True)
 
 
 def read_marks(
     store: ReliableStore, number: int, listed: Iterable[int], database: bytes, marks: dict[int, int]
 ) -> None:
-    """Add what the objects behind `number` say to `marks`, and forget what those before it said.
+    """Read the marks of the listed objects after `number` into `marks`, and drop those of objects up to `number`.
 
-    Cost: a GET for each that is new; only uploads under way, and uploads that a crash cut off, lie behind a gap.
-    Raises: CorruptionError where one is damaged.
+    Cost: one GET per object not read before. They are few: only uploads under way or cut off by a crash lie behind a gap.
+    Raises: CorruptionError if an object is damaged.
     """
     for past in [each for each in marks if each <= number]:
         del marks[past]
@@ -58,8 +58,8 @@ def read_marks(
 
 
 def exists(store: ReliableStore, number: int, *, is_known: bool = False) -> bool:
-    """Whether there is a log object of that number. Cost: one HEAD. `is_known`: it was there once, so that an answer that it
-    is missing is doubted."""
+    """Whether log object `number` is stored. `is_known`: it was stored once, so the answer "missing" is verified. Cost: one
+    HEAD, or three for an object that is known and missing."""
     try:
         store.insist(lambda: store.head(wal_name(number)), is_known=is_known)
     except ObjectMissing:
@@ -68,10 +68,10 @@ def exists(store: ReliableStore, number: int, *, is_known: bool = False) -> bool
 
 
 def first_gap(store: ReliableStore, number: int, database: bytes, replay_after: Callable[[], int]) -> int:
-    """The first number from `number` on that no log object has. Cost: one LIST, and what `is_lost` costs.
+    """Return the first number from `number` on that no log object has. Cost: one LIST, and the cost of `is_lost`.
 
-    `replay_after`: the replay position of the newest manifest, asked for where an object is missing that was durable.
-    Raises: CorruptionError where it is lost, or a later one damaged.
+    `replay_after`: returns the replay position of the newest manifest; called when an object that was durable is missing.
+    Raises: CorruptionError if that object is lost, or a later one is damaged.
     """
     listed = set(list_wal(store))
     marks: dict[int, int] = {}

@@ -1,8 +1,8 @@
-"""Write walk, after `wal/log`, before `wal/upload`: when the buffer is sealed, and which threads share an object. Pure.
+"""Write walk, after `wal/log`, before `wal/upload`: when the buffer is sealed, and which waiters share an object. Pure.
 
 The first thread that waits for durability seals the buffer and uploads it. Threads that arrive during an upload form the next
-group and share the next object. Without a waiter, a background thread seals the buffer once it is `flush_interval` old. The
-appending thread seals it once it is full.
+group and share the next object. Without a waiter, a background thread seals the buffer when it is `flush_interval` old. The
+appending thread seals a full buffer.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 JOIN_SECONDS: Final = 0.002
-"""A waiter starts a second object beside one under way only this long after the first one's start: most waiters arrive within
-that time, and join."""
+"""Minimum seconds from the start of one upload to the start of a second beside it. Most waiters arrive within that time and
+join the second."""
 GATHER_SECONDS_MAX: Final = 0.001
 GATHER_SHARE: Final = 0.5
-"""How long a first waiter waits for the other members of the last group: at most this share of the last upload's time."""
+"""Maximum time that a first waiter waits for the other members of the last group, as a share of the last upload's time."""
 ROOMY_BYTES: Final = 1 << 20
-"""A batch up to this size fits wherever the buffer stands."""
+"""Maximum size of a batch that always fits into the buffer."""
 
 
 class GroupCommit:
@@ -40,48 +40,48 @@ class GroupCommit:
         """`flush_interval`: None disables sealing by age."""
         self._interval = flush_interval
         self._awaited: list[int] = []
-        """For each waiting thread the batch it waits for."""
+        """The batch that each waiting thread waits for."""
         self._last_group = 0
-        """Waiting threads at the end of the last upload."""
+        """Number of waiting threads at the end of the last upload."""
         self._last_start = 0.0
         self._gather_until = 0.0
         self.object_bytes = object_bytes
-        """A buffer of this size is sealed by the appending thread."""
+        """Size at which the appending thread seals the buffer."""
         self.buffered_since = 0.0
-        """When the first batch of the buffer was added."""
+        """Time at which the first batch of the buffer was added."""
         self.has_timer = False
-        """One waiter sleeps with a timeout, for all of them."""
+        """Whether one waiter sleeps with a timeout, on behalf of all."""
 
     def join(self, seq: int) -> None:
-        """A thread begins to wait for batch `seq`."""
+        """Record that a thread begins to wait for batch `seq`."""
         self._awaited.append(seq)
 
     def leave(self, seq: int) -> None:
-        """A thread ends to wait for batch `seq`."""
+        """Record that a thread no longer waits for batch `seq`."""
         self._awaited.remove(seq)
 
     def waiting(self, durable_seq: int) -> int:
-        """Threads whose batch is newer than `durable_seq`."""
+        """Count the threads that wait for a batch newer than `durable_seq`."""
         return sum(seq > durable_seq for seq in self._awaited)
 
     def may_seal(self, now: float, durable_seq: int, *, is_uploading: bool) -> bool:
-        """Whether a waiter seals the buffer now. False: other waiters are expected to join first."""
+        """Whether a waiter may seal the buffer now. False: other waiters are expected to join first."""
         if is_uploading and now - self._last_start < JOIN_SECONDS:
             return False
         return now >= self._gather_until or self.waiting(durable_seq) >= self._last_group
 
     def timer_seconds(self, now: float, *, is_uploading: bool) -> float:
-        """How long the waiter with the timer sleeps before it looks again."""
+        """Return the seconds that the waiter with the timer sleeps before it checks again."""
         return JOIN_SECONDS if is_uploading else max(0.0, self._gather_until - now)
 
     def seconds_until_due(self, now: float) -> float | None:
-        """How long the buffer may stay as it is without a waiter; None: for ever. At most 0: it is to be sealed."""
+        """Return the seconds until the buffer is sealed by age. 0 or less: now. `None`: sealing by age is disabled."""
         return None if self._interval is None else self.buffered_since + self._interval - now
 
     def upload_started(self, now: float) -> None:
         self._last_start = now
 
     def upload_ended(self, now: float) -> None:
-        """The members of the group are about to append again: the next first waiter waits for them, a moment."""
+        """Let the next first waiter wait a moment for the members of this group, which are about to append again."""
         self._last_group = len(self._awaited)
         self._gather_until = now + min(GATHER_SECONDS_MAX, GATHER_SHARE * (now - self._last_start))

@@ -1,7 +1,7 @@
 """Write walk, after `write/writer`, before `wal/group_commit`: the writer's end of the log, from a batch to durability.
 
-A batch is added to the buffer under the write lock. The buffer is sealed into an object (`group_commit` decides when), and the
-object is uploaded (`upload`) by the first thread that waits for durability, or by a background thread where none waits.
+A batch is added to the buffer under the write lock. The buffer is sealed into an object; `group_commit` decides when. The first
+thread that waits for durability uploads the object (`upload`); if no thread waits, a background thread does.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from lsm.wal.upload import RETRY_SECONDS, Uploader, UploadQueue, UploadThreads, 
 
 
 class LogLimits(msgspec.Struct, frozen=True):
-    """When the buffer is sealed, and how much is uploaded at a time."""
+    """When the buffer is sealed, and how many uploads run at a time."""
 
     flush_interval: float | None
-    """Seconds until a buffer is sealed that no thread waits for; None disables that."""
+    """Age in seconds at which a buffer is sealed that no thread waits for. `None` disables sealing by age."""
     object_bytes: int
-    """A buffer of this size is sealed at once."""
+    """Size at which a buffer is sealed at once."""
     batch_bytes_max: int
-    """Maximum size of a batch: an object of the store holds no more."""
+    """Maximum bytes per batch: an object of the store holds no more."""
     uploads_max: int
     """Maximum uploads at a time."""
 
@@ -51,15 +51,15 @@ class Waiter:
     def __init__(self, seq: int, deadline: float | None, attempts: int) -> None:
         self.seq = seq
         self.deadline = deadline
-        """By the monotonic clock; None: it waits without limit, and uploads itself."""
+        """A time of the monotonic clock. `None` is unlimited; such a waiter also uploads."""
         self.attempts = attempts
-        """Attempts before this call: where one of those fails, another one is made."""
+        """Upload attempts before this call. The call raises only the failure of a later attempt."""
         self.is_moving = False
-        """An interrupt now would lose objects that the log has to keep. One that ends a wait or a request does no harm."""
+        """Whether an interrupt now would lose objects that the log must keep. It is harmless during a wait or a request."""
 
 
 class WriteAheadLog:
-    """The writer's end of the log. Methods that end in `_locked` require the write lock, the other ones its absence."""
+    """The writer's end of the log. Methods that end in `_locked` require the write lock; the others require not holding it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class WriteAheadLog:
         self._health = health
         self._batch_bytes_max = limits.batch_bytes_max
         self._durable_cv = runtime.condition(lock)
-        """Notified when `durable_seq` moves, an upload ends, or the log fails."""
+        """Notified when `durable_seq` moves, when an upload ends, and when the log fails."""
         # Guarded by the write lock:
         self._buffer = FrameBuffer()
         self._first_seq = 0
@@ -87,7 +87,7 @@ class WriteAheadLog:
         self._groups = GroupCommit(limits.flush_interval, limits.object_bytes)
         self._queue = UploadQueue(next_number, limits.uploads_max)
         self._is_late = False
-        """A background thread found the buffer due while no other upload could start."""
+        """Whether a background thread found the buffer due while no further upload could start."""
         self._listeners: list[tuple[Callable[[], None], Callable[[], None]]] = []
         # Changed under the write lock, read without:
         self._fatal: Error | None = None
@@ -108,9 +108,9 @@ class WriteAheadLog:
     # -- adding -------------------------------------------------------------------------------------------------------
 
     def make_room_locked(self, size: int) -> None:
-        """A batch of `size` bytes follows: it must fit into the object it goes to.
+        """Seal the buffer if a batch of `size` bytes would make its object too large.
 
-        Raises: InvalidError where no object of the store can hold it.
+        Raises: InvalidError if no object of the store can hold the batch.
         """
         if size <= ROOMY_BYTES:
             return
@@ -121,7 +121,7 @@ class WriteAheadLog:
             self.seal_locked()
 
     def encode_pending_locked(self) -> None:
-        """So that a batch of several parts cannot fail for want of memory between two. Raises: UnavailableError."""
+        """Encode the buffer, so that memory cannot run out between two parts of a batch. Raises: UnavailableError."""
         self._buffer.encode_pending()
 
     def add_rows_locked(self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes]) -> None:
@@ -137,21 +137,21 @@ class WriteAheadLog:
         self._buffer.add_series(seq, family, names, first, values, size)
 
     def _begin_locked(self, seq: int) -> None:
-        """Batch `seq` is the first one of the buffer."""
+        """Record that `seq` is the first batch of the buffer."""
         self._first_seq = seq
         self._groups.buffered_since = self._runtime.monotonic()
         self._threads.add_work_locked()
 
     def end_batch_locked(self) -> None:
-        """All rows of a batch are added. A batch never spans two objects, so only here may the buffer be sealed."""
+        """Seal a full buffer. Called after all rows of a batch, because a batch never spans two objects."""
         if self._buffer.size >= self._groups.object_bytes:
-            with suppress(UnavailableError):  # The batch is accepted; the buffer is sealed when there is memory again.
+            with suppress(UnavailableError):  # The batch is accepted; the buffer is sealed when memory is free again.
                 self.seal_locked()
         elif self._threads.is_missing:
             self._threads.add_work_locked()
 
     def seal_locked(self) -> None:
-        """Close the buffer into an object of its own, to be uploaded. Raises: UnavailableError: out of memory, as before."""
+        """Seal the buffer into an object to be uploaded. Raises: UnavailableError: out of memory, and nothing changed."""
         if not self._buffer.is_empty:
             sealed = WalObject(self._buffer.take(), self._first_seq, self._buffer.last_seq)
             self.sealed_count += 1
@@ -160,16 +160,16 @@ class WriteAheadLog:
 
     @property
     def fatal(self) -> Error | None:
-        """Why no further batch will ever become durable."""
+        """Why no further batch can become durable; `None` while batches can."""
         return self._fatal
 
     @property
     def durable_number(self) -> int:
-        """The newest durable object."""
+        """Number of the newest durable object."""
         return self._queue.durable_number
 
     def raise_outage_locked(self) -> None:
-        """Raise what stands between appends and durability."""
+        """Raise the error that keeps batches from becoming durable, if any."""
         if self._fatal is not None:
             raise kept(self._fatal)
         if self._queue.outage is not None:
@@ -178,15 +178,15 @@ class WriteAheadLog:
             raise UnavailableError(text, retryable=outage.retryable) from outage
 
     def objects_between_locked(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
-        """The first and last number of the durable objects that hold batches first_seq to last_seq; None where this
-        writer wrote none of them (recovery found them). Forgets older objects. Requires: the objects are durable, and the log
+        """Return the first and last number of the durable objects that hold batches first_seq to last_seq. `None`: this
+        writer wrote none of them; recovery found them. Forgets older objects. Requires: the objects are durable, and the log
         was cut at those batches."""
         return self._queue.objects_between(first_seq, last_seq)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> None:
-        """Return once batch `seq` is durable. Without a timeout, the caller uploads what no other thread uploads.
+        """Return once batch `seq` is durable. Without a timeout, the caller uploads objects that no other thread uploads.
 
         Raises: TimeoutError, FencedError, UnavailableError, ClosedError.
         """
@@ -194,7 +194,7 @@ class WriteAheadLog:
         waiter = Waiter(seq, deadline, self._queue.attempts)
         with self._durable_cv:
             self._groups.join(seq)
-        # Others wait for what this thread uploads, and for its timer: a signal handler must not wait for them here.
+        # Other threads wait for this one's upload and timer, so a signal handler in this thread must not wait for them.
         me, obliged = self._runtime.thread_id(), self._runtime.obliged
         before = obliged.get(me)
         try:
@@ -218,10 +218,10 @@ class WriteAheadLog:
                 groups.leave(seq)
                 is_idle = not (groups.has_timer or self._queue.uploading)
                 if self.durable_seq < seq or (is_idle and groups.waiting(self.durable_seq)):
-                    self._durable_cv.notify_all()  # This waiter may have had the timer: another one takes it over.
+                    self._durable_cv.notify_all()  # This waiter may have held the timer; another one takes it.
 
     def _await(self, waiter: Waiter) -> WalObject | None:
-        """Wait. None once the batch is durable; otherwise the object that the caller is to upload now."""
+        """Wait until the batch is durable and return `None`, or return an object that the caller must upload now."""
         with self._durable_cv:
             waiter.is_moving = True
             while self.durable_seq < waiter.seq:
@@ -232,7 +232,7 @@ class WriteAheadLog:
                     raise UnavailableError(text, retryable=outage.retryable) from outage
                 if waiter.deadline is not None:
                     if not self._queue.uploading and not self._queue.has_sealed:
-                        self.seal_locked()  # A background thread uploads, however long that takes.
+                        self.seal_locked()  # A background thread uploads it, however long that takes.
                 elif (upload := self._next_upload_locked(is_awaited=True)) is not None:
                     return upload
                 now = self._runtime.monotonic()
@@ -242,14 +242,14 @@ class WriteAheadLog:
         return None
 
     def _sleep_locked(self, waiter: Waiter, now: float) -> None:
-        """Sleep until woken, until the waiter's deadline, or until its timer ends, if it takes the timer."""
+        """Sleep until notified or until the waiter's deadline; a waiter that takes the timer, until the timer ends at most."""
         groups, is_uploading = self._groups, bool(self._queue.uploading)
         waits = [] if waiter.deadline is None else [waiter.deadline - now]
-        # With nothing to upload there is nothing to time: tables make the batch durable, or an upload's end does.
+        # With nothing to upload, no timer is needed: a flush to tables, or the end of an upload, makes the batch durable.
         has_work = is_uploading or self._queue.has_sealed or not self._buffer.is_empty
         takes_timer = has_work and not groups.has_timer
         if takes_timer:
-            # One waiter has the timer for all: when to stop gathering, when to start another object beside one.
+            # One waiter keeps the time for all: when gathering ends, and when a second upload may start.
             waits.append(groups.timer_seconds(now, is_uploading=is_uploading))
         waiter.is_moving = False
         try:
@@ -262,7 +262,7 @@ class WriteAheadLog:
         waiter.is_moving = True
 
     def wait_beyond(self, seq: int, timeout: float | None) -> int:
-        """Wait until something newer than batch `seq` is durable, without causing it; the newest durable batch."""
+        """Wait until a batch newer than `seq` is durable; return the newest durable batch. Does not start an upload."""
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
         with self._durable_cv:
             while self.durable_seq <= seq:
@@ -275,8 +275,8 @@ class WriteAheadLog:
             return self.durable_seq
 
     def subscribe(self, on_durable: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Call these when `durable_seq` has advanced, and when nothing will become durable any more. They are called under
-        the write lock: they must be quick, and must not call the database."""
+        """Register callbacks: `on_durable` for when `durable_seq` may have advanced, `on_failure` for when no further batch can
+        become durable. They run under the write lock: they must be quick and must not call the database."""
         with self._durable_cv:
             self._listeners.append((on_durable, on_failure))
 
@@ -287,7 +287,7 @@ class WriteAheadLog:
     # -- uploading ----------------------------------------------------------------------------------------------------
 
     def _next_upload_locked(self, *, is_awaited: bool) -> WalObject | None:
-        """Take the next object to upload, sealing the buffer if that is what is left."""
+        """Return the next object to upload, if any. If no sealed object is left, seal the buffer."""
         queue, groups = self._queue, self._groups
         if not queue.has_room:
             return None
@@ -308,7 +308,7 @@ class WriteAheadLog:
         return upload
 
     def _upload(self, upload: WalObject, waiter: Waiter | None = None) -> None:
-        """Store one object and make what follows from it known. `waiter`: for which call of `wait_durable`."""
+        """Store one object, record the outcome and notify waiters. `waiter`: the call of `wait_durable`, if one uploads."""
         try:
             try:
                 self._uploader.put(upload)
@@ -319,14 +319,14 @@ class WriteAheadLog:
             with self._durable_cv:
                 self._queue.failed(upload, error)
                 self._durable_cv.notify_all()
-                # The next waiter may come late or never: a background thread finds out when the outage is over.
+                # The next waiter may come late or never, so a background thread retries until the outage is over.
                 self._threads.add_work_locked()
                 if fatal is not None:
                     self.fail_locked(fatal)
             if fatal is not None:
                 self._health.stopped(fatal)
             if waiter is not None:
-                waiter.is_moving = False  # An interrupted request is sent again.
+                waiter.is_moving = False  # The failed upload is queued again, so an interrupt loses nothing.
             raise
         with self._durable_cv:
             durable_seq = self._queue.stored(upload)
@@ -342,7 +342,7 @@ class WriteAheadLog:
     # -- for the background threads -----------------------------------------------------------------------------------
 
     def _next_background_step_locked(self) -> tuple[WalObject | None, float | None]:
-        """The object to upload now; or None, and for how long to sleep (None: until woken)."""
+        """Return the object to upload now; or `None`, and the seconds to sleep (`None`: until notified)."""
         queue = self._queue
         upload: WalObject | None = None
         seconds: float | None = None
@@ -352,10 +352,10 @@ class WriteAheadLog:
             seconds = self._groups.seconds_until_due(self._runtime.monotonic())
             if seconds is not None and seconds <= 0:
                 upload, seconds = self._next_upload_locked(is_awaited=False), None
-                self._is_late = upload is None  # The end of an upload makes room, and wakes a thread.
+                self._is_late = upload is None  # The end of an upload makes room and wakes a thread.
         is_stuck = upload is None and seconds is None and queue.outage is not None and not queue.uploading
         if is_stuck and not self._buffer.is_empty:
-            seconds = RETRY_SECONDS  # Memory ran out: nothing else would bring a thread back to the buffer.
+            seconds = RETRY_SECONDS  # Memory ran out, and no event would bring a thread back to the buffer.
         return upload, seconds
 
     def _thread_failed(self, error: Error) -> None:
@@ -366,7 +366,7 @@ class WriteAheadLog:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail_locked(self, error: Error) -> None:
-        """Refuse further work with `error` and wake every waiting thread."""
+        """Refuse further work with `error`, and wake every waiting thread."""
         if self._fatal is None:
             self._fatal = error
             for _, on_failure in self._listeners:
@@ -375,14 +375,14 @@ class WriteAheadLog:
         self._threads.stop_locked()
 
     def mark_durable_locked(self, seq: int) -> None:
-        """Batches up to `seq` are durable in tables."""
+        """Record that tables make batches up to `seq` durable."""
         if seq > self.durable_seq:
             self.durable_seq = seq
             self._tell_durable_locked()
             self._durable_cv.notify_all()
 
     def close(self) -> None:
-        """Stop the background threads. What is not durable stays so."""
+        """Stop the background threads, after they upload what they can. No further batch becomes durable."""
         self._threads.close()
         with self._durable_cv:
             self.fail_locked(ClosedError("the database is closed: open it again"))

@@ -1,8 +1,8 @@
-"""Where the log is: in the database's own store, or in one of its own, which can be moved.
+"""Where the log is: in the database's own store, or in a separate store, which can be moved.
 
-docs/protocol.md, rule B2. The manifest records where a log with a store of its own is. A handle that is told another place
-looks whether the log is really there; the writer then records the new place, with its fence, so that a copy which stayed
-behind at the old one is not taken for the log any more.
+docs/protocol.md, rule B2. The manifest records the place of a separate log store. A handle that is opened with another place
+checks that the log is really there. The writer then records the new place and its fence there, so that a copy left at the old
+place no longer passes for the log.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from lsm.wal.replay import list_wal, read_wal_object
 
 
 def check_place(store: ReliableStore, url: str, manifest: Manifest) -> None:
-    """See whether the handle's `store` holds this database's log. `url` names it; "": the database's own store.
+    """Check that `store` holds this database's log. `url` names the store; "": the database's own store.
 
-    Cost: none where the log is in the database's own store; else one LIST, and one GET at a place that is not recorded.
+    Cost: none for the database's own store; otherwise one LIST, and one GET if the place is not the recorded one.
     Raises: InvalidError.
     """
     recorded = manifest.wal_url
@@ -45,7 +45,7 @@ def check_place(store: ReliableStore, url: str, manifest: Manifest) -> None:
 
 
 def _problem(store: ReliableStore, taken: set[int], manifest: Manifest) -> str:
-    """Why these objects are not the log; empty: they are."""
+    """Return why the objects `taken` are not the log; empty if they are."""
     if not taken:
         return "no log object is there"
     missing = [number for number in manifest.fences if number not in taken]

@@ -1,4 +1,4 @@
-"""Both walks: log objects back into a memtable, for recovery, for readers, and for worker processes that build tables."""
+"""Both walks: reads log objects back into a memtable, for recovery, readers, and worker processes that build tables."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lsm.runtime import Runtime
 from lsm.wal.frames import WAL_VERSION, Frame, decode_frames
 
 PREFETCH: Final = 16
-"""Objects fetched at the same time."""
+"""Maximum objects fetched at a time."""
 
 
 class LogEntries(msgspec.Struct, frozen=True):
-    """One log object, read back. A fence has no batches. When it was written, the objects up to `durable_through` were
-    durable."""
+    """One log object, decoded. A fence has no batches. Objects up to `durable_through` were durable when this object was
+    written."""
 
     number: int
     epoch: int
@@ -32,13 +32,13 @@ class LogEntries(msgspec.Struct, frozen=True):
 
 
 def list_wal(store: ReliableStore) -> list[int]:
-    """The numbers of all log objects, ascending. Cost: one LIST per 1000 objects."""
+    """Return the numbers of all log objects, ascending. Cost: one LIST per 1000 objects."""
     return sorted(number for info in store.list(WAL) if (number := wal_number(info.name)) is not None)
 
 
 def read_wal_object(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> LogEntries | None:
-    """One log object, or None where there is none. `is_known`: one was there, so that a single answer that it is
-    missing is not believed. Raises: CorruptionError."""
+    """Return one log object; `None` if it is missing. `is_known`: it was stored once, so the answer "missing" is verified.
+    Raises: CorruptionError."""
     try:
         return store.insist(lambda: _read_wal_object(store, number, database), is_known=is_known)
     except ObjectMissing:
@@ -59,10 +59,10 @@ def _read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogE
 def read_wal(
     store: ReliableStore, runtime: Runtime, numbers: Sequence[int], database: bytes, *, epoch_floor: int
 ) -> Iterator[LogEntries]:
-    """The objects of those numbers that count, in order, fences included.
+    """Yield the log objects `numbers` in order, fences included.
 
-    An object of an epoch below the newest one seen so far is a fenced writer's late arrival and is left out (rule W3).
-    Raises: CorruptionError, also for a missing object. Cost: one GET each, PREFETCH at a time.
+    An object whose epoch is below the newest epoch so far is a fenced writer's late arrival and is left out (rule W3).
+    Raises: CorruptionError, also for a missing object. Cost: one GET per object, PREFETCH at a time.
     """
     width = 1 if store.store.is_near else PREFETCH
     for start in range(0, len(numbers), width):
@@ -77,7 +77,7 @@ def read_wal(
 
 
 def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, until_seq: int | None = None) -> int:
-    """Put the batches after_seq < seq <= until_seq into the table; the newest sequence number seen.
+    """Put the batches after_seq < seq <= until_seq into the memtable; return the newest sequence number seen.
 
     Requires: no frame straddles either bound (the log is cut wherever a memtable is).
     """
@@ -86,7 +86,7 @@ def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, un
         if frame.last_seq <= after_seq or (until_seq is not None and frame.seq > until_seq):
             continue
         if frame.family:
-            # All batches of the frame in one step: series rows are told apart by their numbers, not by batch.
+            # One step for all batches of the frame, because numbers distinguish series rows, not batches.
             table.append_series(frame.seq, frame.family, frame.keys, frame.number, frame.values, frame.size)
             table.last_seq = frame.last_seq
         else:

@@ -1,8 +1,8 @@
-"""Write walk, after `wal/group_commit`, before `wal/frames`: sealed buffers become numbered objects that are created once.
+"""Write walk, after `wal/group_commit`, before `wal/frames`: stores sealed buffers as numbered objects, created once.
 
-docs/protocol.md, rules W1 to W6. Several objects may be under way at once; they become durable in the order of their numbers.
-Source: SlateDB writes one object after the other on a fixed tick. The pipeline here is safe because recovery fences the first
-gap, replay skips objects of an older epoch, and the manifest keeps the oldest epoch that counts.
+docs/protocol.md, rules W1 to W6. Several uploads may run at once; the objects become durable in the order of their numbers.
+Source: SlateDB writes one object after the other on a fixed tick. Parallel uploads are safe here because recovery fences the
+first gap, replay skips objects of an older epoch, and the manifest keeps the oldest epoch that counts.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PIPELINE_MAX: Final = 8
 """Maximum objects under way per writer. The first PIPELINE_MAX numbers after a fence are written one by one, because a fenced
 writer's late objects may still take them (rule W5)."""
 RETRY_SECONDS: Final = 0.1
-"""Pause of a background thread after an attempt that failed."""
+"""Pause of a background thread after a failed attempt."""
 
 
 class WalObject:
-    """A sealed buffer. Its number is given when its first upload starts, and kept through every retry."""
+    """A sealed buffer. It gets its number when its first upload starts, and keeps it through every retry."""
 
     __slots__ = ("attempt", "first_seq", "frames", "is_stored", "last_seq", "number", "parts")
 
@@ -38,18 +38,18 @@ class WalObject:
         self.first_seq = first_seq
         self.last_seq = last_seq
         self.number = 0
-        """0: none yet."""
+        """0: no number yet."""
         self.parts: list[bytes] = []
-        """The bytes of the object. Empty: not made for this number yet."""
+        """The bytes of the object. Empty: not encoded for this number yet."""
         self.is_stored = False
         self.attempt = 0
-        """Ordinal of the log's attempt that this object's last upload was."""
+        """Ordinal, among all attempts of the log, of this object's last upload."""
 
 
 class UploadQueue:
-    """Sealed objects from the buffer to durability: their order, their numbers, and what a failed upload means.
+    """Sealed objects that are not durable yet: their order, their numbers, and their failures.
 
-    Guarded by the write lock: every call requires it. `durable_number` and `outage` may be read without.
+    Guarded by the write lock: every call requires it. `durable_number` and `outage` may be read without it.
     """
 
     def __init__(self, next_number: int, uploads_max: int) -> None:
@@ -57,15 +57,15 @@ class UploadQueue:
         self._serial_until = next_number + PIPELINE_MAX
         self._uploads_max = min(uploads_max, PIPELINE_MAX)
         self._sealed: deque[WalObject] = deque()
-        """Objects that no thread uploads at present; those to be sent again come first, in the order of their numbers."""
+        """Objects that wait for an upload. Retries come first, in the order of their numbers."""
         self._under_way: deque[WalObject] = deque()
-        """Objects with a number that are not durable, in the order of their numbers."""
+        """Objects that have a number but are not durable, in the order of their numbers."""
         self._written: deque[WalObject] = deque()
-        """Durable objects whose batches may be in memtables only."""
+        """Durable objects whose batches may not be in tables yet."""
         self._is_refused = False
-        """The last upload failed with an error that is not retryable."""
+        """Whether the last upload failed with an error that is not retryable."""
         self.uploading = 0
-        """Threads in an upload."""
+        """Number of threads that upload."""
         self.attempts = 0
         """Attempts made so far."""
         self.failed_attempt = 0
@@ -90,19 +90,19 @@ class UploadQueue:
         """Whether another upload may start now (rule W5)."""
         if self.uploading >= (1 if self.is_serial(self._next_number) else self._uploads_max):
             return False
-        # However slow one upload is, no other one starts more than PIPELINE_MAX numbers ahead of it.
+        # However slow an upload is, no other one starts more than PIPELINE_MAX numbers ahead of it.
         is_retry = bool(self._sealed and self._sealed[0].number)
         return is_retry or len(self._under_way) < PIPELINE_MAX
 
     def is_serial(self, number: int) -> bool:
-        """Whether a fenced writer's late object may take this number, so that it is written alone."""
+        """Whether a fenced writer's late object may take this number. If so, the object is written alone."""
         return number <= self._serial_until
 
     def add(self, sealed: WalObject) -> None:
         self._sealed.append(sealed)
 
     def start(self) -> WalObject:
-        """The next object to upload, under its number. Requires: `has_room` and `has_sealed`."""
+        """Return the next object to upload, with its number. Requires: `has_room` and `has_sealed`."""
         upload = self._sealed.popleft()
         if not upload.number:
             self.give_number(upload)
@@ -113,13 +113,13 @@ class UploadQueue:
         return upload
 
     def give_number(self, upload: WalObject) -> None:
-        """The next free number, in place of one that a fenced writer's object took."""
+        """Give the object the next free number, either as its first or because a fenced writer's object took its number."""
         upload.number = self._next_number
         self._next_number += 1
         upload.parts = []
 
     def stored(self, upload: WalObject) -> int | None:
-        """`upload` is stored. The newest batch that is durable by that; None: an object before it is still missing."""
+        """Record that `upload` is stored. Return the newest durable batch; `None`: an earlier object is not stored yet."""
         self.uploading -= 1
         upload.is_stored = True
         upload.frames, upload.parts = [], []
@@ -134,25 +134,25 @@ class UploadQueue:
         return durable_seq
 
     def failed(self, upload: WalObject, error: BaseException) -> None:
-        """`upload` was not stored. The same bytes go to the same number later, and every other number stays behind it."""
+        """Record that `upload` failed. Its retry sends the same bytes under the same number, and comes before later numbers."""
         self.uploading -= 1
         self._sealed.appendleft(upload)
         self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
         self.failed_attempt = max(self.failed_attempt, upload.attempt)
         if isinstance(error, UnavailableError):
-            # One refusal is no outage: nothing was tried again yet, as it is before a deadline.
+            # A single error that is not retryable is no outage yet: the store client did not retry it.
             if error.retryable or self._is_refused:
                 self.outage = error
             self._is_refused = not error.retryable
 
     def failed_to_seal(self, error: UnavailableError) -> None:
-        """Memory ran out before there was an object: an attempt that failed."""
+        """Record that memory ran out while the buffer was sealed. It counts as a failed attempt."""
         self.outage = error
         self.attempts += 1
         self.failed_attempt = self.attempts
 
     def outage_since(self, attempts: int) -> UnavailableError | None:
-        """Why an attempt failed that came after the first `attempts`; None: none failed, or the outage is over."""
+        """Return the outage if an attempt after the first `attempts` failed; `None` if none did, or the outage is over."""
         return self.outage if self.failed_attempt > attempts else None
 
     def objects_between(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:
@@ -164,7 +164,7 @@ class UploadQueue:
 
 
 class Uploader:
-    """Stores one object at a time per calling thread. No lock is held during a request."""
+    """Stores objects, one at a time per calling thread. Holds no lock during a request."""
 
     def __init__(
         self, store: ReliableStore, runtime: Runtime, lock: Any, queue: UploadQueue, *, database: bytes, epoch: int
@@ -177,7 +177,7 @@ class Uploader:
         self._epoch = epoch
 
     def put(self, upload: WalObject) -> None:
-        """Return once the object is stored, under another number where a fenced writer's object took its own.
+        """Store the object. If a fenced writer's object took its number, store it under another number.
 
         Raises: FencedError, UnavailableError, InternalError, MemoryError. Requires: not holding the write lock.
         """
@@ -205,9 +205,9 @@ class Uploader:
                 self._queue.give_number(upload)
 
     def _is_ours(self, upload: WalObject) -> bool:
-        """The store answered that the number is taken. True: by this very object; False: by a fenced writer's.
+        """Whether the object that has the number is `upload` itself. False: it is a fenced writer's object.
 
-        Raises: FencedError where a newer writer took it.
+        Raises: FencedError if a newer writer took the number.
         """
         number = upload.number
         name = wal_name(number)
@@ -237,7 +237,7 @@ class Uploader:
 
 
 class UploadThreads:
-    """The threads `lsm-wal-<i>`, which upload what no waiter uploads. Another one is started when all of them are busy."""
+    """The threads `lsm-wal-<i>`, which upload objects that no waiter uploads. A further one starts when all are busy."""
 
     def __init__(
         self,
@@ -249,8 +249,8 @@ class UploadThreads:
         upload: Callable[[WalObject], None],
         on_failure: Callable[[Error], None],
     ) -> None:
-        """`next_step`: called under the write lock; the object to upload now, or None and for how long to sleep (None: until
-        woken). `upload`: called without the lock. `on_failure`: a thread ended by an error."""
+        """`next_step`: called under the write lock; returns the object to upload now, or `None` and the seconds to sleep
+        (`None`: until notified). `upload`: called without the lock. `on_failure`: called when an error ended a thread."""
         self._runtime = runtime
         self._work_cv = runtime.condition(lock)
         self._threads_max = threads_max
@@ -263,32 +263,32 @@ class UploadThreads:
         self._is_closing = False
         self._is_stopped = False
         self.is_missing = False
-        """There is work and no thread: none could be started."""
+        """Whether there is work but no thread, because none could be started."""
 
     def add_work_locked(self) -> None:
-        """There is something to upload, or to seal later."""
+        """Notify a thread that there is an object to upload, or a buffer to seal later."""
         if len(self._tasks) < self._threads_max and self._busy == len(self._tasks) and not self._is_closing:
             self._busy += 1
             try:
                 self._tasks.append(self._runtime.spawn(f"lsm-wal-{len(self._tasks)}", self._run))
                 self.is_missing = False
             except UnavailableError:
-                # The batch stays in the buffer. The next one tries again, and a waiter uploads without a thread.
+                # The batch stays in the buffer. The next batch tries to start a thread again, and a waiter uploads without one.
                 self._busy -= 1
                 self.is_missing = not self._tasks
         self._work_cv.notify()
 
     def wake_locked(self) -> None:
-        """An upload ended, and others are waiting."""
+        """Wake a thread for the next upload, after another upload ended."""
         self._work_cv.notify()
 
     def stop_locked(self) -> None:
-        """Nothing will be uploaded any more: the threads end after the uploads they are in."""
+        """End the threads after their current uploads. Nothing else is uploaded."""
         self._is_stopped = True
         self._work_cv.notify_all()
 
     def close(self) -> None:
-        """Return once every thread has ended, with nothing left that could be uploaded. Requires: not holding the lock."""
+        """Let the threads upload what they can, and return when they have ended. Requires: not holding the write lock."""
         with self._work_cv:
             self._is_closing = True
             self._work_cv.notify_all()
@@ -304,7 +304,7 @@ class UploadThreads:
             self._on_failure(internal(f"the log's background thread failed: {error!r}", error))
 
     def _serve_locked(self) -> None:
-        """The loop of a thread. Gives the lock up while it sleeps or uploads."""
+        """The loop of a thread. Releases the lock while it sleeps or uploads."""
         me = self._runtime.thread_id()
         while not self._is_stopped:
             upload, seconds = self._next_step()
@@ -320,7 +320,7 @@ class UploadThreads:
                 self._runtime.obliged[me] = sys._getframe()
                 self._upload(upload)
             except Error:
-                self._runtime.sleep(RETRY_SECONDS)  # The log keeps it for the next caller.
+                self._runtime.sleep(RETRY_SECONDS)  # The queue keeps the object for the next attempt.
             finally:
                 self._runtime.obliged.pop(me, None)
                 self._work_cv.acquire()

@@ -89,7 +89,7 @@ class Writer:
             return Bounds(self.last_seq, self._numbers.copy())
 
     def series_bound(self, family: bytes) -> int:
-        """Return the family's bound: rows with smaller numbers are accepted. Needs no lock: it moves when they are in memory."""
+        """Return the family's bound: rows with smaller numbers are accepted. It moves after them, so it needs no lock."""
         return self._numbers.get(family, 0)
 
     def restore_numbers(self, numbers: dict[bytes, int]) -> None:

@@ -1,1 +1,1 @@
-"""Rewriting sorted runs so that reads stay short. Can run in another process; never sees `db`."""
+"""Compaction: rewrites tables so that reads visit few of them. Can run in another process; never imports `db`."""

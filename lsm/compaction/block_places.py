@@ -1,4 +1,4 @@
-"""Where the blocks of a compaction's sources lie, as far as the tables' indexes tell. Pure."""
+"""The key ranges of the blocks of a compaction's sources, as known from the tables' indexes. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lsm.sst.index import Index
 
 
 class BlockPlace(NamedTuple):
-    """Block `at` of a table of source `source` (0 is the newest): its keys are in [low, high)."""
+    """Block `at` of a table of source `source` (0 is the newest). Its keys are in [low, high)."""
 
     low: bytes
     high: bytes
@@ -21,7 +21,7 @@ class BlockPlace(NamedTuple):
 
 
 def places(source: int, table: TableInfo, index: Index) -> list[BlockPlace]:
-    """The blocks of one table. Only first keys are known, so a block is taken to end where the next one begins."""
+    """Return the blocks of one table. An index has first keys only, so a block's range ends where the next block begins."""
     ends = [*index.keys[1:], table.last_key + b"\x00"]
     sizes = [end - start for start, end in pairwise(index.offsets)]
     return [

@@ -1,4 +1,4 @@
-"""The compactor's edits of the manifest: a job is claimed there, its result is committed there, a claim is dropped there.
+"""The compactor's commits to the manifest: they claim a job, replace its sources by its result, or drop its claim.
 
 docs/protocol.md, rules J1 to J5.
 """
@@ -33,9 +33,9 @@ from lsm.sst.builder import TableInfo
 
 
 class Claims:
-    """Commits for one compactor, under its epoch. Used by the compactor's thread alone.
+    """Commits for one compactor, under its epoch. Only the compactor's thread uses it.
 
-    `on_commit`: called with the manifest after each commit. `committed`: compactions carried out so far.
+    `on_commit`: called with the manifest after each commit. `committed`: number of compactions carried out so far.
     """
 
     def __init__(
@@ -67,19 +67,19 @@ class Claims:
 
     @property
     def manifest(self) -> Manifest:
-        """The newest version this process knows of."""
+        """The newest manifest version that this process knows."""
         return self._manifests.current
 
     def look(self) -> None:
-        """Look for versions that another process has committed."""
+        """Poll for manifest versions of other processes."""
         self._manifests.poll()
 
     def check(self) -> None:
-        """Raises: CompactorFencedError."""
+        """Check that this compactor was not superseded. Raises: CompactorFencedError."""
         check_compactor(self._manifests.current, self.epoch)
 
     def new_record(self, spec: CompactionSpec, sources: Sources, ranges: Sequence[KeyRange]) -> JobRecord:
-        """The record of a job, with table numbers for its outputs."""
+        """Return the record of a new job, with table numbers for its outputs."""
         first, count = self._take_numbers(sum(table.size for table in sources.tables), sources, len(ranges))
         now_ms = self._runtime.now_ms()
         return new_record(
@@ -87,16 +87,16 @@ class Claims:
         )
 
     def claim(self, record: JobRecord, *, replaces: JobRecord | None = None) -> None:
-        """Commit the claim. What a job makes before this commit is known to have succeeded would be garbage."""
+        """Commit the claim. Requires: the job has not begun; tables made before this commit would be garbage."""
         try:
             self._commit(lambda manifest: with_claim(manifest, record, replaces=replaces))
         except BaseException:
-            # Where the claim was applied all the same, it is found in the manifest and taken up.
+            # If the commit counted all the same, `take_up_claims` finds the claim in the manifest.
             self.release(record.parts[0].first)
             raise
 
     def take_up(self, record: JobRecord) -> tuple[JobRecord, Sources] | None:
-        """Claim anew a job that another compactor, or this process, has left. None: it is not worth it, and was dropped."""
+        """Claim an abandoned job of another compactor, or of this process, again. `None`: the claim was dropped instead."""
         finished = [finished_tables(self._store, self._database, part.first, part.end) for part in record.parts]
         try:
             sources = check_spec(self._manifests.current, spec_of(record))
@@ -111,20 +111,20 @@ class Claims:
         return claim, sources
 
     def _take_numbers(self, size: int, sources: Sources, parts: int) -> tuple[int, int]:
-        """The first table number of a job, and how many each of its parts may use."""
+        """Reserve table numbers for a job. Return the first, and the maximum per part."""
         count = outputs_max(size, sum(table.rows for table in sources.tables), self._table_bytes)
         return self._numbers.take(count * parts), count
 
     def release(self, first: int) -> None:
-        """No table of the job whose numbers begin at `first` is on its way any more."""
+        """Release a job's table numbers, which begin at `first`. Requires: its tables are in the manifest, or never will be."""
         self._numbers.release(first)
 
     def drop(self, record: JobRecord) -> None:
-        """Give a claim up."""
+        """Commit the removal of a claim."""
         self._commit(lambda manifest: without_claim(manifest, record.id, self.epoch))
 
     def commit_result(self, job: RunningJob) -> None:
-        """Replace a job's sources by its outputs. Raises: InvalidError: the sources are gone, another commit was faster."""
+        """Replace a job's sources by its outputs. Raises: InvalidError: another commit has removed the sources."""
         self._commit(self._result_edit(job, job.outputs()))
         self.committed += 1
 
@@ -135,7 +135,7 @@ class Claims:
             if record is not None:
                 changed = with_result(manifest, record, outputs)
             elif wanted and wanted <= manifest.table_numbers():
-                changed = None  # An earlier attempt whose reply was lost has done it.
+                changed = None  # An earlier attempt has done it; its reply was lost.
             else:
                 check_compactor(manifest, self.epoch)
                 changed = with_compaction(manifest, job.spec, outputs, moved=False)
@@ -144,7 +144,7 @@ class Claims:
         return edit
 
     def move(self, spec: CompactionSpec, sources: Sources) -> None:
-        """Carry out a compaction that rewrites nothing: the manifest alone changes."""
+        """Carry out a compaction that changes only the manifest."""
         moved = sources.tables
 
         def edit(manifest: Manifest) -> Manifest:
@@ -156,16 +156,16 @@ class Claims:
         self.committed += 1
 
     def check_loss(self, error: Error) -> None:
-        """Look whether an error means that this compactor was overtaken. Raises: CompactorFencedError; `error` itself where it
-        has another reason."""
+        """Return if an error comes from a table that a newer manifest no longer names. Raises: CompactorFencedError if another
+        compactor took over; `error` itself if it has another cause."""
         newest = self._manifests.refresh()
-        check_compactor(newest, self.epoch)  # Who took over may have merged and collected its tables.
-        # So may this process, in a commit whose reply was lost, and a collector elsewhere.
+        check_compactor(newest, self.epoch)  # A newer compactor may have merged and collected the tables.
+        # So may this process, in a commit whose reply was lost; then another process's collector deleted them.
         if not isinstance(error, TableMissingError) or newest.names(error.object_name):
             raise error
 
     def explained(self, error: Error) -> Error:
-        """The error, or that another process has taken the database over, where that is its reason."""
+        """Return FencedError if another process took the database over and so caused `error`; otherwise `error`."""
         found = self._manifests.explain(error)
         return found if isinstance(found, FencedError) else error
 

@@ -1,6 +1,6 @@
-"""The compactor's thread: looks after the jobs that run, has others begun, and ends. In a writer's process or alone.
+"""The compactor's thread: checks running jobs, commits results and starts new jobs. In a writer's process or by itself.
 
-`next_jobs` decides, `claims` commits to the manifest, `job_list` carries out. docs/protocol.md, rules C1 to C5 and J1 to J5.
+`next_jobs` decides, `claims` commits to the manifest, `job_list` runs the jobs. docs/protocol.md, rules C1 to C5 and J1 to J5.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from lsm.sst.table import TableReader
 
 RETRY_SECONDS = 0.5
 ROUNDS = 2
-"""Of a compaction that was asked for: deletes may only go when what they covered is merged."""
+"""Rounds per requested compaction. A second round can drop deletes, because the first merged the rows that they covered."""
 FAILURES_MAX = 3
-"""Failures in a row of any job before whoever waits for a compaction is told."""
+"""Maximum failures in a row before the failure is raised in calls that wait for a compaction."""
 
 
 class Compactor:
-    """One background thread. A lost race or a dead worker costs a part of a job, never data."""
+    """The compaction thread. A lost race or a dead worker costs part of a job, never data."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Compactor:
         health: BackgroundHealth,
         poll_seconds: float | None = None,
     ) -> None:
-        """`poll_seconds`: how often to look for what another process commits. None: `wake` tells."""
+        """`poll_seconds`: seconds between polls for other processes' commits. `None` disables polls; callers use `wake`."""
         self._runtime = runtime
         self._state = LoopState(runtime)
         self._claims = Claims(
@@ -106,17 +106,17 @@ class Compactor:
         self._task = self._runtime.spawn("lsm-compact", self._run)
 
     def wake(self) -> None:
-        """The tree changed."""
+        """Make the thread look at the tree, which has changed."""
         self._state.wake()
 
     @property
     def committed(self) -> int:
-        """Compactions carried out so far."""
+        """Number of compactions carried out so far."""
         return self._claims.committed
 
     @property
     def refused(self) -> int:
-        """Proposals of the scheduler that would have lost or reordered rows."""
+        """Number of refused proposals, which would have lost or reordered rows."""
         return self._next.refused
 
     def jobs(self) -> tuple[JobStatus, ...]:
@@ -124,9 +124,9 @@ class Compactor:
         return self._running.status()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until the tree is as the scheduler wants it. False after `timeout`.
+        """Wait until no compaction is running or due. False after `timeout`.
 
-        Raises: without a `timeout`, what compactions fail with again and again.
+        Raises: without a `timeout`, the last error if compactions fail again and again.
         """
         state = self._state
         deadline = None if timeout is None else self._runtime.monotonic() + timeout
@@ -150,10 +150,10 @@ class Compactor:
         self._state.wait_closed()
 
     def compact(self, plan: Planner) -> None:
-        """Carry out what `plan` proposes, before what the scheduler does, until it proposes nothing.
+        """Carry out the proposals of `plan`, before those of the scheduler, until `plan` proposes nothing for these tables.
 
-        What comes in meanwhile is left: of that there may be no end. Raises: InvalidError: it proposed what would lose or
-        reorder rows. UnavailableError: where the store fails. ClosedError; CompactorFencedError.
+        Tables that arrive meanwhile are left out, because new ones may come without end. Raises: InvalidError: a proposal
+        would lose or reorder rows. UnavailableError: the store fails. ClosedError. CompactorFencedError.
         """
         for _ in range(ROUNDS):
             specs = plan(self._claims.manifest, frozenset())
@@ -162,7 +162,7 @@ class Compactor:
             self._carry_out(plan, frozenset(number for spec in specs for number in spec.numbers))
 
     def _carry_out(self, plan: Planner, meant: frozenset[int]) -> None:
-        """Until `plan` proposes nothing for the tables that are `meant`."""
+        """Carry out `plan` until it proposes nothing for the tables `meant`."""
         state, jobs = self._state, self._next
         with state.changed:
             refused, failures = jobs.refused, self.failures
@@ -184,7 +184,7 @@ class Compactor:
                 jobs.requests.remove(plan)
 
     def close(self) -> None:
-        """Stop. Running parts are cut off; what they finished is claimed still, and the next compactor goes on from it."""
+        """Stop. Running parts are cut off. Their finished tables stay claimed, and the next compactor goes on from them."""
         self._state.close()
         self._running.cancel()
         if self._task is not None:
@@ -249,7 +249,7 @@ class Compactor:
     # -- jobs that run ------------------------------------------------------------------------------------------------
 
     def _look_after(self, job: RunningJob) -> None:
-        is_done = job.is_done  # Read first: the error of a job that is done does not change any more.
+        is_done = job.is_done  # Read before `error`, which can no longer change in a job that is done.
         error = job.error
         if error is None and is_done:
             error = self._finish(job)
@@ -263,12 +263,12 @@ class Compactor:
             self._give_up(job, error)
 
     def _finish(self, job: RunningJob) -> BaseException | None:
-        """Commit a job's result; what kept it from being committed."""
+        """Commit a job's result. Return the error if the commit failed."""
         try:
             self._claims.commit_result(job)
         except (UnavailableError, OSError) as error:
             return error
-        except InvalidError as error:  # The sources are gone: another commit was faster.
+        except InvalidError as error:  # Another commit has removed the sources.
             if job.record is not None:
                 self._claims.drop(job.record)
             return error
@@ -276,9 +276,9 @@ class Compactor:
         return None
 
     def _give_up(self, job: RunningJob, error: BaseException) -> None:
-        """A claimed job is taken up again at its last finished table; another is proposed anew."""
+        """Handle a failed job. A claimed job is taken up again after its last finished table; any other is proposed again."""
         if job.failed_elsewhere(error):
-            # Whatever it is. It is done again in this process, where it fails once more if it has a reason of its own.
+            # Any error. The job runs again in this process; if the job itself is the cause, it fails there, too.
             self._running.failed_elsewhere(error)
         elif isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
             self._claims.check_loss(error)

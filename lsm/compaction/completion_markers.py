@@ -1,4 +1,4 @@
-"""Notes of finished tables: what another compactor needs to go on where a job was cut off.
+"""Completion markers (notes) of finished tables. They let another compactor continue a job that was cut off.
 
 A note is created after its table, under the table's number, in the envelope of coding.py (kind 4) with a nonce of zeros:
 
@@ -37,7 +37,7 @@ def encode_note(database: bytes, table: TableInfo) -> list[bytes]:
 
 
 def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
-    """Raises: CorruptionError."""
+    """Decode a note. Raises: CorruptionError."""
     name = note_name(number)
     found = open_envelope(name, data, kinds=(KIND_NOTE,), versions=NOTE_VERSION, number=number, database=database)
     try:
@@ -50,14 +50,14 @@ def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
 
 
 def put_note(store: ReliableStore, database: bytes, table: TableInfo) -> None:
-    """Say that a table is finished. Requires: it is stored."""
+    """Store a note that a table is finished. Requires: the table is stored."""
     parts = encode_note(database, table)
-    decode_note(b"".join(parts), number=table.number, database=database)  # What nobody could read must not be stored.
+    decode_note(b"".join(parts), number=table.number, database=database)  # An unreadable note must not be stored.
     store.put_new(note_name(table.number), parts)
 
 
 def finished_tables(store: ReliableStore, database: bytes, first: int, end: int) -> list[TableInfo]:
-    """The tables from `first` on that are finished, up to the first that is not. Cost: one GET each, and one more."""
+    """Return the finished tables from `first` on, up to the first that is not finished. Cost: one GET each, and one more."""
     found: list[TableInfo] = []
     for number in range(first, end):
         try:
@@ -68,7 +68,7 @@ def finished_tables(store: ReliableStore, database: bytes, first: int, end: int)
 
 
 def read_note(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> TableInfo:
-    """Raises: ObjectMissing, CorruptionError."""
+    """Read the note of table `number`. `is_known`: as `ReliableStore.insist`. Raises: ObjectMissing, CorruptionError."""
     return store.insist(
         lambda: decode_note(store.get(note_name(number)), number=number, database=database), is_known=is_known
     )

@@ -1,4 +1,4 @@
-"""One compaction: read the sources, merge, write the outputs. Runs in a worker process or a thread; commits nothing."""
+"""One compaction job: reads the sources, merges them, writes the outputs. Runs in a worker or a thread; commits nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ META_BYTES: Final = 64 << 20
 
 
 class CompactionJob(msgspec.Struct, frozen=True):
-    """A checked proposal, ready to be sent to wherever it runs."""
+    """One part of a checked proposal, ready to be sent to its executor."""
 
     rules: Rules
     sources: Sources
@@ -42,9 +42,9 @@ class CompactionJob(msgspec.Struct, frozen=True):
     table_numbers: tuple[int, int]
     low: bytes | None = None
     high: bytes | None = None
-    """Only the sources' keys in [low, high)."""
+    """Only keys in [low, high) are merged. `None`: unbounded."""
     keeps_notes: bool = False
-    """After each table, note that it is finished, for whoever has to go on from here."""
+    """Whether a note is stored after each table, so that another compactor can continue the job."""
 
 
 def _never() -> bool:
@@ -52,18 +52,18 @@ def _never() -> bool:
 
 
 def compact_in_worker(store: StoreAddress, job: CompactionJob) -> list[TableInfo]:
-    """What a worker process is sent."""
+    """Run a compaction job in a worker process."""
     return compact(store.open(), process_runtime(), job)
 
 
 def compact(
     store: ReliableStore, runtime: Runtime, job: CompactionJob, is_cancelled: Callable[[], bool] = _never
 ) -> list[TableInfo]:
-    """Merge the sources into new tables, uploaded but referred to by nothing.
+    """Merge the sources into new tables and upload them. No manifest names them yet.
 
-    Cost: every source block is read once, a megabyte of adjacent ones at a time.
-    Raises: CorruptionError: an input is damaged; nothing is dropped then. CancelledError: `is_cancelled`, which is asked
-    before each block.
+    Cost: every source block is read once, a megabyte of adjacent blocks at a time.
+    Raises: CorruptionError: an input is damaged; no row is dropped then. CancelledError: `is_cancelled`, which is called
+    before each block, returned True.
     """
     caches = Caches(block_bytes=0, meta_bytes=META_BYTES, runtime=runtime)
     rules = job.rules
@@ -108,12 +108,12 @@ class _Merge:
         self._whole_bytes = job.rules.table_format.block_bytes // 8
 
     def heads(self) -> list[Head]:
-        """The sources, newest first."""
+        """Return a head per source, newest first."""
         job = self._job
         return [self._head(source, group) for source, group in enumerate(job.sources.groups)]
 
     def _head(self, source: int, group: Sequence[TableInfo]) -> Head:
-        """A source: its blocks are opened in the order they lie, so that adjacent ones are read together."""
+        """Return the head of one source. Blocks are opened in stored order, so that adjacent blocks are read together."""
         job = self._job
         indexes = [self._tables.index(table) for table in group]
         for table, index in zip(group, indexes, strict=True):
@@ -139,7 +139,7 @@ class _Merge:
         return (low is None or place.high > low) and (high is None or place.low < high)
 
     def copy(self, stored: Stored) -> None:
-        """A block no other source touches: taken over as it is stored, if nothing of it goes and it is not tiny."""
+        """Add a block that no other source overlaps: as it is stored, if pruning keeps all its rows and it is not tiny."""
         data, block = stored
         is_whole = len(data) >= self._whole_bytes
         if isinstance(block, SeriesBlock):
@@ -154,7 +154,7 @@ class _Merge:
             self._output.add_rows(self._prune(block.chunk()))
 
     def _may_shrink(self, block: RowsBlock) -> bool:
-        """Whether pruning could drop a row; to find out which, the values would have to be cut out."""
+        """Whether pruning might drop a row. Cheap: to know for sure, the values would have to be decoded."""
         is_bottom = self._job.sources.is_bottom
         return (is_bottom and not are_values(block.kinds)) or not has_one_version_a_key(block.keys)
 
@@ -169,7 +169,7 @@ class _Merge:
 
 
 def _check_families(table: TableInfo, index: Index, rules: Rules) -> None:
-    """Series are merged by family: all of them must be known."""
+    """Check that the layout knows every series family, because series are merged by family. Raises: CorruptionError."""
     for key, kind in zip(index.keys, index.kinds, strict=True):
         if kind == KIND_SERIES and (rules.layout is None or rules.layout.family(key) is None):
             raise CorruptionError("holds a series this database's layout does not know", object_name=table.name)

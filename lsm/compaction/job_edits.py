@@ -1,6 +1,6 @@
-"""Claiming a compaction, taking one over, committing its result: edits of the manifest. Pure.
+"""Edits of the manifest that claim a compaction, take one over, or commit its result. Pure.
 
-docs/protocol.md, rules J1 to J5. Every edit refuses a compactor that another one has superseded, and recognises its own work.
+docs/protocol.md, rules J1 to J5. Every edit refuses a superseded compactor, and recognises its own work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lsm.sst.builder import TableInfo
 
 
 class SourcesClaimedError(InvalidError):
-    """Another record names some of the sources: take that one up first."""
+    """Raised if another claim names some of the sources. That claim must be taken up first."""
 
 
 def spec_of(record: JobRecord) -> CompactionSpec:
@@ -27,7 +27,7 @@ def spec_of(record: JobRecord) -> CompactionSpec:
 
 
 def outputs_max(size: int, rows: int, table_bytes: int) -> int:
-    """More tables than sources of that size can make: they may be stored without the compression of the sources."""
+    """Return an upper bound for the outputs of such sources. They may be larger, if stored without the sources' compression."""
     return min(rows, 64 * size // table_bytes) + 2
 
 
@@ -42,7 +42,7 @@ def new_record(
     where: str,
     now_ms: int,
 ) -> JobRecord:
-    """The record of a job whose every part may use `count` table numbers, from `first` on."""
+    """Return the record of a job. Each part may use `count` table numbers; the first part's start at `first`."""
     parts = tuple(
         JobPart(low, high, first + at * count, first + (at + 1) * count) for at, (low, high) in enumerate(ranges)
     )
@@ -64,9 +64,9 @@ def new_record(
 def continued(
     record: JobRecord, finished: Sequence[Sequence[TableInfo]], *, first: int, count: int, epoch: int, where: str
 ) -> JobRecord:
-    """The record of the same job under a new claim: `finished` tables of each part stay, the rest gets new numbers.
+    """Return the record of the same job under a new claim. `finished` tables of each part stay; the rest gets new numbers.
 
-    Nobody else can finish a table under those, whatever still works for the old claim.
+    Workers of the old claim that still run cannot finish a table under the new numbers.
     """
     parts: list[JobPart] = []
     for at, (part, tables) in enumerate(zip(record.parts, finished, strict=True)):
@@ -77,7 +77,7 @@ def continued(
 
 
 def check_compactor(manifest: Manifest, epoch: int) -> None:
-    """Raises: CompactorFencedError."""
+    """Check that no other compactor took over. Raises: CompactorFencedError."""
     if manifest.compactor_epoch != epoch:
         raise CompactorFencedError(
             f"another compactor (epoch {manifest.compactor_epoch}) took over from this one (epoch {epoch})"
@@ -85,7 +85,7 @@ def check_compactor(manifest: Manifest, epoch: int) -> None:
 
 
 def with_claim(manifest: Manifest, record: JobRecord, *, replaces: JobRecord | None = None) -> Manifest | None:
-    """The manifest with the job claimed, or claimed anew. Raises: InvalidError where its sources are not to be had."""
+    """Return the manifest with the job claimed, or claimed again. Raises: InvalidError if its sources are not available."""
     check_compactor(manifest, record.epoch)
     if record in manifest.jobs:
         return None
@@ -99,26 +99,26 @@ def with_claim(manifest: Manifest, record: JobRecord, *, replaces: JobRecord | N
 
 
 def without_claim(manifest: Manifest, job_id: int, epoch: int) -> Manifest | None:
-    """The manifest with the claim given up: its tables are garbage."""
+    """Return the manifest without the claim, whose tables become garbage; `None` if there is no such claim."""
     check_compactor(manifest, epoch)
     kept = tuple(job for job in manifest.jobs if job.id != job_id)
     return None if len(kept) == len(manifest.jobs) else msgspec.structs.replace(manifest, jobs=kept)
 
 
 def without_claims_of(manifest: Manifest, prefix: bytes) -> Manifest:
-    """The manifest without the claims on a partition, which was drained: their tables are garbage."""
+    """Return the manifest without the claims on a drained partition. Their tables become garbage."""
     kept = tuple(job for job in manifest.jobs if job.prefix != prefix)
     return manifest if len(kept) == len(manifest.jobs) else msgspec.structs.replace(manifest, jobs=kept)
 
 
 def with_result(manifest: Manifest, record: JobRecord, outputs: Sequence[TableInfo]) -> Manifest | None:
-    """The manifest with the job's sources replaced by its outputs, and its claim gone, in one step (rule J3).
+    """Return the manifest with the job's sources replaced by its outputs, and without its claim, in one step (rule J3).
 
-    `outputs`: of this claim; those of earlier ones are in the record. Raises: InvalidError.
+    `outputs`: the tables of this claim; those of earlier claims are in the record. Raises: InvalidError.
     """
     check_compactor(manifest, record.epoch)
     if all(job.id != record.id for job in manifest.jobs):
-        return None  # An earlier attempt whose reply was lost has done it: nobody else removes claims of this epoch.
+        return None  # An earlier attempt has done it, and its reply was lost: no other process removes claims of this epoch.
     _check_sources(manifest, record)
     made = [*chain.from_iterable(part.done for part in record.parts), *outputs]
     changed = with_compaction(manifest, spec_of(record), sorted(made, key=lambda table: table.first_key), moved=False)

@@ -1,4 +1,4 @@
-"""The jobs that a compactor runs: begun, looked after and ended by its thread, seen by others."""
+"""The list of a compactor's running jobs. Its thread begins, checks and ends them; other threads can look at them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lsm.sst.spec import Rules
 
 
 class RunningJobs:
-    """The jobs of this process, oldest first. One thread begins and ends them; others look at them under the loop's lock."""
+    """The jobs of this process, oldest first. One thread begins and ends them; others read the list under the loop's lock."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class RunningJobs:
 
     @property
     def busy(self) -> frozenset[int]:
-        """Tables that they work on."""
+        """Numbers of the tables that running jobs work on."""
         return frozenset(number for job in self._jobs for number in job.spec.numbers)
 
     @property
@@ -55,15 +55,15 @@ class RunningJobs:
 
     @property
     def is_parallel(self) -> bool:
-        """Parts of one job can run side by side."""
+        """Whether parts of one job can run at the same time."""
         return self._workplace.is_parallel
 
     def has_room(self, *, is_relief: bool) -> bool:
-        """Whether a further job would find a slot."""
+        """Whether a further job would get a slot. `is_relief`: it shrinks level 0."""
         return self._workplace.has_room(self._jobs, is_relief=is_relief)
 
     def begin(self, record: JobRecord, sources: Sources, *, is_claimed: bool) -> None:
-        """Add a job, whose parts start when they have a slot."""
+        """Add a job. Its parts start when they get slots."""
         rules, snapshots = self._rules, self._snapshots()
         jobs = jobs_of(record, sources, rules, snapshots, table_bytes=self._table_bytes, keeps_notes=is_claimed)
         job = RunningJob(
@@ -79,12 +79,12 @@ class RunningJobs:
             self._jobs.append(job)
 
     def start_parts(self) -> None:
-        """Start the parts that have a slot now."""
+        """Start the parts that get a slot now."""
         for job, part in self._workplace.waiting(self._jobs):
             self._workplace.start(job, part, self._state.wake)
 
     def stall(self, job: RunningJob) -> UnavailableError | None:
-        """Why a job that runs is taken for dead; None while it makes progress."""
+        """Return the error if a running job makes no progress any more; `None` while it does."""
         try:
             self._workplace.check(job)
         except UnavailableError as error:
@@ -92,23 +92,23 @@ class RunningJobs:
         return None
 
     def failed_elsewhere(self, error: BaseException) -> None:
-        """A part failed in another process: go on in this one, for a while."""
+        """Run parts in this process for a while, after one failed in another process."""
         self._workplace.give_up_workers(error)
 
     def end(self, job: RunningJob) -> None:
-        """Take a job off the list. What it still makes is garbage."""
+        """Remove a job from the list and cancel it. Tables that it still makes are garbage."""
         with self._state.changed:
             self._jobs.remove(job)
             self._state.is_due = True
         job.cancel()
 
     def cancel(self) -> None:
-        """Cut all of them off."""
+        """Cancel all jobs."""
         for job in self.listed():
             job.cancel()
 
     def wait_seconds(self) -> float | None:
-        """How long to wait for news before looking after what runs elsewhere."""
+        """Maximum seconds until the parts in other processes must be checked; `None` if there are none."""
         return self._workplace.wait_seconds(self._jobs)
 
     def status(self) -> tuple[JobStatus, ...]:

@@ -1,8 +1,8 @@
 """The default policy: level 0, then levels of sorted runs that grow by a ratio. Pure.
 
-Level 0 is relieved when it has `l0_min` tables: its oldest, at most `l0_max`, are merged with what they overlap of level 1.
-A level larger than its target gives the table that overlaps least to the next one. Source: LevelDB's leveled compaction;
-SlateDB ships size-tiered only.
+When level 0 has `l0_min` tables, its oldest, at most `l0_max`, are merged with the tables of level 1 that they overlap.
+A level larger than its target gives one table to the next level: the one that overlaps least there. Source: LevelDB's leveled
+compaction; SlateDB ships size-tiered only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lsm.sst.builder import TableInfo
 
 
 class LeveledScheduler(msgspec.Struct, frozen=True):
-    """Parameters: see `Settings`, whose names these are."""
+    """Parameters: see `l0_compaction_min`, `l0_compaction_max`, `level_base_bytes` and `level_size_ratio` of `Settings`."""
 
     l0_min: int = 4
     l0_max: int = 8
@@ -25,7 +25,7 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
     ratio: int = 10
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition, the fullest level 0 first; where one is running, only the relief of level 0."""
+        """Propose at most one job per partition, fullest level 0 first. Beside a running job, only shrink level 0."""
         found: list[CompactionSpec] = []
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
             if is_busy(partition, busy):
@@ -35,20 +35,20 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         return found
 
     def _beside(self, partition: Partition, busy: frozenset[int]) -> list[CompactionSpec]:
-        """The relief of level 0 while a job works on the runs."""
+        """Propose to shrink level 0 while a job works on the runs."""
         if len(partition.l0) < self.l0_min or is_level0_busy(partition, busy):
             return []
         usual = self._relief(partition)
         level1 = {table.number for table in _level(partition, 1)}
         if usual is not None and busy.isdisjoint(level1 | usual.numbers):
             return [usual]
-        # A job that takes tables out of level 1 would find others before them there (rule C5).
+        # Merging into level 1 would put tables before those that the running job takes from there (rule C5).
         on_top = relief_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max)
         return [on_top] if on_top is not None else []
 
     def _relief(self, partition: Partition) -> CompactionSpec | None:
         oldest = partition.l0[-self.l0_max :] if len(partition.l0) >= self.l0_min else ()
-        above = [run for run in partition.runs if run.level < 1]  # Level 0, while a job was running; or another policy.
+        above = [run for run in partition.runs if run.level < 1]  # Former level 0; or another policy made it.
         if not oldest and not above:
             return None
         spec = merge_spec(partition, oldest, above, target=1)
@@ -62,7 +62,7 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
             yield relief
             return
         for run in partition.runs:
-            # By depth, not by how many runs there are: or a single run would be pushed down for ever.
+            # The target goes by the level, not by the number of runs: otherwise a single run would be pushed down for ever.
             if run.size > self.base_bytes * self.ratio ** min(run.level - 1, 64):
                 pushed, below = self._push(partition, run)
                 numbers = (pushed.number, *(table.number for table in below))
@@ -70,7 +70,7 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
                 return
 
     def _push(self, partition: Partition, run: Run) -> tuple[TableInfo, list[TableInfo]]:
-        """The table of the run that is cheapest to move down, and what it overlaps there."""
+        """Return the table of the run that is cheapest to move down, and the tables that it overlaps there."""
         lower = _level(partition, run.level + 1)
         if partition.series_ends:
             return run.tables[0], overlapping(run.tables[:1], lower)  # Rule C5.

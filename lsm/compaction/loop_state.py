@@ -1,4 +1,4 @@
-"""What the compactor's thread shares with the threads that wake it, wait for it and close it."""
+"""The state that the compactor's thread shares with threads that wake it, wait for it and close it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from lsm.runtime import Runtime
 
 
 class LoopState:
-    """When the compactor's thread works. The condition `changed` guards every field here, and the lists of jobs and requests.
+    """When the compactor's thread works. The condition `changed` guards every field, and the lists of jobs and requests.
 
-    `is_due`: a step may find something to do. `is_closing`: the thread ends, or has ended.
+    `is_due`: a step may have work to do. `is_closing`: the thread ends, or has ended.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -18,13 +18,13 @@ class LoopState:
         self.is_closing = False
 
     def wake(self, _done: object = None) -> None:
-        """Make a step due. Takes an argument because it is the callback of futures."""
+        """Make a step due. Takes an argument because futures call it."""
         with self.changed:
             self.is_due = True
             self.changed.notify_all()
 
     def begin_step(self, seconds: float | None) -> bool:
-        """Wait until a step is due, for at most so many seconds. False: the thread has to end."""
+        """Wait until a step is due, at most `seconds`. False: the thread must end."""
         with self.changed:
             if not (self.is_due or self.is_closing):
                 self.changed.wait(seconds)
@@ -40,7 +40,7 @@ class LoopState:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Have the thread end after the step it is in. Idempotent."""
+        """Make the thread end after its current step. Idempotent."""
         with self.changed:
             self.is_closing = True
             self.changed.notify_all()

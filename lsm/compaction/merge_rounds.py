@@ -1,10 +1,10 @@
-"""One walk over several sorted sources: a block that no other source touches is passed on as it is stored, the rest comes
-out in rounds of rows to be merged. Pure but for the opening of blocks.
+"""One pass over several sorted sources. A block that no other source overlaps comes out as it is stored; all other rows come
+out in rounds to be merged. Pure but for the opening of blocks.
 
-A round takes from every source the rows up to the smallest last key among the open blocks. A block is opened when nothing
-can come before it, and its own last key decides whether it stands alone: an index has first keys only, by which the last
-block before a gap would reach across the gap and touch everything in it. Nothing is read twice, and a source has one block
-open at a time.
+A round takes from every source the rows up to the smallest last key among the open blocks. A block is opened when no row can
+come before it. Its own last key then decides whether it overlaps other sources. The index cannot decide that: it has first keys
+only, so the last block before a gap would seem to reach across the gap. No block is read twice, and each source has at most one
+open block.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from lsm.sst.block import RowsBlock, SeriesBlock
 
 
 class Stored(NamedTuple):
-    """A whole block, and what it decodes to."""
+    """A whole block: its stored bytes, and the decoded block."""
 
     data: bytes
     block: RowsBlock | SeriesBlock
 
 
 class Round(NamedTuple):
-    """What belongs between the round before and the next, newest source first. Series are of one family, and all rows in
-    a round that has both come before them."""
+    """The rows between the last round and the next, newest source first. The series are of one family. In a round with both,
+    all other rows come before the series."""
 
     rows: list[RowChunk]
     series: list[SeriesChunk]
 
 
 class Head:
-    """What is left of one source. `low`: no row left is below it, exactly so once the block is open; then `last` is the
-    open block's last key that is wanted."""
+    """The remaining rows of one source. `low`: a lower bound of their keys; with an open block, the smallest key. `last`: with
+    an open block, its last key in range."""
 
     __slots__ = ("_high", "_low", "_open", "_place", "_places", "_start", "_stop", "_stored", "low")
 
@@ -71,7 +71,7 @@ class Head:
         return self._stored.block.key_at(self._stop - 1)
 
     def open(self) -> None:
-        """Read the block this is at. Where nothing of it is wanted, this is at the next one then, which is not open."""
+        """Open the current block. If none of its rows is in range, move to the next block, which stays closed."""
         assert self._place is not None
         stored = self._open(self._place)
         block = stored.block
@@ -84,7 +84,7 @@ class Head:
         self.low = block.key_at(self._start)
 
     def take_all(self) -> Stored | RowChunk | SeriesChunk:
-        """The open block: as it is stored, where nothing of it was taken or is unwanted."""
+        """Take the rest of the open block: as it is stored, if no row was taken before and every row is in range."""
         stored = self._stored
         assert stored is not None
         start, stop = self._start, self._stop
@@ -92,7 +92,7 @@ class Head:
         return stored if stop - start == len(stored.block) else stored.block.rows(start, stop)
 
     def take_through(self, bound: bytes) -> RowChunk | SeriesChunk:
-        """The rows of the open block up to the key `bound`, which is not below `low`."""
+        """Take the rows of the open block up to the key `bound`, included. Requires: `bound` is not below `low`."""
         assert self._stored is not None
         block, start, stop = self._stored.block, self._start, self._stop
         end = min(stop, block.position(bound, after=True))
@@ -106,9 +106,9 @@ class Head:
 
 
 def rounds(heads: Sequence[Head]) -> Iterator[Stored | Round]:
-    """All rows of the sources (newest first) in key order. No key is in two of the items.
+    """Yield all rows of the sources (newest first) in key order. No key is in two items.
 
-    Cost: some microseconds a round and source; there are about as many rounds as blocks.
+    Cost: some microseconds per round and source; there are about as many rounds as blocks.
     """
     while True:
         left = [head for head in heads if not head.is_done]
@@ -126,7 +126,7 @@ def rounds(heads: Sequence[Head]) -> Iterator[Stored | Round]:
 
 
 def _next_rows(left: Sequence[Head]) -> tuple[list[Head], bytes | None]:
-    """The heads the next rows come from, opened, and up to which key; None: one head's whole block. No heads: look again."""
+    """Return the opened heads of the next rows, and the last key to take (`None`: a whole block). No heads: call again."""
     bound: bytes | None = None
     for head in sorted(left, key=_low):
         if bound is not None and head.low > bound:
@@ -134,9 +134,9 @@ def _next_rows(left: Sequence[Head]) -> tuple[list[Head], bytes | None]:
         if not head.is_open:
             head.open()
             if not head.is_open:
-                return [], None  # A block of unwanted rows was left behind.
+                return [], None  # Its block had no row in range.
         if bound is None and head.low > min(map(_low, left)):
-            return [], None  # It begins later than the index could say, and another source is first.
+            return [], None  # Its first row in range is later than the index stated, so another source may be first.
         if bound is None or (head.low <= bound and head.last < bound):
             bound = head.last
     assert bound is not None

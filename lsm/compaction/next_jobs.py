@@ -1,4 +1,4 @@
-"""Which jobs begin next: those that were left behind, those that were asked for, those that the scheduler proposes."""
+"""Which jobs begin next: abandoned jobs, then requested ones, then the scheduler's proposals."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lsm.runtime import Runtime
 from lsm.sst.table import TableReader
 
 Planner = Callable[[Manifest, frozenset[int]], Sequence[CompactionSpec]]
-"""What to do next, from the manifest and the tables that running jobs work on; nothing: done."""
+"""Returns proposals, from the manifest and the tables that running jobs work on. Empty: nothing is left to do."""
 
 
 class NextJobs:
-    """Checks what is proposed, claims it and begins it. Used by the compactor's thread; `requests` also by others, under the
-    loop's lock.
+    """Checks proposals, claims jobs and begins them. Only the compactor's thread uses it, except for `requests`, which other
+    threads change under the loop's lock.
 
-    `refused`: proposals that would have lost or reordered rows; the last one is why `last_refusal` was raised.
+    `refused`: number of proposals that would have lost or reordered rows. `last_refusal`: the error of the last one.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class NextJobs:
         self.refused = 0
         self.last_refusal: InvalidError | None = None
 
-    # -- jobs that others, or this process, left ----------------------------------------------------------------------
+    # -- abandoned jobs -----------------------------------------------------------------------------------------------
 
     def take_up_claims(self) -> None:
-        """Go on with the claims in the manifest that nobody works for."""
+        """Take up the claims in the manifest that no running job works on."""
         known = self._running.claim_ids
         for record in self._claims.manifest.jobs:
             if record.id not in known and not self._state.is_closing:
@@ -69,7 +69,7 @@ class NextJobs:
     # -- new jobs -----------------------------------------------------------------------------------------------------
 
     def start_new(self) -> None:
-        """Begin what was asked for, then what the scheduler proposes, as far as there is room."""
+        """Begin the requested jobs, then the scheduler's proposals, while there is room."""
         with self._state.changed:
             requests = list(self.requests)
         for plan in [*requests, self._scheduler.propose]:
@@ -84,12 +84,12 @@ class NextJobs:
                         continue
                     self._start(spec)
                 except SourcesClaimedError:
-                    self._state.wake()  # By this process, in a commit whose reply was lost: the record is known by now.
+                    self._state.wake()  # This process did, in a commit whose reply was lost; the record is known by now.
                 except InvalidError as error:
                     if self._claims.manifest is not seen:
-                        self._state.wake()  # It was proposed for an older tree: a commit counted whose reply was lost.
+                        self._state.wake()  # The proposal was for an older tree: a commit counted although its reply was lost.
                         continue
-                    # It would lose or reorder rows; the next change of the tree brings other proposals.
+                    # The proposal would lose or reorder rows. The next change of the tree brings other proposals.
                     self.last_refusal = error
                     self.refused += 1
                     self._health.refused(error)
@@ -98,7 +98,7 @@ class NextJobs:
     def _start(self, spec: CompactionSpec) -> None:
         sources = check_spec(self._claims.manifest, spec)
         if is_move(sources):
-            # It takes no slot, so it waits for no job.
+            # A move takes no slot, so it waits for no job.
             self._claims.move(spec, sources)
             if spec.is_drain:
                 self._cut_off(spec.prefix)
@@ -107,14 +107,14 @@ class NextJobs:
             return
         size = sum(table.size for table in sources.tables)
         record = self._claims.new_record(spec, sources, self._ranges(sources, size))
-        # A job that makes a single table is not claimed: there is nothing another compactor could go on from.
+        # A job that makes a single table is not claimed, because no other compactor could continue it.
         is_claimed = size > self._table_bytes
         if is_claimed:
             self._claims.claim(record)
         self._running.begin(record, sources, is_claimed=is_claimed)
 
     def _cut_off(self, prefix: bytes) -> None:
-        """End the jobs of a partition that is gone. What they made, or still make, is garbage."""
+        """End the jobs of a dropped partition. Tables that they made or still make are garbage."""
         for job in self._running.listed():
             if job.spec.prefix == prefix:
                 self._running.end(job)

@@ -1,7 +1,7 @@
-"""What a compaction is, and the rules every proposal must keep, whoever proposes it. Pure.
+"""What a compaction is, and the rules that every proposal of every scheduler must keep. Pure.
 
-docs/protocol.md, rules C1 to C6. Source: SlateDB checks less than this in its engine: a custom scheduler of its can skip
-an older level-0 table and lose it. Here the engine refuses such a proposal before the job and again at its commit.
+docs/protocol.md, rules C1 to C6. Source: SlateDB's engine checks less: a custom scheduler can skip an older level-0 table and
+lose it. Here the engine refuses such a proposal before the job, and again at its commit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
 LEVEL_MAX: Final = 1 << 62
-"""Levels are stored as 64-bit numbers, and a policy may count up or down from any of them."""
+"""Maximum level, and negated the minimum. Levels are stored in 64 bits, and a policy may count up or down from any level."""
 
 
 class CompactionSpec(msgspec.Struct, frozen=True):
-    """Merge these tables of one partition into the run of level `target` (made if there is none).
+    """Merge these tables of one partition into the run of level `target`, which is created if it is missing.
 
-    `l0`: numbers of level-0 tables; `tables`: numbers of tables in runs. `is_drain`: drop the partition with all of its
-    rows instead; nothing is read or written, and `l0` and `tables` name every table there is.
+    `l0`: numbers of level-0 tables. `tables`: numbers of tables in runs. `is_drain`: drop the partition with all its rows
+    instead; no table is read or written, and `l0` and `tables` name every table of the partition.
     """
 
     prefix: bytes
@@ -36,7 +36,7 @@ class CompactionSpec(msgspec.Struct, frozen=True):
 
     @classmethod
     def drain(cls, partition: Partition) -> CompactionSpec:
-        """Drop the partition, if it is still exactly this one when the proposal is carried out."""
+        """Return the proposal to drop the partition. It is refused if the partition has changed when it is carried out."""
         in_runs = tuple(table.number for run in partition.runs for table in run.tables)
         return cls(partition.prefix, tuple(table.number for table in partition.l0), in_runs, 0, is_drain=True)
 
@@ -46,18 +46,19 @@ class CompactionSpec(msgspec.Struct, frozen=True):
 
 
 class CompactionScheduler(Protocol):
-    """Decides what to compact. Pure: called with the current manifest and the tables running jobs work on.
+    """Decides what to compact. Pure: called with the current manifest and the numbers of the tables that running jobs work on.
 
-    A proposal that names one of those is passed over, except for a drain, which ends the jobs of its partition.
+    A proposal that names such a table is ignored, except for a drain, which ends the jobs of its partition.
     """
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]: ...
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """A checked proposal: its sorted groups of tables, newest first, and whether nothing older lies below them.
+    """A checked proposal: its groups of tables, newest group first, each sorted by key. A drain has no groups.
 
-    `is_in_place`: all of them are in the target run already, so only rewriting them can be meant. A drain has no groups.
+    `is_bottom`: no older row in their range lies below them. `is_in_place`: all tables are in the target run already, so the
+    proposal can only mean to rewrite them.
     """
 
     groups: tuple[tuple[TableInfo, ...], ...]
@@ -70,7 +71,7 @@ class Sources(msgspec.Struct, frozen=True):
 
 
 def check_form(spec: object) -> CompactionSpec:
-    """A proposal of the kind it should be, whoever made it: what it says is stored with the claim. Raises: InvalidError."""
+    """Check the types of a proposal, because its fields are stored with the claim; return it. Raises: InvalidError."""
     if not isinstance(spec, CompactionSpec):
         raise InvalidError(f"a scheduler proposes CompactionSpec, got {shown(spec)}")
     numbers = (spec.l0, spec.tables)
@@ -87,9 +88,10 @@ def check_form(spec: object) -> CompactionSpec:
 
 
 def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
-    """The tables a proposal names, if carrying it out keeps every row and their order (a drain: drops what it names).
+    """Check that a proposal keeps every row and the order of rows (a drain: names exactly the tables it drops). Return its
+    tables.
 
-    Raises: InvalidError saying which rule it breaks.
+    Raises: InvalidError, with the rule that the proposal breaks.
     """
     partition = manifest.partition(spec.prefix)
     if partition is None:
@@ -105,7 +107,7 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
     if len(l0) != len(spec.l0) or [table.number for table in partition.l0[len(partition.l0) - len(l0) :]] != [
         table.number for table in l0
     ]:
-        # Rule C1: a level-0 table that stays behind older ones would come out newer than it is.
+        # Rule C1: an older level-0 table that is left out would seem newer than the merged ones.
         raise InvalidError(f"level-0 sources {spec.l0} are not the oldest of partition {spec.prefix!r}")
     in_runs = [tuple(table for table in run.tables if table.number in spec.tables) for run in partition.runs]
     if sum(map(len, in_runs)) != len(spec.tables):
@@ -121,7 +123,7 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
 
 
 def _check_drain(partition: Partition, spec: CompactionSpec) -> None:
-    """Rule C6. Table numbers are never used twice, so the same numbers are the partition the scheduler looked at."""
+    """Rule C6. Table numbers are never reused, so equal numbers mean that the partition is the one the scheduler saw."""
     if not partition.prefix:
         raise InvalidError("the whole database cannot be drained: only a partition of a prefix extractor can")
     named = sorted((*spec.l0, *spec.tables))
@@ -143,28 +145,28 @@ def _check_runs(
             continue
         if run.level == spec.target:
             moved += tables
-        # Rule C2: rows may not be moved past others of the same keys or series, and outputs may not overlap their new
-        # neighbours; the range is that of everything that gets to this level from above, and at the target of all sources.
+        # Rule C2: rows must not move past others of the same keys or series, and outputs must not overlap their new
+        # neighbours. The range is that of all rows that come to this level from above; at the target, of all sources.
         left_out = [table for table in run.tables if table.number not in spec.tables]
         if moved and _touches(left_out, *_range(moved, whole_series=_holds_series(partition, run, spec.target))):
             raise InvalidError(f"level {run.level} has tables in the range of the sources that are not sources")
         if run.level < spec.target:
             if partition.series_ends and tables != run.tables[: len(tables)]:
-                # Rule C5: of a series, a deeper table holds the smaller numbers.
+                # Rule C5: within a series, deeper tables hold smaller numbers.
                 raise InvalidError(f"the sources in level {run.level} are not its first tables, and it holds series")
             moved += tables
 
 
 def _holds_series(partition: Partition, run: Run, target: int) -> bool:
-    """Whether rows on their way down to the target pass a run that may hold earlier rows of their series."""
+    """Whether rows on their way down to the target may pass earlier rows of their series in this run."""
     return bool(partition.series_ends) and run.level < target
 
 
 def _range(tables: Iterable[TableInfo], *, whole_series: bool) -> tuple[bytes, bytes]:
-    """The keys from the first to the last of the tables, both included; or of every series that has a row in there."""
+    """Return the first and last key of the tables. `whole_series`: of every series that has a row in that range."""
     tables = list(tables)
     if whole_series:
-        # A row's number is the last eight bytes of its key. Other rows' keys make the range larger than it need be.
+        # A row's number is the last eight bytes of its key. Keys of rows in no series make the range larger than necessary.
         return min(each.first_key[:-8] for each in tables), max(each.last_key[:-8] + b"\xff" * 8 for each in tables)
     return min(each.first_key for each in tables), max(each.last_key for each in tables)
 
@@ -174,10 +176,10 @@ def _touches(tables: Sequence[TableInfo], low: bytes, high: bytes) -> bool:
 
 
 def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[TableInfo], *, moved: bool) -> Manifest:
-    """The manifest with the sources replaced by the outputs. Raises: InvalidError: the sources are gone or changed."""
+    """Return the manifest with the sources replaced by the outputs. Raises: InvalidError: the sources are gone or changed."""
     check_spec(manifest, spec)
     if not moved and any(manifest.is_given_up(table.number) for table in outputs):
-        # Rule G2: numbers at or below the horizon may be deleted already.
+        # Rule G2: tables at or below the horizon may have been deleted.
         raise InvalidError("the outputs were built too long ago and may be collected")
     partition = manifest.partition(spec.prefix)
     assert partition is not None
@@ -200,40 +202,40 @@ def with_compaction(manifest: Manifest, spec: CompactionSpec, outputs: Sequence[
 
 
 FIRST_LEVEL: Final = 1 << 32
-"""Where a policy that only ever adds runs on top puts the first one; each newer one goes one level above it."""
+"""Level of the first run under a policy that only adds runs on top. Each newer run goes one level above the last."""
 
 
 def level_above(partition: Partition) -> int:
-    """The level of a new run on top of all others."""
+    """Return the level of a new run above all others."""
     return partition.runs[0].level - 1 if partition.runs else FIRST_LEVEL
 
 
 def merge_spec(partition: Partition, l0: Iterable[TableInfo], runs: Iterable[Run], *, target: int) -> CompactionSpec:
-    """These level-0 tables and the whole of these runs, merged into the run of level `target`."""
+    """Propose to merge these level-0 tables and all tables of these runs into the run of level `target`."""
     in_runs = tuple(table.number for run in runs for table in run.tables)
     return CompactionSpec(partition.prefix, tuple(table.number for table in l0), in_runs, target)
 
 
 def is_busy(partition: Partition, busy: frozenset[int]) -> bool:
-    """Whether a running job works on the partition."""
+    """Whether a running job works on any table of the partition."""
     return bool(busy) and any(table.number in busy for table in partition.tables())
 
 
 def is_level0_busy(partition: Partition, busy: frozenset[int]) -> bool:
-    """Whether a running job works on level 0 of the partition: rule C1 lets nobody else take of it then."""
+    """Whether a running job works on level 0 of the partition. If so, rule C1 lets no other job take tables from it."""
     return any(table.number in busy for table in partition.l0)
 
 
 def relief_on_top(partition: Partition, busy: frozenset[int], *, l0_min: int, l0_max: int) -> CompactionSpec | None:
-    """Level 0 of a partition whose runs a job works on, if it has `l0_min` tables: its oldest, at most `l0_max`, become a run
-    above all others. Neither job can be in the way of the other: all that the running one has or makes lies below."""
+    """Propose to shrink level 0 beside a job that works on the runs: with `l0_min` tables, the oldest, at most `l0_max`, become
+    a run above all others. The jobs cannot conflict, because all tables of the running job lie below that run."""
     if len(partition.l0) < l0_min or is_level0_busy(partition, busy):
         return None
     return merge_spec(partition, partition.l0[-l0_max:], (), target=level_above(partition))
 
 
 def overlapping(sources: Iterable[TableInfo], run: Sequence[TableInfo]) -> list[TableInfo]:
-    """The tables of a run in the range of the sources."""
+    """Return the tables of a run that are in the range of the sources."""
     return _within(run, *_range(sources, whole_series=False))
 
 
@@ -244,10 +246,10 @@ def _within(run: Sequence[TableInfo], low: bytes, high: bytes) -> list[TableInfo
 def compact_range(
     manifest: Manifest, low: bytes | None, high: bytes | None, busy: frozenset[int] = frozenset()
 ) -> list[CompactionSpec]:
-    """What it takes to have everything in [low, high) in one run of each partition, without the deletes in it.
+    """Propose to merge all rows in [low, high) into one run per partition, without deletes.
 
-    One job a partition, none for a partition in which nothing is to do or a job is running. Ask again when they are done:
-    deletes may take a second job. Then this finds nothing more, unless rows came in or an open snapshot kept deletes.
+    Returns one job per partition, and none for a partition that needs none or has a running job. Call it again after the jobs:
+    deletes may need a second one. After that it returns nothing, unless rows arrived or an open snapshot kept deletes.
     """
     found = []
     for partition in manifest.partitions_for(low, high):
@@ -258,7 +260,7 @@ def compact_range(
 
 
 def _compact_range(partition: Partition, low: bytes | None, high: bytes | None) -> CompactionSpec | None:
-    # Rule C1: of level 0 everything older than a table that is wanted goes along.
+    # Rule C1: all level-0 tables older than one in the range must be sources, too.
     newest = next((at for at, table in enumerate(partition.l0) if table.overlaps(low, high)), len(partition.l0))
     l0 = partition.l0[newest:]
     wanted = [table for run in partition.runs for table in run.tables_for(low, high)]
@@ -269,7 +271,7 @@ def _compact_range(partition: Partition, low: bytes | None, high: bytes | None) 
     if not l0 and len(depths) == 1:
         below = (run for run in partition.runs if run.level > target)
         if not any(table.tombstones for table in wanted) or any(overlapping(wanted, run.tables) for run in below):
-            return None  # One run it is already, and no delete in it could go.
+            return None  # The rows are in one run already, and no delete could be dropped.
     chosen = {table.number for table in wanted}
     while True:
         grown = _closed(partition, l0, chosen, target)
@@ -281,7 +283,7 @@ def _compact_range(partition: Partition, low: bytes | None, high: bytes | None) 
 
 
 def _closed(partition: Partition, l0: Sequence[TableInfo], chosen: set[int], target: int) -> set[int]:
-    """The chosen tables and those that rules C2 and C5 want along, from the top down."""
+    """Return the chosen tables and the tables that rules C2 and C5 require with them, from the top down."""
     moved = list(l0)
     grown: set[int] = set()
     for run in partition.runs:
@@ -301,8 +303,8 @@ def _closed(partition: Partition, l0: Sequence[TableInfo], chosen: set[int], tar
 
 
 def is_move(sources: Sources) -> bool:
-    """Whether changing the manifest is enough: the sources are disjoint, and no delete among them has come to its end at
-    the bottom. A drain is one, too."""
+    """Whether changing the manifest is enough: the sources are disjoint, are not all in the target run already, and have no
+    delete that can be dropped at the bottom. True for a drain."""
     if sources.is_in_place or (sources.is_bottom and any(table.tombstones for table in sources.tables)):
         return False
     tables = sorted(sources.tables, key=lambda table: table.first_key)

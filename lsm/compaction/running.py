@@ -1,4 +1,4 @@
-"""A job that runs: its parts, where each is, and what is told of it."""
+"""A running job: its parts, where each runs, and the job's status."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lsm.sst.builder import TableInfo
 from lsm.sst.spec import Rules
 
 WORKER_BYTES_MIN = 8 << 20
-"""Smaller jobs run in a thread: starting a worker would take longer."""
+"""Minimum size of a job that runs in a worker. For a smaller one, starting a worker would take longer than a thread."""
 
 
 class JobStatus(msgspec.Struct, frozen=True):
-    """A running compaction: the bytes of its sources, its age in seconds, and where it runs.
+    """A running compaction. `size`: bytes of its sources. `age`: seconds since its start. `where`: process and executor.
 
-    `parts`: key ranges it was cut into; `finished_parts` of them are merged. `tables`: finished ones that are known of.
+    `parts`: number of key ranges; `finished_parts` of them are merged. `tables`: number of finished tables known so far.
     """
 
     prefix: bytes
@@ -43,7 +43,7 @@ def jobs_of(
     table_bytes: int,
     keeps_notes: bool,
 ) -> list[CompactionJob]:
-    """What is to be done for each key range of a record."""
+    """Return one job per key range of a record."""
     return [
         CompactionJob(
             rules=rules,
@@ -80,7 +80,7 @@ class Part:
 
 
 class RunningJob:
-    """A job this process has started. `record`: its claim; None for one that makes a single table."""
+    """A job that this process has started. `record`: its claim; `None` for a job that makes a single table."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class RunningJob:
 
     @property
     def error(self) -> BaseException | None:
-        """Why a part failed."""
+        """The error of a failed part; `None` if no part failed."""
         for part in self.parts:
             if part.future is not None and part.future.done():
                 if part.future.cancelled():
@@ -120,7 +120,7 @@ class RunningJob:
         return None
 
     def failed_elsewhere(self, error: BaseException) -> bool:
-        """Whether a part that ran in another process ended with this error."""
+        """Whether a part in another process ended with this error."""
         return any(
             part.is_elsewhere
             and part.is_done
@@ -131,11 +131,11 @@ class RunningJob:
         )
 
     def outputs(self) -> list[TableInfo]:
-        """What this claim's parts made. Requires: all are done."""
+        """Return the tables that the parts made under this claim. Requires: all parts are done."""
         return list(chain.from_iterable(part.future.result() for part in self.parts if part.future is not None))
 
     def cancel(self) -> None:
-        """Ask the parts to end. Requires: not holding the compactor's lock, which a cancelled future takes."""
+        """Cancel the parts. Requires: not holding the compactor's lock, which a cancelled future takes."""
         self.is_cancelled = True
         for part in self.parts:
             if part.future is not None and not part.future.done():
@@ -157,7 +157,7 @@ class RunningJob:
 
 
 def status_of(claim: JobRecord, now_ms: int) -> JobStatus:
-    """What a claim says of a job that runs in another process, or did until it died."""
+    """Return the status of a job in another process, which may have died, from its claim."""
     return JobStatus(
         prefix=claim.prefix,
         target=claim.target,
@@ -171,7 +171,7 @@ def status_of(claim: JobRecord, now_ms: int) -> JobStatus:
 
 
 def is_relief(spec: CompactionSpec, sources: Sources) -> bool:
-    """Whether a job is there to relieve level 0: at least a third of what it reads is from there, or it is done in a moment."""
+    """Whether a job shrinks level 0, and at least a third of its bytes are from there or the job is small."""
     size = sum(table.size for table in sources.tables)
     level0 = sum(group[0].size for group in sources.groups[: len(spec.l0)])
     return bool(spec.l0) and (3 * level0 >= size or size < WORKER_BYTES_MIN)

@@ -1,7 +1,7 @@
 """Merging the rows of one series family from several sources. Pure.
 
-Of one series an older source has the smaller numbers, so its rows are put end to end, oldest source first. Only a family
-whose numbers were written out of order would need more; that is refused as damage.
+Within a series, an older source has the smaller numbers. So the rows of a series are concatenated, oldest source first. Numbers
+out of order are refused as damage.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from lsm.rows.chunk import SeriesChunk
 
 
 def merge_series(chunks: Sequence[SeriesChunk]) -> SeriesChunk:
-    """All rows of chunks of one family, newest source first. Cost: a handful of C-level passes, and about 1 µs a group.
+    """Merge chunks of one family, given newest source first. Cost: a handful of C-level passes, and about 1 µs a group.
 
-    Raises: CorruptionError: numbers of a series go back from one source to a newer one.
+    Raises: CorruptionError: a newer source has a smaller number of a series than an older source.
     """
     if len(chunks) == 1:
         return chunks[0]

@@ -1,4 +1,4 @@
-"""Cutting a large job into key ranges that can be merged side by side. Pure."""
+"""Cuts a large job into key ranges that can be merged in parallel. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import pairwise
 from lsm.compaction.block_places import BlockPlace
 
 KeyRange = tuple[bytes | None, bytes | None]
-"""The keys [low, high); None: unbounded."""
+"""The keys in [low, high). `None`: unbounded."""
 
 PARTS_MAX = 64
 
 
 def key_ranges(blocks: Iterable[BlockPlace], part_bytes: int) -> list[KeyRange]:
-    """Ranges that cover every key and hold about `part_bytes` of the blocks each, cut where a block begins."""
+    """Return ranges that together cover every key. Each starts at a block and holds about `part_bytes` of the blocks."""
     ordered = sorted((block.low, block.size) for block in blocks)
     total = sum(size for _, size in ordered)
     parts = max(1, min(PARTS_MAX, total // part_bytes))

@@ -1,8 +1,8 @@
-"""The size-tiered policy: new runs on top, neighbours of a size merged into one. Pure.
+"""The size-tiered policy: new runs go on top, and neighbouring runs of similar size are merged. Pure.
 
-It rewrites a row fewer times than levels do, and a read visits more runs. Source: SlateDB's only policy, with its
-parameters; its look at whether the next tier is full already is left out, because a partition has one job besides the relief of
-level 0 at a time here.
+It rewrites a row fewer times than levels do, but a read visits more runs. Source: SlateDB's only policy, with its parameters.
+SlateDB's check whether the next tier is full already is left out: here a partition has one job at a time, beside one that
+shrinks level 0.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lsm.manifest.model import Manifest, Partition, Run
 
 
 class SizeTieredScheduler(msgspec.Struct, frozen=True):
-    """Level 0 with `l0_min` tables gives its oldest, at most `l0_max`, to a new run; `runs_min` to `runs_max` neighbouring
-    runs are merged when none is larger than `ratio` times a newer one of them."""
+    """When level 0 has `l0_min` tables, its oldest, at most `l0_max`, become a new run. `runs_min` to `runs_max` neighbouring
+    runs are merged if none of them is larger than `ratio` times a newer one of them."""
 
     l0_min: int = 4
     l0_max: int = 8
@@ -26,7 +26,7 @@ class SizeTieredScheduler(msgspec.Struct, frozen=True):
     ratio: float = 4.0
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition, the fullest level 0 first; where one is running, only the relief of level 0."""
+        """Propose at most one job per partition, fullest level 0 first. Beside a running job, only shrink level 0."""
         found: list[CompactionSpec] = []
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
             if not is_busy(partition, busy):
@@ -43,8 +43,8 @@ class SizeTieredScheduler(msgspec.Struct, frozen=True):
 
 
 def size_tier(runs: Sequence[Run], *, at_least: int, at_most: int, ratio: float) -> Sequence[Run]:
-    """The neighbours among `runs` (newest first) to merge next: the newest stretch of `at_least` runs in which none is
-    larger than `ratio` times a newer one, and of it the oldest `at_most`. Empty where there is no such stretch."""
+    """Return the neighbours among `runs` (newest first) to merge next. They are the oldest `at_most` of the newest stretch of
+    `at_least` runs or more in which no run is larger than `ratio` times a newer one. Empty if there is no such stretch."""
     sizes = [run.size for run in runs]
     for start in range(len(runs) - at_least + 1):
         smallest, end = sizes[start], start + 1

@@ -1,7 +1,7 @@
-"""Compactions for the sake of space: where deletes have piled up, and where old versions have. Pure.
+"""Schedulers that save space: they compact tables with many deletes, or partitions with many old versions. Pure.
 
-Each is a scheduler of its own, to be put after one that keeps reads short: `FirstOf((LeveledScheduler(), ...))`. There is
-no trigger by age, because rows have no time to live.
+Put them after a scheduler that keeps reads short: `FirstOf((LeveledScheduler(), ...))`. There is no trigger by age, because
+rows have no time to live.
 
 Source: RocksDB's CompactOnDeletionCollector and max_size_amplification_percent; SlateDB has neither.
 """
@@ -23,14 +23,14 @@ from lsm.manifest.model import Manifest, Partition
 
 
 class TombstoneTrigger(msgspec.Struct, frozen=True):
-    """Pushes a table in a run down to the next one with older rows when at least `share` of its rows are deletes: at the
-    bottom a delete goes. Each time something comes to lie deeper, so this comes to rest. Partitions with series are left
-    alone: their rows are not deleted one by one."""
+    """Merges a table into the next run below that it overlaps if at least `share` of its rows are deletes. At the bottom,
+    deletes are dropped. Each merge moves rows deeper, so the merges come to an end. Partitions with series are skipped, because
+    their rows are not deleted one by one."""
 
     share: float = 0.5
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition: the table with the greatest share."""
+        """Propose at most one job per partition: for the table with the greatest share of deletes."""
         found = (self._for(each) for each in manifest.partitions if not is_busy(each, busy))
         return [spec for spec in found if spec is not None]
 
@@ -51,13 +51,13 @@ class TombstoneTrigger(msgspec.Struct, frozen=True):
 
 
 class SpaceTrigger(msgspec.Struct, frozen=True):
-    """Merges a partition into its deepest run when everything above that is at least `ratio` times as large: were all of
-    it new versions of the rows below, they would be stored so many times too often."""
+    """Merges a partition into its deepest run if the tables above it are at least `ratio` times as large. If all their rows are
+    new versions of that run's rows, the run's rows are stored that many times too often."""
 
     ratio: float = 2.0
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """At most one job per partition."""
+        """Propose at most one job per partition."""
         return [
             merge_spec(each, each.l0, each.runs, target=each.runs[-1].level)
             for each in manifest.partitions
@@ -68,12 +68,12 @@ class SpaceTrigger(msgspec.Struct, frozen=True):
 
 
 class FirstOf(msgspec.Struct, frozen=True):
-    """For each partition what the first of these schedulers proposes that has anything for it."""
+    """For each partition, the proposals of the first of these schedulers that has any."""
 
     schedulers: tuple[CompactionScheduler, ...]
 
     def propose(self, manifest: Manifest, busy: frozenset[int]) -> Sequence[CompactionSpec]:
-        """In the order of the schedulers."""
+        """Return the proposals in the order of the schedulers."""
         return list(self._merged(manifest, busy))
 
     def _merged(self, manifest: Manifest, busy: frozenset[int]) -> Iterator[CompactionSpec]:

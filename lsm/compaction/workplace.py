@@ -1,4 +1,4 @@
-"""Where parts of compactions run: in threads of this process, in worker processes, or in an executor of the caller's."""
+"""Where parts of compactions run: in threads of this process, in worker processes, or in the caller's executor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress
 
 HEARTBEAT_SECONDS = 10.0
-"""How often it is looked whether a job elsewhere makes progress: a finished table is its heartbeat."""
+"""Seconds between checks that a part in another process makes progress. Each finished table is a heartbeat."""
 
 
 class Workplace:
-    """Executors, and how many parts may run at a time: `slots`, all but one of which deep jobs may take.
+    """Executors for parts. `slots`: maximum parts that run at a time. Deep jobs take all slots but one, which is reserved for
+    jobs that shrink level 0.
 
-    `workers`: None for threads alone.
+    `workers`: `None`: all parts run in threads.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class Workplace:
 
     @property
     def is_parallel(self) -> bool:
-        """Parts of one job can run side by side."""
+        """Whether parts of one job can run at the same time."""
         return self._workers is not None and self._address is not None and self._workers.is_open
 
     def give_up_workers(self, error: BaseException) -> None:
-        """A job failed elsewhere: go on in this process, for a while."""
+        """Run parts in this process for a while, after one failed in another process."""
         if self._workers is not None:
             self._workers.failed(error)
 
     def waiting(self, running: Sequence[RunningJob]) -> list[tuple[RunningJob, Part]]:
-        """Parts that have a slot now, those that relieve level 0 first."""
+        """Return the parts that get a slot now, those of jobs that shrink level 0 first."""
         busy = sum(part.is_running for job in running for part in job.parts)
         deep = sum(part.is_running for job in running if not job.is_relief for part in job.parts)
         found: list[tuple[RunningJob, Part]] = []
@@ -72,10 +73,10 @@ class Workplace:
         return found
 
     def has_room(self, running: Sequence[RunningJob], *, is_relief: bool) -> bool:
-        """Whether a further job would find a slot. Parts that wait for one come first."""
+        """Whether a further job would get a slot. Parts that already wait for a slot come first."""
         busy = sum(not part.is_done for job in running for part in job.parts)
         deep = sum(not part.is_done for job in running if not job.is_relief for part in job.parts)
-        # What deep jobs have waiting must not keep level 0 out of its slot.
+        # Waiting parts of deep jobs must not take the slot that is reserved for level 0.
         return busy - max(0, deep - (self._slots - 1)) < self._slots if is_relief else deep < self._slots - 1
 
     def start(self, job: RunningJob, part: Part, on_done: Callable[[object], None]) -> None:
@@ -92,8 +93,8 @@ class Workplace:
         future.add_done_callback(on_done)
 
     def _start_here(self, job: RunningJob, part: Part) -> Future[list[TableInfo]]:
-        """In a thread of this process: in the caller's where no other takes it, for want of threads or because their owner,
-        or the end of the main thread, has shut them down."""
+        """Run a part in a thread of this process. If the executor refuses it, run it in the calling thread: no thread can be
+        started, or the executor's owner or the end of the main thread has shut it down."""
         is_refused = False
         try:
             return self._threads.submit(
@@ -101,14 +102,14 @@ class Workplace:
                 self._store,
                 self._runtime,
                 part.job,
-                is_cancelled=lambda: job.is_cancelled or is_refused,  # Some executors keep a call they refuse.
+                is_cancelled=lambda: job.is_cancelled or is_refused,  # Some executors keep a call that they refuse.
             )
         except (UnavailableError, RuntimeError):
             is_refused = True
         return call_here(compact, self._store, self._runtime, part.job, lambda: job.is_cancelled)
 
     def check(self, job: RunningJob) -> None:
-        """Look after parts that run elsewhere. Raises: UnavailableError where one has made nothing for too long."""
+        """Check the parts in other processes. Raises: UnavailableError if one finished no table within `stall_seconds`."""
         now = self._runtime.monotonic()
         for part in self._elsewhere(job):
             if now - part.looked_at < HEARTBEAT_SECONDS:
@@ -127,7 +128,7 @@ class Workplace:
         return (part for part in job.parts if part.is_elsewhere and part.is_running)
 
     def _is_finished(self, part: Part) -> bool:
-        """Whether the part's next table is there: by its note, or, where it keeps none, by itself."""
+        """Whether the part's next table is stored: by the table's note, or by the table itself if the part keeps no notes."""
         number = part.job.table_numbers[0] + part.tables
         try:
             self._store.head(note_name(number) if part.job.keeps_notes else table_name(number))
@@ -136,5 +137,5 @@ class Workplace:
         return True
 
     def wait_seconds(self, running: Sequence[RunningJob]) -> float | None:
-        """How long to wait for news before looking after what runs elsewhere."""
+        """Maximum seconds until the parts in other processes must be checked; `None` if there are none."""
         return HEARTBEAT_SECONDS if any(True for job in running for _ in self._elsewhere(job)) else None

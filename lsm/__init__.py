@@ -26,7 +26,7 @@ from lsm.errors import (
     UnavailableError,
 )
 from lsm.observe import events
-from lsm.observe import log_lines as log_lines  # From its import on, events become log lines.
+from lsm.observe import log_lines as log_lines  # After this import, events become log lines.
 
 if TYPE_CHECKING:
     from lsm.admin import Admin, ManifestInfo
@@ -156,8 +156,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # A program uses one or two handles, and a worker process none. So each name imports its module at its first use. What
-    # is imported above registers functions for exits, forks and events, which must come before the application's own.
+    # Each name imports its module at its first use, because a program uses one or two handles, and a worker process none. The
+    # imports above register functions for exits, forks and events; they must be registered before the application's own.
     _LATER = {
         "Admin": "lsm.admin",
         "CacheStatus": "lsm.sst.cache",

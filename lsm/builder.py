@@ -1,4 +1,4 @@
-"""A database with components of one's own, put together step by step."""
+"""Opens a database with custom components, step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lsm.settings import Settings
 
 
 class DbBuilder:
-    """Each `with_…` returns the builder; `build` opens. `with_component` takes the names of `Components`.
+    """Each `with_…` returns the builder; `build` opens the database. `with_component` takes the fields of `Components`.
 
     >>> DbBuilder("memory://").with_settings(Settings(flush_interval=None)).build().close()
     """

@@ -67,7 +67,7 @@ class Db(Reads):
                 engine.collect,
                 interval=interval,
                 is_over=lambda: state.closed is not None,
-                # The thread holds the handle by this: at the end of the program, one that nobody else holds is ended, too.
+                # This callback keeps the handle referenced, so that the program's end finds it even if no caller holds it.
                 on_failure=self.fail,
                 health=engine.health,
             )
@@ -84,10 +84,10 @@ class Db(Reads):
         storage_options: Mapping[str, Any] | None = None,
         **components: Any,
     ) -> Db:
-        """Open the database at an fsspec URL or path, or create it, and take it over from any other writer.
+        """Open or create the database at an fsspec URL or path. A writer that has it open is fenced out.
 
-        `components` are the fields of `Components`. Cost: see `open_database`; no request per table.
-        Raises: InvalidError, UnavailableError, CorruptionError, FencedError (another process opened it meanwhile).
+        `components`: the fields of `Components`. Cost: see `open_database`; no request per table.
+        Raises: InvalidError, UnavailableError, CorruptionError, FencedError (another process opened it at the same time).
         """
         try:
             parts = Components(storage_options=storage_options or {}, **components)
@@ -100,35 +100,35 @@ class Db(Reads):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def put(self, key: BytesLike, value: BytesLike, *, await_durable: bool = False) -> WriteHandle:
-        """Set a key. Visible to reads at once; durable when the handle (or `await_durable`) says so."""
+        """Set a key. Reads see it at once. `await_durable`, here or on the returned handle, waits until it is durable."""
         return self._intake.write(WriteBatch().put(key, value), await_durable=await_durable)
 
     def delete(self, key: BytesLike, *, await_durable: bool = False) -> WriteHandle:
-        """Remove a key, present or not."""
+        """Remove a key, whether it is present or not."""
         return self._intake.write(WriteBatch().delete(key), await_durable=await_durable)
 
     def write(self, batch: WriteBatch, *, await_durable: bool = False) -> WriteHandle:
-        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed, and a little when level 0 or memory
-        is more than half full (`status().slowed_by`).
+        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed. Is delayed a little while level 0 or
+        memory is more than half full (`status().slowed_by`).
 
-        Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError where the log cannot be
-        written or no space became free within `op_timeout`; ClosedError, FencedError. Nothing was applied then.
+        Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError if the log cannot be
+        written or no space became free within `op_timeout`; ClosedError, FencedError. The batch was not applied then.
         """
         return self._intake.write(batch, await_durable=await_durable)
 
     def write_at_once(self, batch: WriteBatch, *, in_outage: bool = False) -> WriteHandle:
-        """As `write` for rows that must not wait, however little space there is: a few small ones. `in_outage`: also while
-        the log cannot be written at present; they become durable after everything before them. Makes no request.
+        """As `write`, but without waiting for space: for a few small rows. `in_outage`: accept the batch even if the log cannot
+        be written at present; it becomes durable after all batches before it. Makes no request.
 
-        Raises: InvalidError, UnavailableError, ClosedError, FencedError. Nothing was applied then.
+        Raises: InvalidError, UnavailableError, ClosedError, FencedError. The batch was not applied then.
         """
         return self._intake.write_at_once(batch, in_outage=in_outage)
 
     def append_series(self, family: bytes, names: list[bytes], first: int, values: list[bytes], size: int) -> int:
-        """Append one row to each of `names` (repeats are fine), numbered first, first + 1, ...; the batch's seqnum.
+        """Append one row to each of `names` (repeats are allowed), numbered first, first + 1, ... Return the batch's seqnum.
 
-        The fast path of a log: columns in, no object per row. Requires: lists of bytes nobody changes afterwards, of one
-        length; `size` is the total length of names and values; numbers never go back within a family. Never waits: see
+        The fast path of a log: columns in, no object per row. Requires: lists of bytes of one length that are not changed
+        afterwards; `size` is the total length of names and values; numbers never decrease within a family. Never waits: see
         `has_space`. Raises: as `write`.
         """
         if self._state.closed is not None:
@@ -136,13 +136,13 @@ class Db(Reads):
         return self._engine.writer.append_series(family, names, first, values, size)
 
     def keep_arrivals(self) -> None:
-        """Keep series rows that are appended from now on in the order they come, too, while they are in memory, for
-        `series_arrivals`. Cost: two list references a batch."""
+        """From now on, also keep series rows in memory in the order of their arrival, for `series_arrivals`. Cost: two list
+        references per batch."""
         self._engine.writer.keep_arrivals()
 
     @property
     def has_space(self) -> bool:
-        """Less than `max_unflushed_bytes` are accepted and not flushed."""
+        """Whether fewer than `max_unflushed_bytes` bytes are accepted but not flushed."""
         return self._engine.writer.has_space
 
     def wait_space(self, timeout: float | None = None) -> None:
@@ -155,8 +155,8 @@ class Db(Reads):
         return self._engine.writer.pressure.reason is not None
 
     def slow_down(self, size: int, timeout: float | None = None) -> None:
-        """Before `append_series`, for callers that may wait: nothing, or a pause that grows with the size of what is to
-        come and with how full level 0 and memory are. At most a second, and `timeout`."""
+        """Back-pressure for callers that may wait: call it before `append_series` with the size of the rows. Pauses longer for
+        more bytes and for a fuller level 0 or memory; at most a second, and at most `timeout`."""
         self._engine.writer.slow_down(size, timeout_seconds(timeout))
 
     # -- durability ---------------------------------------------------------------------------------------------------
@@ -172,35 +172,35 @@ class Db(Reads):
         return self._engine.writer.last_seq
 
     def subscribe(self, on_durable: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Call `on_durable` whenever `durable_seq` has advanced, `on_failure` once when this handle has failed or closed.
+        """Call `on_durable` whenever `durable_seq` has advanced, and `on_failure` once when this handle has failed or closed.
 
-        They are called from whichever thread it happens in, under the engine's lock: they must return at once and must
-        not call the database.
+        The thread that causes the event makes the call, under the engine's lock. Callbacks must return at once and must not
+        call the database.
         """
         self._engine.wal.subscribe(on_durable, on_failure)
 
     def flush(self, kind: FlushType = FlushType.WAL) -> None:
-        """Return when everything written before is durable (`MEMTABLE`: and in tables).
+        """Return when every batch written before is durable (`MEMTABLE`: and in tables).
 
-        Raises: UnavailableError; calling again tries again. ReentrantError.
+        Raises: UnavailableError (call again to retry), ReentrantError.
         """
         self._durability.flush(kind)
 
     def flush_tables(self) -> None:
-        """As `flush(FlushType.MEMTABLE)`, for background threads of those who build on this database: `flush` refuses them,
-        as it cannot tell their own work from a finalizer that interrupts it. Requires: no lock is held."""
+        """As `flush(FlushType.MEMTABLE)`, for background threads of a layer on top of this database. `flush` refuses such
+        threads, because it cannot distinguish their work from a finalizer that interrupts it. Requires: holding no lock."""
         self._durability.flush_tables()
 
     def await_durable(self, timeout: float | None = None) -> None:
-        """Return when everything written before is durable. Raises: TimeoutError, UnavailableError, ClosedError."""
+        """Return when every batch written before is durable. Raises: TimeoutError, UnavailableError, ClosedError."""
         self._durability.wait_for_all(timeout)
 
     def flush_soon(self) -> None:
-        """Have a background thread make durable what was written so far. Returns at once."""
+        """Make a background thread flush every batch written so far. Returns at once."""
         self._durability.flush_soon()
 
     def wait_durable_beyond(self, seq: int, timeout: float | None = None) -> int:
-        """Wait until something newer than batch `seq` is durable; the newest durable batch.
+        """Wait until a batch newer than `seq` is durable; return the newest durable batch.
 
         Raises: TimeoutError, ClosedError, FencedError.
         """
@@ -209,7 +209,7 @@ class Db(Reads):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """A consistent, unchanging view of this moment. Close it: it keeps old versions from being dropped."""
+        """Return a consistent view of this moment. Close it after use: an open snapshot keeps old versions of rows."""
         view, bounds = self._see(DurabilityLevel.MEMORY)
         engine = self._engine
         return Snapshot(
@@ -241,31 +241,31 @@ class Db(Reads):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest reads use at this moment."""
+        """The manifest that reads use now."""
         return self._engine.views.current.manifest
 
     def create_checkpoint(self, lifetime: float | None = None, name: str | None = None) -> Checkpoint:
-        """Pin what is written so far: `DbReader.open(..., checkpoint=made.id)` reads the same bytes whatever becomes of the
-        database, for at least `lifetime` seconds (None: until it is deleted, see `Admin`).
+        """Pin the current contents. `DbReader.open(..., checkpoint=made.id)` reads exactly these bytes, even after the database
+        changes, for at least `lifetime` seconds (`None`: until the checkpoint is deleted, see `Admin`).
 
-        Makes everything written before durable first. Cost: `flush`, and one commit of the manifest.
+        First makes every batch written before durable. Cost: `flush`, and one commit of the manifest.
         """
         return self._maintenance.create_checkpoint(lifetime, name)
 
     def store_time_ms(self) -> int | None:
-        """When the newest manifest was written, by the store's own clock; None where it keeps no times. Cost: one HEAD."""
+        """Return when the newest manifest was written, by the store's clock; `None` if it keeps no times. Cost: one HEAD."""
         return self._engine.manifests.modified_ms()
 
     def wake_compactor(self) -> None:
-        """Ask the scheduler again: something outside of the manifest that it decides by has changed."""
+        """Make the scheduler propose again. Call this when values outside the manifest that it depends on have changed."""
         self._maintenance.wake_compactor()
 
     def compact(self, start: BytesLike | None = None, end: BytesLike | None = None) -> None:
-        """Write to tables what is in memory, then merge what is in [start, end) into one run (of each partition), and return
-        when that is done: rows come to lie in order, and deletes that nothing needs any more go.
+        """Flush memory to tables, then merge all rows in [start, end) into one run per partition. Return when that is done:
+        the rows are in key order, and unneeded deletes are dropped.
 
-        Cost: everything in the range is rewritten, unless it is one run already.
-        Raises: InvalidError where this handle does not compact, UnavailableError, ClosedError, FencedError.
+        Cost: rewrites all rows in the range, unless they are one run already.
+        Raises: InvalidError if this handle does not compact; UnavailableError, ClosedError, FencedError.
         """
         self._maintenance.compact(start, end)
 
@@ -274,7 +274,7 @@ class Db(Reads):
         return self._maintenance.wait_idle(timeout)
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
-        """Delete what nothing refers to; what it was, and why. Safe at any `min_age`, 0 included."""
+        """Delete unreferenced objects; return each with the reason. Safe at any `min_age`, including 0."""
         return self._maintenance.collect_garbage(dry_run=dry_run, min_age=min_age)
 
     @property
@@ -282,12 +282,12 @@ class Db(Reads):
         return self._engine.stores.main.url
 
     def job_failed(self, job: str, error: BaseException) -> None:
-        """Report that background work failed and will be tried again: for those who build on this database, as `fail`. It is
-        told in a log line and in `status().background`."""
+        """Report that background work failed and will be retried: for a layer on top of this database. The report appears in a
+        log line and in `status().background`."""
         self._engine.health.failed(job, error)
 
     def job_succeeded(self, job: str) -> None:
-        """Report that background work succeeded, which ends what `job_failed` reported. Cost: nothing where nothing failed."""
+        """Report that background work succeeded, which ends the reports of `job_failed`. Cost: none without a failure."""
         self._engine.health.succeeded(job)
 
     def status(self) -> Status:
@@ -295,32 +295,32 @@ class Db(Reads):
         return status_of_handle(self._engine, self._state.reason)
 
     def check(self) -> None:
-        """Raise what keeps this handle from working: ClosedError, FencedError, or the failure of a background thread."""
+        """Raise the error that stops this handle, if any: ClosedError, FencedError, or the failure of a background thread."""
         self._state.check()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def check_outside(self) -> None:
-        """Raise ReentrantError where this thread could not wait for others: in a signal handler or a finalizer that runs in
-        the middle of a call, and in a thread of the database's own. Cost: a look at each of its locks."""
+        """Raise ReentrantError if this thread must not wait for others: in a signal handler or finalizer that interrupts a
+        call, or in one of the database's own threads. Cost: one check per lock of the database."""
         self._engine.runtime.check_outside()
 
     def fail(self, error: Error) -> None:
-        """Refuse further work with `error`: for background threads of those who build on this database."""
+        """Refuse further work with `error`: for background threads of a layer on top of this database."""
         self._engine.fail(error)
 
     def close(self) -> None:
-        """Flush everything to tables and stop. Idempotent; after it every call raises ClosedError.
+        """Flush every batch to tables and stop. Idempotent. After it, every call raises ClosedError.
 
-        Raises: UnavailableError where the store kept the flush from succeeding: nothing more is written, background threads
-        go on trying, and calling again tries again. Any other failure of the background or the flush: the handle is closed
-        all the same, and what was durable stays so. A fenced handle closes without flushing.
-        ReentrantError: it is not closed, see `check_outside`.
+        Raises: UnavailableError: the store prevented the flush. The handle is not closed; it takes no more batches, and
+        background threads continue to retry. Call `close` again to retry. Any other failure of a background thread or of the
+        flush: the handle is closed all the same, and durable batches stay durable. ReentrantError: the handle is not closed,
+        see `check_outside`. A fenced handle closes without a flush.
         """
         self._closing.close()
 
     def be_ended(self, seconds: float) -> str | None:
-        """The program ends: take no more batches, and wait until those that were taken are durable. What is not, if any."""
+        """End the handle with the program: refuse new batches and wait until the others are durable. Return a report if not."""
         return self._closing.be_ended(seconds)
 
     def __enter__(self) -> Db:

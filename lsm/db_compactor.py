@@ -1,4 +1,4 @@
-"""A compactor by itself: beside a writer that runs none, in another process, on another machine.
+"""A standalone compactor, for a writer without one: in another process, or on another machine.
 
 Source: SlateDB's CompactorBuilder and its standalone compactor.
 """
@@ -41,8 +41,8 @@ from lsm.sst.spec import Rules
 class DbCompactor:
     """Compacts a database that another process writes. A context manager.
 
-    Opening it takes compaction over from whoever did it; a writer that is opened with `compaction_enabled` takes it back.
-    The writer itself is not touched: it sees the new tables with its next flush.
+    Opening it takes compaction over from any other compactor. A writer that is opened with `compaction_enabled` takes it back.
+    The writer itself goes on; it sees the new tables with its next flush.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class DbCompactor:
     ) -> DbCompactor:
         """Take over the compaction of the database at an fsspec URL or path.
 
-        `components` as for `Db.open`; prefix extractor and series layout must be those the database was created with.
-        `poll_interval`: seconds between two looks at the manifest. `before_proposals`: called with the tables of each version
-        before the scheduler is asked about it, for one that goes by what is stored; an error it raises ends the compaction,
-        UnavailableError has it tried again. Cost: one LIST, one GET, one commit.
-        Raises: InvalidError, CorruptionError; NotFoundError where nobody has written a database.
+        `components`: as for `Db.open`; prefix extractor and series layout must be those the database was created with.
+        `poll_interval`: seconds between two polls of the manifest. `before_proposals`: called with the tables of a version
+        before the scheduler sees that version, for schedulers that depend on stored rows. Its UnavailableError is retried; any
+        other error ends the compaction. Cost: one LIST, one GET, one commit.
+        Raises: InvalidError, CorruptionError; NotFoundError if there is no database.
         """
         try:
             parts = Components(storage_options=storage_options or {}, **components)
@@ -133,7 +133,7 @@ class DbCompactor:
             workplace=workplace,
             table_bytes=settings.max_sst_size,
             part_bytes=settings.compaction_part_bytes,
-            # A snapshot of the writer keeps the tables it reads (rule G4), so nothing has to be kept for its sake here.
+            # Snapshots of the writer need no old versions here, because each keeps the tables that it reads (rule G4).
             snapshots=tuple,
             numbers=TableNumbers(self._runtime, self.epoch),
             on_commit=lambda manifest: None,
@@ -149,7 +149,7 @@ class DbCompactor:
     def run_once(self, timeout: float | None = None) -> bool:
         """Compact until nothing is due. False after `timeout` seconds.
 
-        Raises: FencedError: another compactor took over. CorruptionError, InternalError: what ended the compaction.
+        Raises: FencedError: another compactor took over. CorruptionError, InternalError: the error that ended the compaction.
         """
         self._start()
         is_done = self._compactor.wait_idle(timeout_seconds(timeout))
@@ -157,7 +157,7 @@ class DbCompactor:
         return is_done
 
     def run(self) -> None:
-        """Compact until the process is told to end: returns only by an exception, such as a signal handler's.
+        """Compact until the process ends. Returns only by an exception, such as one from a signal handler.
 
         Raises: as `run_once`.
         """
@@ -178,20 +178,20 @@ class DbCompactor:
 
     @property
     def committed(self) -> int:
-        """Compactions carried out so far."""
+        """Number of compactions carried out so far."""
         return self._compactor.committed
 
     def jobs(self) -> tuple[JobStatus, ...]:
-        """The jobs that run now."""
+        """Return the running jobs."""
         return self._compactor.jobs()
 
     def be_ended(self, seconds: float) -> None:
-        """The program ends: what jobs have finished stays claimed."""
+        """End the compactor with the program. Finished tables of its jobs stay claimed."""
         self._is_closed = True
 
     def close(self) -> None:
-        """Stop at once. What running jobs have finished stays claimed: the next compactor goes on from there. Idempotent."""
-        # An earlier call may have been interrupted: each step is right a second time.
+        """Stop at once. Finished tables of running jobs stay claimed; the next compactor continues from them. Idempotent."""
+        # Each step can be repeated, because an earlier call may have been interrupted.
         self._compactor.close()
         self._shut_down()
 
@@ -208,7 +208,7 @@ class DbCompactor:
 
 
 class _Informed:
-    """A scheduler that goes by what is stored: somebody looks before it is asked."""
+    """A scheduler that depends on stored rows: a callback reads them before each proposal."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class _Informed:
 
 
 def _explained_by(manifests: ManifestStore) -> Callable[[TableMissingError], Error]:
-    """Whether a table was compacted away by a newer compactor and collected, or is lost."""
+    """Return a function that explains a missing table: a newer compactor replaced it and it was collected, or it is lost."""
 
     def explained(error: TableMissingError) -> Error:
         if manifests.refresh().names(error.object_name):

@@ -1,11 +1,11 @@
 """Read walk of another process: follows a database's manifest and log, and never writes.
 
-It shows what is durable and contiguous in the log, so nothing it has shown can be taken back by a crash of the writer. It
-keeps nothing from being collected; a read that began with tables that are gone raises SnapshotExpiredError, never less than
-the whole answer.
+It shows only batches that are durable and contiguous in the log, so a crash of the writer cannot take back rows that it has
+shown. It does not keep tables from being collected. A read whose tables are deleted raises SnapshotExpiredError; it never
+returns a partial answer.
 
-Source: SlateDB's DbReader in its mode FollowLatest, with the log; its managed checkpoint is a write per poll, and its polls
-come at a fixed rate.
+Source: SlateDB's DbReader in its mode FollowLatest, with the log. SlateDB writes a managed checkpoint per poll, and polls at a
+fixed rate.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from lsm.view import Bounds, View
 from lsm.wal.place import check_place
 
 SeriesNews = Mapping[bytes, set[bytes]] | None
-"""Of each series family the names that got rows; None: any may have got some."""
+"""By series family, the names that got rows. `None`: any name may have got rows."""
 
 
 class DbReader(Reads):
-    """A read-only handle on a database that another process may be writing. Thread-safe; a context manager."""
+    """A read-only handle on a database that another process may write. Thread-safe; a context manager."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class DbReader(Reads):
         self._task: Task | None = None
         self._callbacks: tuple[Callable[[SeriesNews], object], ...] = ()
         self.last_failure: Error | None = None
-        """What the last poll failed with; None where it succeeded."""
+        """The error of the last poll; `None` if it succeeded."""
         try:
             self._open(settings, parts, checkpoint)
         except BaseException as error:
@@ -125,16 +125,16 @@ class DbReader(Reads):
         storage_options: Mapping[str, Any] | None = None,
         **components: Any,
     ) -> DbReader:
-        """Open what somebody wrote at an fsspec URL or path, and follow it.
+        """Open the database at an fsspec URL or path, and follow it.
 
-        What is durable is seen after `refresh_interval` seconds at the latest; after news polls come up to 16 times as often,
-        and an idle database costs three requests an interval. None: only `refresh()` looks for more. A log object that is lost
-        is noticed at once by a refresh, and else within sixteen intervals.
-        Cost: 4 LIST, 1 + n GET for n log objects, however many tables there are.
+        `refresh_interval`: maximum seconds until reads see a durable batch. `None`: only `refresh()` looks for news. After
+        news, polls come up to 16 times as often. An idle database costs three requests per interval. `refresh()` notices a lost
+        log object at once; regular polls notice it within sixteen intervals.
+        Cost: 4 LIST, 1 + n GET for n log objects and any number of tables.
 
-        `checkpoint`: the id of one; the reader shows what it pins, byte for byte, until the checkpoint is over.
+        `checkpoint`: the id of a checkpoint. The reader shows exactly the bytes that it pins, until the checkpoint ends.
 
-        Raises: NotFoundError where nobody has written a database; InvalidError, CorruptionError.
+        Raises: NotFoundError if there is no database; InvalidError, CorruptionError.
         """
         try:
             parts = Components(storage_options=storage_options or {}, **components)
@@ -148,28 +148,28 @@ class DbReader(Reads):
     # -- following ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """See everything that is durable now.
+        """Make reads see every batch that is durable now.
 
-        Cost: one GET per new log object, one LIST of the log, one of the manifest's versions; two and a GET where there is a
-        newer one.
-        Raises: UnavailableError, CorruptionError; what was seen stays readable.
+        Cost: one GET per new log object, one LIST of the log, one LIST of the manifest's versions; with a newer version, two
+        and a GET.
+        Raises: UnavailableError, CorruptionError; rows that were visible stay readable.
         """
         if self._closed is not None:
             raise kept(self._closed)
         self._poll(look=True, sure=True)
 
     def on_news(self, callback: Callable[[SeriesNews], object]) -> None:
-        """Have `callback` called after every refresh that made rows visible, by the thread that refreshed, which holds no
-        lock then.
+        """Call `callback` after every refresh that made rows visible. The thread that refreshed makes the call, and holds no
+        lock.
 
-        It gets, of each series family, the names that got rows; None where that is not known (rows that came to light in
-        tables), and when reads begin to fail because the log is damaged. It must be quick: polls wait for it. What it
-        raises is kept in `last_failure`.
+        The argument maps each series family to the names that got rows. It is `None` if the names are not known (rows that
+        were first seen in tables), and when reads begin to fail because the log is damaged. The callback must be quick, because
+        polls wait for it. An exception from it is kept in `last_failure`.
         """
         self._callbacks = (*self._callbacks, callback)
 
     def _poll(self, *, look: bool, sure: bool = False) -> bool:
-        """One look for news; whether rows became visible. Raises: Error."""
+        """Look for news once; return whether rows became visible. Raises: Error."""
         news: News | None = None
         try:
             with self._refreshing:
@@ -196,7 +196,8 @@ class DbReader(Reads):
         return found
 
     def _failed(self, error: Error) -> None:
-        """An outage passes, and reads go on with what was seen. Damage does not: nothing newer would ever be seen."""
+        """Record a failed poll. In an outage, reads continue with the rows seen so far. After any other error reads fail,
+        because no newer rows would ever be seen."""
         is_end = not isinstance(error, UnavailableError) and self._damage is None
         if is_end:
             self._damage = error
@@ -217,7 +218,7 @@ class DbReader(Reads):
                 events.tell(events.CALLBACK_FAILED, url=self._stores.main.url, reason=events.reason(error))
 
     def keep_arrivals(self) -> None:
-        """As `Db.keep_arrivals`, for rows that are found from now on."""
+        """As `Db.keep_arrivals`, for rows that polls find from now on."""
         with self._refreshing:
             self._following.keep_arrivals()
 
@@ -233,7 +234,7 @@ class DbReader(Reads):
                 looks += is_due
                 found = self._poll(look=is_due, sure=is_due and looks % SURE_LOOKS == 0)
             except Error:
-                pass  # It is in last_failure, and the next poll tries again.
+                pass  # `last_failure` has it, and the next poll tries again.
             except BaseException as error:
                 failure = InternalError(f"a poll failed: {error!r}")
                 failure.__cause__ = error
@@ -241,7 +242,7 @@ class DbReader(Reads):
             interval = self._interval = next_interval(interval, refresh_interval, found_news=found)
 
     def _wait(self, interval: float, refresh_interval: float) -> bool:
-        """Wait for the next poll. False: the reader is closed."""
+        """Wait until the next poll is due. False: the reader is closed."""
         with self._ticks:
             if self._closed is None:
                 now = self._runtime.monotonic()
@@ -260,22 +261,22 @@ class DbReader(Reads):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest reads use at this moment."""
+        """The manifest that reads use now."""
         return self._following.state.seen[0].manifest
 
     @property
     def version(self) -> int:
-        """Grows whenever what reads see has changed; for whoever keeps what was computed from it. Raises: as reads."""
+        """Grows whenever the rows that reads see have changed, so that callers can cache results. Raises: as reads."""
         self._check_open()
         return self._following.state.version
 
     @property
     def rows_version(self) -> int:
-        """Grows whenever rows that are in no series may have changed: less often than `version`."""
+        """Grows whenever rows in no series may have changed, which is less often than `version`."""
         return self._following.state.rows_version
 
     def series_end(self, family: bytes) -> int:
-        """One more than the greatest number of the family's durable rows seen so far; 0 where there are none."""
+        """Return one more than the greatest number of the family's durable rows seen so far; 0 if there are none."""
         view, bounds = self._following.state.seen
         return max(view.series_end(family), bounds.number(family))
 
@@ -284,7 +285,7 @@ class DbReader(Reads):
         return self._following.state.seen
 
     def _explained(self, error: TableMissingError) -> Error:
-        """Collected, or lost?"""
+        """Return why a table is missing: it was collected, or it is lost."""
         self.refresh()
         found = self._following.explained(error)
         event = events.CORRUPTION if found is error else events.READER_OVERTAKEN
@@ -322,8 +323,8 @@ class DbReader(Reads):
             raise kept(self._damage)
 
     def close(self) -> None:
-        """Stop following. Idempotent. Raises: ReentrantError, from a signal handler or a finalizer in the middle of a call;
-        it is not closed then."""
+        """Stop following. Idempotent. Raises: ReentrantError in a signal handler or finalizer that interrupts a call; the
+        reader is not closed then."""
         if self._closed is not None:
             return
         self._runtime.check_outside()
@@ -331,14 +332,14 @@ class DbReader(Reads):
             if self._closed is None:
                 self._closed = ClosedError("the reader is closed: open it again")
             self._ticks.notify_all()
-        # An earlier call may have been interrupted: each step is right a second time.
+        # Each step can be repeated, because an earlier call may have been interrupted.
         if self._task is not None:
             self._task.join()
         self._stores.close()
         self._runtime.close()
 
     def be_ended(self, seconds: float) -> None:
-        """The program ends: there is nothing to store, and soon nobody to wait for."""
+        """End the reader with the program. There is nothing to store or to wait for."""
         if self._closed is None:
             self._closed = ClosedError("the program has ended: open the reader again")
 

@@ -1,4 +1,4 @@
-"""What a handle tells about itself: plain values, computed when asked for."""
+"""The status of a handle: plain values, computed on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsm.sst.cache import CachesStatus
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):
-    """One LSM tree: how many tables in level 0, the tables of each level below it, and the bytes in all of them."""
+    """One LSM tree. `l0`: number of tables in level 0. `levels`: number of tables by level. `size`: bytes of all tables."""
 
     prefix: bytes
     l0: int
@@ -26,14 +26,14 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """A handle's state at one moment.
 
-    `refused_compactions`: proposals of the scheduler that would have lost or reordered rows. `jobs`:
-    compactions that run, in this process or, by their claims, in another. `durable_seq`: batches up to
-    it are durable. `close_reason`: None while open. `requests`: every object-store request
-    so far, by (kind, cause). `slowed_by`: why writers that may wait are slowed down; None while they are not.
+    `durable_seq`: batches up to this one are durable. `close_reason`: `None` while the handle is open. `slowed_by`: why writers
+    that may wait are slowed; `None` while they are not. `refused_compactions`: number of proposals that would have lost or
+    reordered rows. `jobs`: running compactions of this process, and those of other processes, known from their claims.
+    `requests`: every object-store request so far, by (kind, cause).
 
-    `failing_for`: seconds for which the store has not carried out requests of some kind; None while it does. `last_failure`:
-    of a request or of background work, also one that was made good since; None where nothing ever failed. `background`:
-    background work that ever failed, by its name (`flush`, `compaction`, `collection`, `retention`).
+    `failing_for`: seconds since requests of some kind began to fail; `None` while none fail. `last_failure`: the last failure
+    of a request or of background work, even if a later attempt succeeded; `None` if nothing has failed. `background`:
+    background work that has ever failed, by name (`flush`, `compaction`, `collection`, `retention`).
     """
 
     url: str
@@ -58,17 +58,18 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def is_slowed(self) -> bool:
-        """Writers that may wait are being slowed down, before they would have to stop."""
+        """Whether writers that may wait are slowed."""
         return self.slowed_by is not None
 
 
 class ReaderStatus(msgspec.Struct, frozen=True):
     """A reader's state at one moment.
 
-    `next_log_object`: the number of the log object it looks for next. `memory_bytes`: rows of the log that are in no table
-    yet, as it knows. `refresh_age`: seconds since the last poll that succeeded began. `refresh_interval`: seconds from one
-    poll to the next at present, None where only `refresh()` polls. `last_failure`: of the last poll. `failing_for`: seconds
-    since polls began to fail, None while they do not. `close_reason`: why reads fail, None while they do not.
+    `next_log_object`: number of the log object that the next poll looks for. `memory_bytes`: bytes of log rows in the reader's
+    memory, which are in no table that it knows. `refresh_age`: seconds since the start of the last successful poll.
+    `refresh_interval`: current seconds between polls; `None`: only `refresh()` polls. `last_failure`: error of the last poll;
+    `None` if it succeeded. `failing_for`: seconds since polls began to fail; `None` while they succeed. `close_reason`: why
+    reads fail; `None` while they succeed.
     """
 
     url: str
@@ -86,7 +87,7 @@ class ReaderStatus(msgspec.Struct, frozen=True):
 
 
 def status_of_handle(engine: Engine, reason: Exception | None) -> Status:
-    """The state of a `Db` at this moment. `reason`: why the handle takes no more work; None while it does."""
+    """Return the current state of a `Db`. `reason`: why the handle takes no more work; `None` while it does."""
     view, writer, compactor = engine.views.current, engine.writer, engine.compactor
     stores = [engine.stores.main.health, engine.stores.wal.health]
     requests = engine.stores.main.traffic()

@@ -1,6 +1,6 @@
 """Both walks meet here: what a read may see. A view is replaced, never changed, so a read needs no lock.
 
-Every view that somebody still holds keeps its tables from the garbage collector of this process.
+While a view is referenced, the garbage collector of this process keeps its tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lsm.runtime import Runtime
 
 
 class View:
-    """Memtables, newest first (the first one is still written to), and the tables below them."""
+    """Memtables, newest first (the first is active), and the manifest with the tables below them."""
 
     __slots__ = ("__weakref__", "_series_ends", "manifest", "memtables")
 
@@ -24,7 +24,7 @@ class View:
         self._series_ends: dict[bytes, int] | None = None
 
     def series_end(self, family: bytes) -> int:
-        """Rows of the family with this number, or a greater one, are in no table: in memory, or nowhere."""
+        """Return the family's first row number that is in no table. Rows from it on are in memory, if they exist."""
         ends = self._series_ends
         if ends is None:
             ends = self._series_ends = self.manifest.series_ends()
@@ -32,7 +32,7 @@ class View:
 
 
 class Bounds:
-    """How far into a view a read sees: batches up to `seq`, and of each series family the numbers below its bound."""
+    """How much of a view a read sees: batches up to `seq`, and in each series family the numbers below its bound."""
 
     __slots__ = ("_numbers", "seq")
 
@@ -41,12 +41,12 @@ class Bounds:
         self._numbers = numbers
 
     def number(self, family: bytes) -> int:
-        """The bound of a family. One that nothing had been appended to when the bounds were taken shows nothing."""
+        """Return the bound of a family: 0 if the family was empty when the bounds were taken."""
         return self._numbers.get(family, 0)
 
 
 class LiveViews:
-    """The current view, and which older ones are still in use."""
+    """The current view, and the older views that are still in use."""
 
     def __init__(self, runtime: Runtime, view: View) -> None:
         self.lock = runtime.lock()
@@ -57,7 +57,7 @@ class LiveViews:
         with self.lock:
             old = self.current
             if manifest is not None and manifest.number < old.manifest.number:
-                manifest = None  # Two commits were published in the other order: the newer one stays.
+                manifest = None  # Two commits were published in reverse order; the newer stays.
             view = View(
                 old.memtables if memtables is None else memtables, old.manifest if manifest is None else manifest
             )
@@ -65,7 +65,7 @@ class LiveViews:
             self.current = view
 
     def publish_flush(self, flushed: Memtable, manifest: Manifest) -> None:
-        """Swap a flushed memtable for the manifest that holds its tables, in one step."""
+        """Replace a flushed memtable by the manifest with its tables, in one step."""
         with self.lock:
             old = self.current
             newest = manifest if manifest.number > old.manifest.number else old.manifest
@@ -74,14 +74,14 @@ class LiveViews:
             self.current = view
 
     def push(self, active: Memtable) -> None:
-        """Put a new active memtable before the others."""
+        """Add a new active memtable before the others."""
         with self.lock:
             view = View((active, *self.current.memtables), self.current.manifest)
             self._held.add(view)
             self.current = view
 
     def held_tables(self) -> set[int]:
-        """Numbers of all tables some reader of this process may still open."""
+        """Return the numbers of all tables that a reader of this process may still open."""
         with self.lock:
             views = list(self._held)
         numbers: set[int] = set()
@@ -91,7 +91,7 @@ class LiveViews:
 
 
 class OpenSnapshots:
-    """The sequence numbers that open snapshots still read at: flush and compaction keep the versions they see. A multiset.
+    """A multiset of the sequence numbers of open snapshots. Flush and compaction keep the versions that snapshots see.
     Thread-safe."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -109,6 +109,6 @@ class OpenSnapshots:
                 del self._counts[seq]
 
     def held(self) -> tuple[int, ...]:
-        """The numbers, ascending."""
+        """Return the sequence numbers, ascending."""
         with self._lock:
             return tuple(sorted(self._counts))

@@ -1,1 +1,1 @@
-"""What is done in C, by packages of others: checksums and compression."""
+"""Checksums and compression, by C code of third-party packages."""

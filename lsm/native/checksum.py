@@ -1,7 +1,7 @@
-"""crc32c, out of the extension module of the package of that name.
+"""The checksum crc32c, from the extension module of the package `crc32c`.
 
-The package is left out where the extension is found without it: it looks up its own version in its metadata and makes a command
-line, which takes longer than to import the half of this engine.
+The extension is imported without its package if possible. The package looks up its version in its metadata and builds a command
+line, which takes longer than the import of half of this engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EXTENSION = "crc32c._crc32c"
 
 
 def _extension() -> Any:
-    """The extension module by itself; None where it is no file beside the package's own."""
+    """Load the extension module without its package; `None` if it is no file in the package's directory."""
     package = PathFinder.find_spec(_PACKAGE)
     places = package.submodule_search_locations if package is not None else None
     found = PathFinder.find_spec(_EXTENSION, places) if places is not None else None

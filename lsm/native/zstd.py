@@ -1,7 +1,7 @@
-"""zstd frames, by the package zstandard or, where there is none for the interpreter, by Python's own `compression.zstd`.
+"""zstd frames, by the package zstandard or, if it is not installed, by Python's own `compression.zstd`.
 
-Which of the two wrote a frame does not matter to who reads it: both are the same C library, at the same levels, and write the
-size of the content into each frame.
+Each of the two reads the other's frames: both use the same C library and the same levels, and both write the size of the
+content into each frame.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 _package: Any = None
-"""The package zstandard, where it is there."""
+"""The package zstandard; `None` if it is not installed."""
 _own: Any = None
-"""The standard library's module, from Python 3.14 on, where the package is not there."""
+"""The standard library's module (Python 3.14 on); `None` if the package is installed."""
 try:
     _package = importlib.import_module("zstandard")
 except ImportError as missing:
@@ -29,7 +29,7 @@ ZstdError: type[Exception] = _package.ZstdError if _own is None else _own.ZstdEr
 
 
 def compressor(level: int) -> Callable[[bytes], bytes]:
-    """Makes a frame of what it is called with. For one thread at a time."""
+    """Return a function that compresses bytes into one frame. Only one thread may call it at a time."""
     if _own is None:
         made: Callable[[bytes], bytes] = _package.ZstdCompressor(level=level).compress
         return made
@@ -38,8 +38,8 @@ def compressor(level: int) -> Callable[[bytes], bytes]:
 
 
 def decompress(stored: bytes | memoryview, size: int) -> bytes:
-    """The content of a frame, which must have `size` bytes. Raises: ZstdError, before anything is allocated where the frame
-    states another size."""
+    """Return the content of a frame, which must have `size` bytes. Raises: ZstdError; if the frame states another size, before
+    any allocation."""
     found: bytes
     if _own is None:
         if _package.frame_content_size(stored) not in (-1, size):
@@ -49,7 +49,7 @@ def decompress(stored: bytes | memoryview, size: int) -> bytes:
         if _own.get_frame_info(stored).decompressed_size not in (None, size):
             raise ZstdError(f"the frame states another size than {size} bytes")
         reader = _own.ZstdDecompressor()
-        # A frame may end with an empty block, which is read only as long as there is room for more.
+        # A frame may end with an empty block, which is read only if there is room for more bytes.
         found = reader.decompress(stored, max_length=size + 1)
         if not reader.eof:
             raise ZstdError(f"the frame is cut short, or holds more than {size} bytes")
@@ -59,8 +59,8 @@ def decompress(stored: bytes | memoryview, size: int) -> bytes:
 
 
 def frame_contents(stored: bytes | memoryview, piece: int) -> Iterator[bytes]:
-    """The contents of frames that lie end to end, some `piece` bytes at a time; without the end of a frame that is cut short.
-    Raises: ZstdError."""
+    """Yield the contents of consecutive frames, some `piece` bytes at a time. If the last frame is cut short, the missing part
+    is left out. Raises: ZstdError."""
     if _own is None:
         with _package.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as frames:
             while part := frames.read(piece):

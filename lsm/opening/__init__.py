@@ -1,1 +1,1 @@
-"""From a storage to a running engine: recovery, worker pools, all parts joined. The only room that joins write/ and read/."""
+"""From a storage to a running engine: recovery, worker pools, assembly; and the end of a handle."""

@@ -1,4 +1,4 @@
-"""The end of a handle: closed by its owner, or cut short by the end of the program."""
+"""The end of a handle: a close by its owner, or the end of the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsm.write.handle_state import HandleState
 
 
 class Closing:
-    """Stops a handle in steps, each of which is right a second time: an earlier call may have been interrupted."""
+    """Stops a handle in steps. Each step can be repeated, because an earlier call may have been interrupted."""
 
     def __init__(
         self, engine: Engine, state: HandleState, durability: Durability, collection: RegularCollection | None
@@ -33,9 +33,8 @@ class Closing:
             if self._state.is_shut:
                 return
             try:
-                if (
-                    self._state.closed is None
-                ):  # Else an earlier call was interrupted: what is left is to stop the threads.
+                # Otherwise an earlier call was interrupted, and only the threads are left to stop.
+                if self._state.closed is None:
                     self._stop_writing()
             except UnavailableError:
                 raise
@@ -66,7 +65,7 @@ class Closing:
         self._tell()
 
     def be_ended(self, seconds: float) -> str | None:
-        """The program ends: take no more batches, and wait until those that were taken are durable. What is not, if any."""
+        """End the handle with the program: refuse new batches and wait until the others are durable. Return a report if not."""
         if self._state.closed is not None:
             return None
         engine, url = self._engine, self._engine.stores.main.url

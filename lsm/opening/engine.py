@@ -1,4 +1,4 @@
-"""Opening: settings and components put together into the stations of the write walk."""
+"""Opening: assembles the parts of the write walk from settings and components."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Engine:
         self._executors = Executors(self.runtime)
         self.snapshots = OpenSnapshots(self.runtime)
         self._started: list[Callable[[], None]] = []
-        """How to stop what runs already, in the order in which it is stopped."""
+        """Functions that stop the parts that already run, in the order of the calls."""
         try:
             self._open(parts)
         except BaseException as error:
             if isinstance(error, CorruptionError):
                 events.tell(events.CORRUPTION, url=self.stores.main.url, reason=events.reason(error))
-            # A thread that cannot be started is an opening that failed, and those started before it end.
+            # If a thread cannot be started, the open fails, and the threads started before it must end.
             for stop in self._started:
                 stop()
             self._shut_down()
@@ -128,7 +128,7 @@ class Engine:
         settings = self.settings
         address = worker_address(self.stores, self.rules)
         wal_address = self.stores.address(self.stores.wal)
-        # One core is the writer's own; more workers than others are left would only get in each other's way.
+        # One core is for the writer. More workers than the other cores would only slow each other.
         slots = min(settings.l0_flush_parallelism, max(1, self.runtime.cores - 1))
         builds = TableBuilds(
             self.runtime,
@@ -156,7 +156,7 @@ class Engine:
             limits=FlushLimits(
                 slots=slots,
                 slots_at_close=settings.l0_flush_parallelism,
-                # Without a compactor nobody would ever relieve level 0: flushes do not wait for it then.
+                # Without a compactor in this process, level 0 may never shrink, so flushes do not wait for it.
                 l0_max_ssts=settings.l0_max_ssts if settings.compaction_enabled else sys.maxsize,
                 stall_seconds=settings.op_timeout,
             ),
@@ -196,9 +196,9 @@ class Engine:
         )
 
     def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
-        """Delete what nothing refers to; a clone lets go of parents it has no use for any more."""
+        """Delete unreferenced objects. In a clone, also drop parents whose tables are no longer needed."""
         if self.compactor is None or self.compactor.is_superseded:
-            # Another process may compact: until a view shows it, reads here hold on to the tables it has replaced.
+            # Another process may compact. Until a view here has its commits, held views keep the tables that it replaced.
             manifest = self.manifests.refresh()
             if manifest.number > self.views.current.manifest.number:
                 self._committed(manifest)
@@ -208,14 +208,14 @@ class Engine:
         return found
 
     def fail(self, error: Error) -> None:
-        """A background thread gave up: refuse further work, and wake whoever waits for a flush."""
+        """Refuse further work after a background thread failed, and wake calls that wait for a flush."""
         self.writer.fail(error)
         self.health.stopped(error)
         with self.lock:
             self.flusher.wake_locked()
 
     def _committed(self, manifest: Manifest) -> None:
-        """A new manifest of our own: reads see it, and whoever waits for level 0 looks again."""
+        """Publish a new manifest to reads, and wake calls and threads that wait for level 0."""
         self.views.replace(manifest=manifest)
         self._measure_level0(manifest)
         if self.compactor is not None:
@@ -224,13 +224,13 @@ class Engine:
             self.flusher.wake_locked()
 
     def _measure_level0(self, manifest: Manifest) -> None:
-        # Where only another process compacts, level 0 has no limit; but while it does, it should not be left behind.
+        # With compaction disabled here, level 0 has no limit unless another process has jobs, which writes should not outrun.
         has_limit = self.settings.compaction_enabled or manifest.jobs
         fullest = max((len(partition.l0) for partition in manifest.partitions), default=0)
         self.writer.set_level0(fullest, self.settings.l0_max_ssts if has_limit else None)
 
     def explained(self, error: TableMissingError) -> Error:
-        """Why a table is missing that this handle's own collector left alone: one of another process took it, or it is lost."""
+        """Return why a table is missing that this handle's collector kept: another process's deleted it, or it is lost."""
         try:
             manifest = self.manifests.refresh()
         except FencedError as fenced:
@@ -244,14 +244,14 @@ class Engine:
         return SnapshotExpiredError(f"{error.object_name} was compacted away, and collected from outside: read again")
 
     def jobs(self) -> tuple[JobStatus, ...]:
-        """Compactions that run here, or, by their claims in the manifest, in another process."""
+        """The compactions of this process, and those of other processes, known from their claims in the manifest."""
         own = self.compactor.jobs() if self.compactor is not None else ()
         now = self.runtime.now_ms()
         claims = self.views.current.manifest.jobs
         return (*own, *(status_of(claim, now) for claim in claims if claim.epoch != self.epoch))
 
     def shut_down(self) -> None:
-        """Stop every thread and worker. Requires: the writer refuses work already."""
+        """Stop all threads and workers. Requires: the writer already refuses work."""
         self.flusher.close()
         if self.compactor is not None:
             self.compactor.close()

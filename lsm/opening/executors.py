@@ -1,4 +1,4 @@
-"""Opening, second part: the threads and processes a handle works with, and where its compactions run."""
+"""Opening, second part: the threads and processes of a handle, and where its compactions run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress, WorkerProcesses, can_pickle, shares_process
 
 COMPACTION_NICENESS = 10
-"""Compaction can wait; the writer and those who build level-0 tables cannot."""
+"""Niceness of compaction workers. Compaction can wait; the writer and the builds of level-0 tables cannot."""
 
 
 class Executors:
-    """Those a handle has started, and has to shut down."""
+    """The executors that a handle has started and must shut down."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -33,7 +33,7 @@ class Executors:
     def processes(
         self, placement: str, address: StoreAddress | None, count: int, *, job: str, niceness: int = 0
     ) -> Elsewhere | None:
-        """Worker processes, where they are wanted and can reach the store. Raises: InvalidError: wanted, and cannot."""
+        """Return worker processes, or `None` for threads. Raises: InvalidError: `placement` is "process", which cannot work."""
         if placement == "process" and address is None:
             raise InvalidError(
                 "placement 'process': no other process can open this store, or the extractor, layout or options cannot "
@@ -41,7 +41,7 @@ class Executors:
             )
         if placement == "thread" or address is None:
             return None
-        # Each attempt at a request is a sign of life, so a worker that is silent for as long as an operation may take is dead.
+        # Each attempt of a request is a sign of life, so a worker that is silent for the time of a whole operation is dead.
         workers = self._own(WorkerProcesses(count, niceness=niceness, silence_max=address.op_timeout))
         return Elsewhere(workers, self._runtime, job=job, url=address.spec.url)
 
@@ -50,7 +50,7 @@ class Executors:
         return executor
 
     def shut_down(self) -> None:
-        """Cut off what runs in processes, wait for what runs in threads."""
+        """Cut off calls in processes; wait for calls in threads."""
         for executor in self._started:
             if isinstance(executor, WorkerProcesses):
                 executor.shutdown(wait=False)
@@ -59,14 +59,14 @@ class Executors:
 
 
 def worker_address(stores: Stores, rules: Rules) -> StoreAddress | None:
-    """How a worker process reaches the tables; None where it cannot, or could not be told by which rules to make them."""
+    """How a worker process opens the tables' store; `None` if it cannot, or if the rules cannot be pickled."""
     return stores.address(stores.main) if can_pickle(rules) else None
 
 
 def compaction_workplace(
     executors: Executors, runtime: Runtime, settings: Settings, parts: Components, stores: Stores, rules: Rules
 ) -> Workplace:
-    """Where compactions run. Raises: InvalidError where the executor handed in cannot reach the store."""
+    """Return the place where compactions run. Raises: InvalidError if the caller's executor cannot open the store."""
     address = worker_address(stores, rules)
     slots = max(2, settings.compaction_workers)
     given = parts.compaction_executor
@@ -99,7 +99,7 @@ def compaction_workplace(
 
 
 def scheduler_of(settings: Settings, parts: Components) -> CompactionScheduler:
-    """The scheduler handed in, or the default policy."""
+    """Return the caller's scheduler, or the default policy."""
     if parts.scheduler is not None:
         return parts.scheduler
     leveled = LeveledScheduler(

@@ -1,4 +1,4 @@
-"""What a handle does for its database on demand: checkpoints, compactions, collections."""
+"""The work that callers request of a handle: checkpoints, compactions, collections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lsm.write.handle_state import HandleState
 
 
 class Maintenance:
-    """Each call checks the handle, waits where it has to, and then asks the part that does the work."""
+    """Each call checks the handle, waits if necessary, and then calls the part that does the work."""
 
     def __init__(self, engine: Engine, state: HandleState, durability: Durability) -> None:
         self._engine = engine

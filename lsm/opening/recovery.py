@@ -1,7 +1,7 @@
-"""Write walk, first station: open a database, or create one; fence older writers; replay the log.
+"""Write walk, first station: opens or creates a database, fences older writers, replays the log.
 
-docs/protocol.md, rules O1 to O8. Source: SlateDB's open. Its fence is an empty object and its search for the end of the log
-gallops with HEADs; here a fence is a full object with epoch and nonce, and one LIST finds the end.
+docs/protocol.md, rules O1 to O8. Source: SlateDB's open. SlateDB's fence is an empty object, and a galloping search with HEADs
+finds the end of its log. Here a fence is a full object with epoch and nonce, and one LIST finds the end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from lsm.wal.replay import LogEntries, apply_frames, read_wal, read_wal_object
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What must be the same at every open of a database. The log's store may be another one if the log was moved there."""
+    """Values that must be the same at every open of a database. `wal_url` may change if the log was moved."""
 
     extractor_name: str
     series_name: str
@@ -56,7 +56,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Recovered:
-    """An opened database: this process owns it under `epoch`, and `memtables` (newest first) hold its log."""
+    """An opened database. This process owns it under `epoch`. `memtables` (newest first) hold the replayed log."""
 
     manifests: ManifestStore
     epoch: int
@@ -76,12 +76,12 @@ def open_database(
     is_compactor: bool,
     memtable_bytes: int,
 ) -> Recovered:
-    """Claim the database and bring its log into memory.
+    """Claim the database and replay its log into memory.
 
-    Cost: to open: 5 LIST, 1 + n GET, 1 GET of 64 bytes, 2 PUT for n log objects before the fence, however many tables there
-    are, and the probe: one PUT per store. To create: the same, 3 LIST and 1 PUT, and 4 requests of the probe per store.
-    Raises: InvalidError: the store does not honour the condition that the protocol rests on, or the database is another one.
-    Raises: FencedError: another process opened it at the same time and won.
+    Cost: to open, with n log objects before the fence and any number of tables: 5 LIST, 1 + n GET, 1 GET of 64 bytes, 2 PUT,
+    and one PUT per store for the probe. To create: the same, plus 3 LIST and 1 PUT, and 4 requests per store for the probe.
+    Raises: InvalidError: the store does not honour the conditional create, or the identity differs.
+    Raises: FencedError: another process opened the database at the same time and won.
     """
     stores = {id(store): store, id(wal_store): wal_store}.values()
     for each in stores:
@@ -93,7 +93,7 @@ def open_database(
     check_place(wal_store.with_cause("open"), identity.wal_url, manifests.current)
     for each in stores:
         if each.proof.generation < 0:
-            probe_conditional_create(each)  # Rule O2: before the first commit, and before anybody is fenced out.
+            probe_conditional_create(each)  # Rule O2: before the first commit, and before any writer is fenced.
     previous = manifests.current.writer_epoch
     epoch = manifests.claim_writer(compactor=is_compactor)
     try:
@@ -102,7 +102,7 @@ def open_database(
         recovered = _replay(wal_store, runtime, manifests, epoch, fence, memtable_bytes)
         _record_place(manifests, identity.wal_url, recovered.fences)
     except CorruptionError as error:
-        # A still newer writer flushes, and its collector takes log objects, while this one looks for them.
+        # The cause may be a still newer writer: it flushes, and its collector deletes log objects that this one looks for.
         raise manifests.explain(error) from error
     if previous:
         replayed = fence - 1 - manifests.current.replay_after
@@ -118,7 +118,7 @@ def _create(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, id
     if wal_store is not store:
         listed += [info for prefix in (MANIFESTS, WAL) for info in log.list(prefix)]
     if any(not is_foreign(info.name) and not is_probe(info.name) for info in listed):
-        # Somebody else may have created the database since this process looked for one.
+        # Another process may have created the database since this one looked for it.
         created = ManifestStore.load(store, runtime)
         if created is not None:
             return created
@@ -144,7 +144,7 @@ def _create(store: ReliableStore, wal_store: ReliableStore, runtime: Runtime, id
 
 
 def check_identity(manifest: Manifest, identity: Identity) -> None:
-    """Raises: InvalidError naming what differs (rule O3)."""
+    """Check the identity (rule O3). Raises: InvalidError that names the difference."""
     for what, found, wanted in (
         ("prefix extractor", manifest.extractor_name, identity.extractor_name),
         ("series layout", manifest.series_name, identity.series_name),
@@ -154,7 +154,7 @@ def check_identity(manifest: Manifest, identity: Identity) -> None:
 
 
 def _record_place(manifests: ManifestStore, wal_url: str, fences: tuple[int, ...]) -> None:
-    """Rule B2: of a log in a store of its own, where it is, and a fence that any other place has not."""
+    """Record the place of a log with a separate store, and a fence that no other place has (rule B2)."""
 
     def edit(manifest: Manifest) -> Manifest | None:
         if manifest.wal_url == wal_url and manifest.fences:
@@ -166,13 +166,13 @@ def _record_place(manifests: ManifestStore, wal_url: str, fences: tuple[int, ...
 
 
 def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore, epoch: int) -> int:
-    """Put a fence at the first gap of the log and return its number. From then on the old writer cannot go on: its
-    objects have consecutive numbers, and the next one is taken (rule W2)."""
+    """Put a fence at the first gap of the log and return its number. The old writer cannot continue after that: its objects
+    have consecutive numbers, and the next one is taken (rule W2)."""
     store, manifest = wal_store.with_cause("open"), manifests.current
     number = first_gap(
         store, manifest.replay_after + 1, manifest.database, lambda: manifests.check_owner().replay_after
     )
-    # Rule O5: the gap of a listing that a newer writer has written before is that writer's next number.
+    # Rule O5: if a newer writer wrote before the listing, the gap in the listing is that writer's next number.
     manifests.check_owner()
     while True:
         parts = seal_envelope(
@@ -189,7 +189,7 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
             put_on_proof(store, wal_name(number), parts)
             return number
         except ObjectExists:
-            # The old writer got in one more object, or a newer one is opening: its fence says so.
+            # The old writer stored one more object, or a newer writer is opening and put its fence here.
             found = read_wal_object(store, number, manifest.database, is_known=True)
             if found is not None and found.is_fence and found.epoch == epoch:
                 return number
@@ -212,13 +212,13 @@ def _replay(
     tables: list[Memtable] = []
     table = _new_table(runtime, manifest.replay_after + 1, manifest.wal_epoch_floor)
     last_seq = manifest.last_seq
-    # Rule W6: what replay leaves out is kept like a fence. It may lie on an older writer's next number.
+    # Rule W6: objects that replay leaves out are kept like fences. They may have an older writer's next number.
     fences = set(range(manifest.replay_after + 1, fence + 1))
     numbers: Sequence[int] = range(manifest.replay_after + 1, fence)
     log = read_wal(
         wal_store.with_cause("open"), runtime, numbers, manifest.database, epoch_floor=manifest.wal_epoch_floor
     )
-    # The fence need not be read back: this process wrote it.
+    # The fence is not read back, because this process wrote it.
     for entries in chain(log, (LogEntries(fence, epoch, True, fence - 1, ()),)):
         if not entries.is_fence:
             fences.remove(entries.number)
@@ -227,7 +227,7 @@ def _replay(
         if table.size >= memtable_bytes:
             tables.append(table)
             table = _new_table(runtime, entries.number + 1, entries.epoch)
-    # The last one stays open for new writes; an empty one holds no log objects that a flush would have to cover.
+    # The last memtable takes new writes. An empty one is replaced: it has no log objects that a flush must cover.
     tables.append(table if not table.is_empty else Memtable(runtime))
     recovered = Recovered(
         manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(sorted(fences)), manifest.series_ends()

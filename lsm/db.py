@@ -108,7 +108,7 @@ class Db(Reads):
         return self._intake.write(WriteBatch().delete(key), await_durable=await_durable)
 
     def write(self, batch: WriteBatch, *, await_durable: bool = False) -> WriteHandle:
-        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed. Is delayed a little while level 0 or
+        """Apply a batch atomically. Waits while `max_unflushed_bytes` are unflushed. Pauses briefly while level 0 or
         memory is more than half full (`status().slowed_by`).
 
         Raises: InvalidError for an empty batch or a key inside a series family; UnavailableError if the log cannot be
@@ -320,7 +320,8 @@ class Db(Reads):
         self._closing.close()
 
     def be_ended(self, seconds: float) -> str | None:
-        """End the handle with the program: refuse new batches and wait until the others are durable. Return a report if not."""
+        """End the handle with the program: refuse new batches, and wait until accepted batches are durable. Return a report of
+        batches that are not durable; `None` if there are none."""
         return self._closing.be_ended(seconds)
 
     def __enter__(self) -> Db:

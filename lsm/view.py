@@ -24,7 +24,7 @@ class View:
         self._series_ends: dict[bytes, int] | None = None
 
     def series_end(self, family: bytes) -> int:
-        """Return the family's first row number that is in no table. Rows from it on are in memory, if they exist."""
+        """Return the family's end in tables: rows with this number or a greater one are in memory, or do not exist."""
         ends = self._series_ends
         if ends is None:
             ends = self._series_ends = self.manifest.series_ends()

@@ -96,7 +96,7 @@ class Claims:
             raise
 
     def take_up(self, record: JobRecord) -> tuple[JobRecord, Sources] | None:
-        """Claim an abandoned job of another compactor, or of this process, again. `None`: the claim was dropped instead."""
+        """Claim again a job that another compactor or this process abandoned. `None`: its claim was dropped instead."""
         finished = [finished_tables(self._store, self._database, part.first, part.end) for part in record.parts]
         try:
             sources = check_spec(self._manifests.current, spec_of(record))
@@ -156,7 +156,7 @@ class Claims:
         self.committed += 1
 
     def check_loss(self, error: Error) -> None:
-        """Return if an error comes from a table that a newer manifest no longer names. Raises: CompactorFencedError if another
+        """Ignore an error about a table that the newest manifest no longer names. Raises: CompactorFencedError if another
         compactor took over; `error` itself if it has another cause."""
         newest = self._manifests.refresh()
         check_compactor(newest, self.epoch)  # A newer compactor may have merged and collected the tables.

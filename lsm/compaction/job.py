@@ -154,7 +154,7 @@ class _Merge:
             self._output.add_rows(self._prune(block.chunk()))
 
     def _may_shrink(self, block: RowsBlock) -> bool:
-        """Whether pruning might drop a row. Cheap: to know for sure, the values would have to be decoded."""
+        """Whether pruning might drop a row. Looks at keys and kinds only, because decoding the values costs more."""
         is_bottom = self._job.sources.is_bottom
         return (is_bottom and not are_values(block.kinds)) or not has_one_version_a_key(block.keys)
 

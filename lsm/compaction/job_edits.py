@@ -27,7 +27,7 @@ def spec_of(record: JobRecord) -> CompactionSpec:
 
 
 def outputs_max(size: int, rows: int, table_bytes: int) -> int:
-    """Return an upper bound for the outputs of such sources. They may be larger, if stored without the sources' compression."""
+    """Return an upper bound for the number of outputs. Outputs may be larger than the sources, if they are not compressed."""
     return min(rows, 64 * size // table_bytes) + 2
 
 

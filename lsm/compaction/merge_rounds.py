@@ -25,8 +25,8 @@ class Stored(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The rows between the last round and the next, newest source first. The series are of one family. In a round with both,
-    all other rows come before the series."""
+    """The rows of one round, newest source first. All series are of one family. In a round with both, all other rows come
+    before the series."""
 
     rows: list[RowChunk]
     series: list[SeriesChunk]

@@ -84,10 +84,12 @@ class NextJobs:
                         continue
                     self._start(spec)
                 except SourcesClaimedError:
-                    self._state.wake()  # This process did, in a commit whose reply was lost; the record is known by now.
+                    # This process claimed them, in a commit whose reply was lost. The record is known by now.
+                    self._state.wake()
                 except InvalidError as error:
                     if self._claims.manifest is not seen:
-                        self._state.wake()  # The proposal was for an older tree: a commit counted although its reply was lost.
+                        # The proposal was for an older tree: a commit counted although its reply was lost.
+                        self._state.wake()
                         continue
                     # The proposal would lose or reorder rows. The next change of the tree brings other proposals.
                     self.last_refusal = error

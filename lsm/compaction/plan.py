@@ -18,7 +18,7 @@ from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
 LEVEL_MAX: Final = 1 << 62
-"""Maximum level, and negated the minimum. Levels are stored in 64 bits, and a policy may count up or down from any level."""
+"""Maximum level; the minimum is -LEVEL_MAX. Levels are stored in 64 bits, and policies may count up or down from any."""
 
 
 class CompactionSpec(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
     """Check that a proposal keeps every row and the order of rows (a drain: names exactly the tables it drops). Return its
     tables.
 
-    Raises: InvalidError, with the rule that the proposal breaks.
+    Raises: InvalidError that names the broken rule.
     """
     partition = manifest.partition(spec.prefix)
     if partition is None:
@@ -163,7 +163,7 @@ def _holds_series(partition: Partition, run: Run, target: int) -> bool:
 
 
 def _range(tables: Iterable[TableInfo], *, whole_series: bool) -> tuple[bytes, bytes]:
-    """Return the first and last key of the tables. `whole_series`: of every series that has a row in that range."""
+    """Return the first and last key of the tables. `whole_series`: extended to the bounds of their series."""
     tables = list(tables)
     if whole_series:
         # A row's number is the last eight bytes of its key. Keys of rows in no series make the range larger than necessary.

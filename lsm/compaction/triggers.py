@@ -23,7 +23,7 @@ from lsm.manifest.model import Manifest, Partition
 
 
 class TombstoneTrigger(msgspec.Struct, frozen=True):
-    """Merges a table into the next run below that it overlaps if at least `share` of its rows are deletes. At the bottom,
+    """If at least `share` of a table's rows are deletes, merges it into the next deeper run that it overlaps. At the bottom,
     deletes are dropped. Each merge moves rows deeper, so the merges come to an end. Partitions with series are skipped, because
     their rows are not deleted one by one."""
 

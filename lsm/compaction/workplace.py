@@ -22,10 +22,9 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class Workplace:
-    """Executors for parts. `slots`: maximum parts that run at a time. Deep jobs take all slots but one, which is reserved for
-    jobs that shrink level 0.
+    """The executors of parts. `slots`: maximum parts that run at a time; one slot is reserved for jobs that shrink level 0.
 
-    `workers`: `None`: all parts run in threads.
+    `workers`: worker processes; `None`: all parts run in threads.
     """
 
     def __init__(

@@ -65,7 +65,8 @@ class Closing:
         self._tell()
 
     def be_ended(self, seconds: float) -> str | None:
-        """End the handle with the program: refuse new batches and wait until the others are durable. Return a report if not."""
+        """End the handle with the program: refuse new batches, and wait until accepted batches are durable. Return a report of
+        batches that are not durable; `None` if there are none."""
         if self._state.closed is not None:
             return None
         engine, url = self._engine, self._engine.stores.main.url

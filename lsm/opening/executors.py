@@ -33,7 +33,10 @@ class Executors:
     def processes(
         self, placement: str, address: StoreAddress | None, count: int, *, job: str, niceness: int = 0
     ) -> Elsewhere | None:
-        """Return worker processes, or `None` for threads. Raises: InvalidError: `placement` is "process", which cannot work."""
+        """Return worker processes, or `None` for threads.
+
+        Raises: InvalidError: `placement` is "process", but other processes cannot open the store.
+        """
         if placement == "process" and address is None:
             raise InvalidError(
                 "placement 'process': no other process can open this store, or the extractor, layout or options cannot "

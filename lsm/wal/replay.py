@@ -59,7 +59,7 @@ def _read_wal_object(store: ReliableStore, number: int, database: bytes) -> LogE
 def read_wal(
     store: ReliableStore, runtime: Runtime, numbers: Sequence[int], database: bytes, *, epoch_floor: int
 ) -> Iterator[LogEntries]:
-    """Yield the log objects `numbers` in order, fences included.
+    """Yield the log objects with these numbers, in order, fences included.
 
     An object whose epoch is below the newest epoch so far is a fenced writer's late arrival and is left out (rule W3).
     Raises: CorruptionError, also for a missing object. Cost: one GET per object, PREFETCH at a time.

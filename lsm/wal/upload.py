@@ -47,7 +47,7 @@ class WalObject:
 
 
 class UploadQueue:
-    """Sealed objects that are not durable yet: their order, their numbers, and their failures.
+    """Sealed objects until they are durable: their order, their numbers, and failed uploads.
 
     Guarded by the write lock: every call requires it. `durable_number` and `outage` may be read without it.
     """

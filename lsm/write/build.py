@@ -1,7 +1,7 @@
 """Write walk, after `write/flush`, before `write/level0`: where the tables of a frozen memtable are built.
 
 A worker process builds a large memtable from the log, so that the writer's interpreter keeps its core. A thread builds a small
-memtable, or one that no worker can read. If a worker fails, a thread builds the same memtable again.
+memtable, and any memtable that workers cannot read. If a worker fails, a thread builds the same memtable again.
 """
 
 from __future__ import annotations

@@ -31,9 +31,7 @@ class FlushCommits:
     def commit(self, table: Memtable, built: Built, first_number: int) -> Manifest:
         """Commit a memtable's tables and return the new manifest. When this returns, reads use the tables, not the memtable.
 
-        Requires: older memtables are committed.
-
-        Raises: UnavailableError, FencedError.
+        Requires: older memtables are committed. Raises: UnavailableError, FencedError.
         """
         fences = self._new_fences
 

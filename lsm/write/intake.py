@@ -13,7 +13,7 @@ from lsm.write.writer import Writer
 
 
 class Intake:
-    """The steps of a write before the write lock is taken."""
+    """The steps of a write outside the write lock."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class Prefixes:
     partition in the tree of the other, and no manifest with both can be committed."""
 
     def __init__(self, stored: Callable[[], Iterable[bytes]], lock: Any) -> None:
-        """`stored`: returns the prefixes of all stored rows; called once, at the first prefix that is new to this handle."""
+        """`stored`: returns the prefixes of the existing partitions; called once, at the first prefix new to this handle."""
         self._stored: Callable[[], Iterable[bytes]] | None = stored
         self._lock = lock
         self._known: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The default policy: level 0, then levels of sorted runs that grow by a ratio. Pure.
+"""The default policy: level 0, then levels with one sorted run each, which grow by a ratio. Pure.
 
 When level 0 has `l0_min` tables, its oldest, at most `l0_max`, are merged with the tables of level 1 that they overlap.
 A level larger than its target gives one table to the next level: the one that overlaps least there. Source: LevelDB's leveled

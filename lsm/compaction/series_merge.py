@@ -1,4 +1,4 @@
-"""Merging the rows of one series family from several sources. Pure.
+"""Merges the rows of one series family from several sources. Pure.
 
 Within a series, an older source has the smaller numbers. So the rows of a series are concatenated, oldest source first. Numbers
 out of order are refused as damage.

@@ -20,7 +20,7 @@ ROOMY_BYTES: Final = 1 << 20
 
 
 class GroupCommit:
-    """The threads that wait for durability, as groups that share an object.
+    """The threads that wait for durability, in groups that share an object.
 
     Guarded by the write lock: every call requires it. Times are in seconds of one monotonic clock.
     """
@@ -37,7 +37,7 @@ class GroupCommit:
     )
 
     def __init__(self, flush_interval: float | None, object_bytes: int) -> None:
-        """`flush_interval`: None disables sealing by age."""
+        """`flush_interval`: in seconds; `None` disables sealing by age."""
         self._interval = flush_interval
         self._awaited: list[int] = []
         """The batch that each waiting thread waits for."""

@@ -79,7 +79,7 @@ def read_wal(
 def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, until_seq: int | None = None) -> int:
     """Put the batches after_seq < seq <= until_seq into the memtable; return the newest sequence number seen.
 
-    Requires: no frame straddles either bound (the log is cut wherever a memtable is).
+    Requires: no frame straddles either bound (the log is cut wherever a memtable is frozen).
     """
     newest = after_seq
     for frame in frames:

@@ -1,1 +1,1 @@
-"""Writes: batches into log and memtable, memtables into level-0 tables. Never imports `read`."""
+"""Writes: batches go into log and memtable, memtables into level-0 tables. Never imports `read`."""

@@ -1,4 +1,4 @@
-"""Write walk, after `write/level0`, before `manifest/store`: built tables go into the manifest, in the order of their batches.
+"""Write walk, after `write/level0`, before `manifest/store`: commits tables to the manifest, in the order of their batches.
 
 docs/protocol.md, rule F2: the replay position moves in the same commit.
 """
@@ -75,7 +75,7 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
         changed,
         last_seq=table.last_seq,
         replay_after=max(manifest.replay_after, table.wal_last),
-        # Rule W4: the epoch reached at that object, not this writer's: older objects behind it must still count.
+        # Rule W4: the epoch reached at that object. Later objects may have an older epoch than this writer's, and must count.
         wal_epoch_floor=max(manifest.wal_epoch_floor, table.wal_epoch),
         fences=tuple(sorted({*manifest.fences, *fences})),
     )

@@ -94,7 +94,7 @@ class Durability:
             self._flusher.wait_flushed(self._writer.freeze())
 
     def finish_all(self) -> None:
-        """Flush everything to tables. Requires: the writer takes no more batches."""
+        """Flush every batch to tables. Requires: the writer takes no more batches."""
         self._flusher.drain()
         if self._wal_enabled:
             self.finish(FlushType.WAL)

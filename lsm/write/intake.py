@@ -1,4 +1,4 @@
-"""Write walk, after `db`: a batch is checked, waits for space, and is handed to the writer."""
+"""Write walk, after `db`: checks a batch, waits for space, and hands the batch to the writer."""
 
 from __future__ import annotations
 

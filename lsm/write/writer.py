@@ -64,7 +64,7 @@ class Writer:
         self._on_growth = on_growth
         # Guarded by the write lock:
         self._freeze_at_count = limits.wal_objects_max
-        """The count of sealed log objects at which the memtable is frozen."""
+        """Number of sealed log objects at which the memtable is frozen."""
         self._next_step = limits.memtable_bytes // 4
         """Size of the memtable at the next step: first `on_growth`, then the freeze."""
         self._keeps_arrivals = False

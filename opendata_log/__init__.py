@@ -1,6 +1,11 @@
 """A keyed log database in Python whose only infrastructure is an object store.
 
-Each key is its own ordered log; a new one is just a new key. One global sequence orders everything.
+Each key is an ordered log; an append to a new key creates one. One global sequence orders the records of all keys.
+
+>>> with LogDb.open("memory://") as log:
+...     _ = log.try_append([(b"orders", b"created"), (b"users", b"login")])
+...     [(entry.sequence, entry.value) for entry in log.scan(b"users")]
+[(1, b'login')]
 """
 
 from importlib import import_module
@@ -121,8 +126,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # Handles import the engine; settings, values and errors do not. So each of these names imports its module at its first use.
-    # The module of a handle imports all that the handle needs: opening one imports nothing more.
+    # Handles import the engine; settings, values and errors do not. So each of these names imports its module at first use.
+    # A handle's module imports everything that the handle needs, so that opening a log imports nothing more.
     _LATER = {
         "DurableWatch": "opendata_log.waiting.watch",
         "Inspection": "opendata_log.read.inspection",

@@ -13,8 +13,11 @@ from opendata_log.model.errors import Error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0 done, or sound; 1 it could not be done; 2 the command line is wrong; 3 `fsck` found
-    damage."""
+    """Run one command and return its exit status.
+
+    0: done, or sound. 1: the command failed. 2: the command line is wrong. 3: `fsck` found damage. `arguments` `None`: those
+    of the process.
+    """
     parser = argparse.ArgumentParser(prog="python -m opendata_log", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     what = "verify every byte and reference; exit status 3 on damage"

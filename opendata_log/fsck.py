@@ -1,4 +1,4 @@
-"""Verification of a log: the engine's of every stored byte, and then what the log's own rows say of each other."""
+"""Verification of a log: the engine verifies every stored byte, then the log's own rows are checked against each other."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def fsck(
     parent_storage_options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> lsm.FsckReport:
-    """Verify every byte and every reference of the log at `url`; repairs nothing, and may run beside a writer.
+    """Verify every byte and every reference of the log at `url`. Repairs nothing, and may run beside a writer.
 
-    Beyond what the engine verifies: listings name every key, segment metadata is sound and there for every tree, no
-    segment reaches into the next one, and the block of sequences covers all that were given out (rules S1 to S3).
-    Cost: reads every byte, in bounded memory. Raises: NotFoundError where nobody has written a log; damage is in the report.
+    The engine's checks come first. Then: listings name every key, segment metadata is sound and exists for every tree, no
+    segment reaches into the next one, and the sequence block covers all sequences that were given out (rules S1 to S3).
+    `wal_url` `None`: the write-ahead log is at `url`. `progress`: called with the steps done and their total; `None`: no
+    progress is reported.
+    Cost: reads every byte, in bounded memory. Raises: NotFoundError where no log exists. Damage is in the report, not raised.
     """
     components: dict[str, Any] = {
         "storage_options": storage_options or {},
@@ -61,7 +63,7 @@ def fsck(
 
 
 def _check_newest_rows(url: str, components: dict[str, Any], report: lsm.FsckReport) -> None:
-    """As `_check_rows`, again where a collector beside it took the tables it was reading."""
+    """As `_check_rows`, repeated where a collector deletes tables during the check."""
     for left in reversed(range(TRIES)):
         try:
             with lsm.DbReader.open(url, refresh_interval=None, **components) as db:

@@ -1,4 +1,4 @@
-"""Both walks start here: the writer's handle of a log."""
+"""Both walks start here: the handle that writes a log, and reads it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from opendata_log.write.visible import OpenState, WriterSource
 from opendata_log.write.writer import LogWriter
 
 CLONE_SECONDS = 300.0
-"""How long what is cloned is kept at least, should the call be cut off."""
+"""Lifetime, in seconds, of the checkpoint that protects a clone's source while the clone is made."""
 
 
 class LogDb(Reads):
-    """A keyed log: one writer, and reads of what it wrote. Thread-safe; a context manager.
+    """A keyed log, open for appends and reads. A log has one writer at a time. Thread-safe; a context manager.
 
-    >>> with LogDb.open(storage="memory://") as log:
+     with LogDb.open(storage="memory://") as log:
     ...     log.try_append([(b"orders", b"created"), (b"users", b"login"), (b"orders", b"paid")])
     ...     [(entry.sequence, entry.value) for entry in log.scan(b"orders")]
     AppendOutput(start_sequence=0)
@@ -71,14 +71,14 @@ class LogDb(Reads):
         shows_undurable = config.read_visibility is ReadVisibility.MEMORY
         wakeups = Wakeups(self._runtime) if shows_undurable else DurableWakeups(self._runtime, self._db)
         self._state = OpenState(wakeups)
-        # The engine keeps this handle alive by that method: a program may let go of a log that is open, and when it ends
-        # `be_ended` makes durable what was appended.
+        # A program may drop its last reference to an open log. The bound method keeps this handle alive in the engine, so that
+        # `be_ended` makes its appends durable when the program ends.
         self._db.subscribe(wakeups.advanced, self._stop_reads)
         self._watchers = Wakeups(self._runtime)
         self._db.subscribe(self._watchers.tell_all, self._watchers.tell_all)
         try:
             self._writer = LogWriter(self._db, self._runtime, config.segmentation, wakeups, live, sequence_block)
-            segment_states(self._db.manifest, live.bounds)  # Refuses a log whose newest segment has no metadata.
+            segment_states(self._db.manifest, live.bounds)  # Raises if the newest segment with tables has no metadata.
             self._db.wake_compactor()
             self._retention: Retention | None = None
             if config.retention.retention is not None:
@@ -94,7 +94,7 @@ class LogDb(Reads):
             WriterSource(self._db, self._runtime, self._writer, wakeups, self._state, shows_undurable=shows_undurable)
         )
         self.appends = Appends(self._db, self._runtime, self._writer, self.source, self._state, settings.op_timeout)
-        """How batches get in, for other faces of the log."""
+        """Appends batches; shared with the asyncio handle."""
         self._belong_to_process()
 
     def _stop_reads(self) -> None:
@@ -106,31 +106,33 @@ class LogDb(Reads):
 
     @classmethod
     def open(cls, config: Config | Storage | None = None, **overrides: Any) -> LogDb:
-        """Open the log `config` names, or create it, and take it over from any older writer.
+        """Open the log that `config` names, or create it. Fences any older writer.
 
-        `config`: a `Config`, or a URL or path: `LogDb.open("s3://bucket/orders")`. `overrides` replace fields of the
-        configuration: `LogDb.open("/srv/log", read_visibility="remote")`.
-        Raises: InvalidInputError, StorageError, CorruptionError, FencedError (another process opened it meanwhile).
+        `config`: a `Config`, or the URL or path of the log: `LogDb.open("s3://bucket/orders")`. `None` takes the default
+        `Config()`, which stores the log in `.data/log`. `overrides` replace fields of the configuration:
+        `LogDb.open("/srv/log", read_visibility="remote")`.
+        Raises: InvalidInputError, StorageError, CorruptionError; FencedError where another process opened the log meanwhile.
         """
         return cls(config_of(Config, config, overrides))
 
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
-        """Append a batch: atomic, one contiguous run of sequences, in one segment. Never waits for the store.
+        """Append a batch atomically, without waiting for the store.
 
-        `records`: any iterable of `Record` or `(key, value)`. An empty batch writes nothing.
+        The batch gets contiguous sequences in the order of `records`, all in one segment. `records`: any iterable of `Record`
+        or `(key, value)`; an empty batch writes nothing.
         Cost: about 0.3 µs a record; no request.
-        Raises: InvalidInputError; QueueFullError where `engine.max_unflushed_bytes` are not flushed yet, or the store is too
-        slow for sequences to be durably reserved in time;
-        AppendStorageError; ShutdownError; an error that is AppendError and FencedError. Nothing was appended then.
+        Raises: InvalidInputError; QueueFullError where `engine.max_unflushed_bytes` are not flushed yet, or where the store
+        is too slow to reserve sequences durably in time; AppendStorageError; ShutdownError; an error that is both
+        AppendError and FencedError. After an error, nothing was appended.
         """
         return self.appends.try_append(records)
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
-        """As `try_append`, but waits up to `timeout` seconds for space and sequences (None: as long as it takes), and a moment
-        where space or level 0 run short (`status().slowed_by`).
+        """Append a batch as `try_append` does, but wait for space and sequences up to `timeout` seconds.
 
+        `timeout` `None`: no limit. Where memory or level 0 fills up, the call is delayed a little (`status().slowed_by`).
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
         return self.appends.append_timeout(records, timeout)
@@ -143,8 +145,9 @@ class LogDb(Reads):
         durable: bool = False,
         timeout: float | timedelta | None = None,
     ) -> AppendOutput:
-        """Append one record. Waits for space, and with `durable` until the record is durable, up to `timeout` seconds for
-        both together (None: `engine.op_timeout`).
+        """Append one record; with `durable`, return when the record is durable.
+
+        Waits up to `timeout` seconds for space and durability together. `timeout` `None`: `engine.op_timeout`.
 
         >>> with LogDb.open("memory://") as log:
         ...     log.append(b"orders", b"created", durable=True)
@@ -152,15 +155,18 @@ class LogDb(Reads):
         AppendOutput(start_sequence=0)
         1
 
-        Cost: some 10 µs; `durable`: one PUT, shared by all threads that wait. Batches are far cheaper: `try_append`.
-        Raises: as `append_timeout`. An error of a `durable` append whose `records` is None: the record was accepted and may
-        still become durable, so do not append it again; call `flush`.
+        Cost: some 10 µs; with `durable`, one PUT, which all waiting threads share. A batch costs less per record: `try_append`.
+        Raises: as `append_timeout`. Where a `durable` append raises an error whose `records` is None, the record was accepted
+        and may still become durable: do not append it again, call `flush`.
         """
         return self.appends.append(key, value, durable=durable, timeout=timeout)
 
     def flush(self) -> None:
-        """Return when every earlier append is durable, on local files against power loss too; `durable_sequence` then
-        covers it. Cost: one PUT, shared by everybody who waits. Raises: StorageError, FencedError, ClosedError."""
+        """Return when every earlier append is durable. `durable_sequence` then covers all of them.
+
+        Local files are synced, so the appends survive a power loss too.
+        Cost: one PUT, which all waiting threads share. Raises: StorageError, FencedError, ClosedError.
+        """
         self._state.check()
         try:
             self._db.flush(self._flush_type)
@@ -169,20 +175,29 @@ class LogDb(Reads):
 
     @property
     def durable_sequence(self) -> Sequence:
-        """Exclusive: every record with a lower sequence is durable. Advances by itself."""
+        """The durable watermark, exclusive: every record with a lower sequence is durable. It advances by itself."""
         return self._writer.durable.advance()
 
     def subscribe_durable(self) -> DurableWatch:
-        """The durable watermark to wait for."""
+        """A watch that waits for the durable watermark to advance.
+
+        >>> with LogDb.open("memory://") as log:
+        ...     output = log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+        ...     log.subscribe_durable().wait(output.start_sequence + 1, timeout=60)
+        2
+
+        Raises: ClosedError.
+        """
         self._state.check()
         return DurableWatch(
             self._writer.durable.advance, self._db.wait_durable_beyond, self._db, self._runtime, self._watchers
         )
 
     def seal_segment(self) -> SegmentId:
-        """Seal the active segment and return its id; the successor appears with the next append, also after a reopen.
+        """Seal the active segment and return its id. The next append starts another segment, also after a reopen.
 
-        Sealing a segment that is sealed already changes nothing and returns its id; 0 where nothing was ever appended.
+        Sealing a sealed segment changes nothing and returns its id. In a log without any append, the result is 0.
+        Raises: StorageError, FencedError, ClosedError.
         """
         self._state.check()
         try:
@@ -190,17 +205,18 @@ class LogDb(Reads):
         except lsm.Error as error:
             raise translate(error) from error
 
-    # -- care ---------------------------------------------------------------------------------------------------------
+    # -- operation-----------------------------------------------------------------------------------------------------
 
     def status(self) -> lsm.Status:
-        """State and counters of the engine: tables, compactions, requests by kind and cause."""
+        """State and counters of the engine: tables, compactions, requests by kind and cause. Cost: no request."""
         with translated():
             return self._db.status()
 
     def create_checkpoint(self, lifetime: float | timedelta | None = None, name: str | None = None) -> lsm.Checkpoint:
-        """Pin everything appended so far: `LogDbReader.open(..., checkpoint=made.id)` reads the same entries whatever
-        becomes of the log, for at least `lifetime` seconds (None: until `lsm.Admin` deletes it).
+        """Pin everything appended so far, for at least `lifetime` seconds.
 
+        Until then `LogDbReader.open(..., checkpoint=made.id)` reads the same entries, whatever becomes of the log.
+        `lifetime` `None`: until `lsm.Admin` deletes the checkpoint. `name` `None`: the checkpoint has no name.
         Cost: `flush`, and one commit of the manifest. Raises: StorageError, FencedError, ClosedError.
         """
         self._state.check()
@@ -215,13 +231,15 @@ class LogDb(Reads):
         *,
         storage_options: Mapping[str, Any] | None = None,
     ) -> lsm.Checkpoint:
-        """Make a log at `destination` with everything appended so far, or what `checkpoint` pins, without copying tables:
-        it reads this log's in place until its own compactions have replaced them, and is written on its own. Until then it is
-        no copy: without this log it cannot be read. Where its `storage_options` do not open this log, it is opened with
-        `StorageConfig(parent_storage_options={url: ...})`.
+        """Make a log at `destination` that starts with this log's entries, without copying tables.
 
-        The checkpoint returned keeps here what the clone needs, until the clone's collector gives it back.
-        Raises: InvalidInputError where something is at `destination`, StorageError.
+        `checkpoint`: the id of the checkpoint to clone; `None` clones everything appended so far. `storage_options` `None`:
+        those of this log. The two logs are written independently. The clone reads this log's tables in place until its own
+        compactions have replaced them; until then it cannot be read without this log. Where the clone's `storage_options` do
+        not open this log, open the clone with `StorageConfig(parent_storage_options={url: ...})`.
+
+        Returns the checkpoint that keeps this log's tables for the clone, until the clone's collector releases it.
+        Raises: InvalidInputError where `destination` is not empty; StorageError.
         """
         self._state.check()
         storage = self._config.storage_config
@@ -242,25 +260,28 @@ class LogDb(Reads):
             raise translate(error) from error
 
     def wait_idle(self, timeout: float | timedelta | None = None) -> bool:
-        """Wait until no compaction is running or due. False after `timeout` seconds."""
+        """Wait until no compaction is running or due; False after `timeout` seconds. `timeout` `None`: no limit."""
         self._state.check()
         with translated():
             return self._db.wait_idle(timeout_seconds(timeout))
 
     def collect_garbage(self, *, dry_run: bool = False, min_age: float | timedelta | None = None) -> list[lsm.Garbage]:
-        """Delete the objects that nothing refers to; what they were, and why. Safe at any `min_age`, 0 included."""
+        """Delete the objects that nothing refers to, and return each with the reason.
+
+        `dry_run`: return the objects, delete none. `min_age`: minimum age of a deleted object in seconds; `None`:
+        `engine.gc_min_age`. Every `min_age` is safe, including 0. Raises: StorageError, FencedError, ClosedError.
+        """
         self._state.check()
         age = timeout_seconds(min_age, "min_age")
         with translated():
             return self._db.collect_garbage(dry_run=dry_run, min_age=age)
 
     def close(self) -> None:
-        """Flush, stop all background work and let go of the log. Idempotent; a call that was interrupted is finished by the
-        next one.
+        """Flush, stop all background work and close the log. Idempotent; after an interrupt, the next call finishes the close.
 
-        Raises: StorageError where the store kept it from flushing: nothing more is appended, background threads go on trying,
-        and calling again tries again. Any other error tells which records may be lost, and the log is closed; FencedError
-        where a newer writer took over before all of it was durable.
+        Raises: StorageError where the store failed during the flush: the log takes no more appends, background threads go on
+        trying, and another call tries again. FencedError where a newer writer took over before all records were durable.
+        After any error but StorageError the log is closed, and the error names the records that may be lost.
         """
         if self._is_shut:
             if self._loss:
@@ -272,7 +293,7 @@ class LogDb(Reads):
         if self._retention is not None:
             self._retention.close()
         try:
-            with suppress(lsm.FencedError):  # A newer writer owns the log: there is nothing left for this one to do.
+            with suppress(lsm.FencedError):  # A newer writer owns the log, so this one has nothing left to do.
                 try:
                     self._writer.finish()
                 finally:
@@ -292,7 +313,10 @@ class LogDb(Reads):
         self._writer.check_all_durable()
 
     def be_ended(self, seconds: float) -> str | None:
-        """The program ends: take no more records, and wait until those that were taken are durable. What is not, if any."""
+        """The program ends: take no more records, and wait up to `seconds` until the accepted ones are durable.
+
+        Returns a text that names the records which may be lost; None if there are none.
+        """
         if self._state.is_closed:
             return None
         self._state.close()
@@ -343,6 +367,6 @@ def _open_engine(config: Config, settings: lsm.Settings, live: LiveSegments, com
 
 
 def _absolute(storage: StorageConfig, file_system: Any) -> tuple[str, str | None]:
-    """The log's URL and its `wal_url`: relative ones are those of this moment, wherever the process goes later."""
+    """The log's URL and its `wal_url`, made absolute now, because the process may change its directory later."""
     wal_url = None if storage.wal_url is None else lsm.absolute_url(storage.wal_url)
     return lsm.absolute_url(storage.url, fs=file_system), wal_url

@@ -1,4 +1,4 @@
-"""Read walk: a log that another process may be writing, followed and read."""
+"""Read walk: the read-only handle of a log that another process may be writing."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from opendata_log.read.source import View
 from opendata_log.waiting.wakeups import Wakeups
 
 ATTEMPTS_MAX = 10
-"""Looks at the segments in a row that the collector may overtake."""
+"""Maximum attempts per load of the segments; the collector may overtake all but the last one."""
 
 
 class _Known(NamedTuple):
-    """Segments and frontier as of two versions of the engine's state."""
+    """Segments and frontier, with the two versions of the engine's state that they belong to."""
 
     version: int
     rows_version: int
@@ -37,7 +37,7 @@ class _Known(NamedTuple):
 
 
 class ReaderSource:
-    """The `Source` (`read/source`) that a reader's handle is."""
+    """The `Source` (`read/source`) of a reader's handle."""
 
     def __init__(self, db: lsm.DbReader, runtime: lsm.Runtime, wakeups: Wakeups) -> None:
         self.runtime = runtime
@@ -52,7 +52,7 @@ class ReaderSource:
         return self._db
 
     def view(self) -> View:
-        """Cost: where the rows of segments may have changed, a scan of them."""
+        """Cost: a scan of the segments' rows, where they may have changed."""
         try:
             return self._view(self._load_segments)
         except lsm.Error as error:
@@ -65,9 +65,9 @@ class ReaderSource:
             raise translate(error) from error
 
     def _view(self, load: Callable[[], SegmentTable]) -> View:
-        """Segments and frontier; `load` is called where the segments are not known."""
+        """Segments and frontier; `load` is called where the known segments may be out of date."""
         known = self._known
-        # Versions first: what is read then is at least as new, and kept no longer than until the next one.
+        # Versions first: the rows read after them are at least as new, so a newer version is noticed at the next call.
         version = self._db.version
         if known.version != version:
             rows_version = self._db.rows_version
@@ -76,7 +76,7 @@ class ReaderSource:
             if latest is not None:
                 end = latest.start_seq + self._db.series_end(entry_family(latest.id))
             else:
-                end = known.view[1]  # Retention took everything this reader has shown.
+                end = known.view[1]  # Retention deleted every segment this reader has shown.
             self._known = known = _Known(version, rows_version, (table, end))
         return known.view
 
@@ -87,12 +87,12 @@ class ReaderSource:
             try:
                 return SegmentTable.stored(rows)
             except lsm.SnapshotExpiredError:
-                attempts += 1  # The engine has refreshed: what it sees now is there.
+                attempts += 1  # The engine has refreshed, so the next attempt reads tables that exist.
                 if attempts == ATTEMPTS_MAX:
                     raise
 
     def time_track(self) -> TimeTrack:
-        """Cost: a scan of the marks."""
+        """Cost: a scan of the time marks."""
         return TimeTrack(TimeMark.decode(*row) for row in self._db.scan_prefix(TIME_MARK_PREFIX))
 
     def time_track_nowait(self) -> TimeTrack:
@@ -104,7 +104,18 @@ def _would_block() -> SegmentTable:
 
 
 class LogDbReader(Reads):
-    """Read-only; any number beside one writer. Shows only what is durable. Thread-safe; a context manager."""
+    """A keyed log, open for reads only. Thread-safe; a context manager.
+
+    Any number of readers run beside one writer, in any process. A reader shows durable records only; it polls for new ones
+    every `refresh_interval` seconds, or sooner while there is news.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://reader-example") as log:
+    ...     _ = log.append(b"orders", b"created", durable=True)
+    ...     with LogDbReader.open("memory://reader-example") as reader:
+    ...         reader.scan(b"orders").fetchall()
+    [LogEntry(key=b'orders', sequence=0, value=b'created')]
+    """
 
     source: ReaderSource
 
@@ -115,7 +126,7 @@ class LogDbReader(Reads):
         object_store: lsm.ObjectStore | None = None,
         runtime: lsm.Runtime | None = None,
     ) -> None:
-        """`object_store` and `runtime` are used instead of what the URL names and the machine offers."""
+        """`object_store` `None`: the store that the URL names. `runtime` `None`: the machine's threads, time and chance."""
         self._config = config
         storage = config.storage_config
         runtime = runtime if runtime is not None else lsm.Runtime()
@@ -142,14 +153,19 @@ class LogDbReader(Reads):
 
     @classmethod
     def open(cls, config: ReaderConfig | Storage | None = None, **overrides: Any) -> LogDbReader:
-        """Open the log `config` names: a `ReaderConfig`, or a URL or path. `overrides` replace its fields.
+        """Open the log that `config` names for reading.
 
-        Raises: NotFoundError where nobody has written a log; InvalidInputError, CorruptionError.
+        `config`: a `ReaderConfig`, or the URL or path of the log. `None` takes the default `ReaderConfig()`, which reads
+        `.data/log`. `overrides` replace fields of the configuration: `LogDbReader.open("/srv/log", refresh_interval=5)`.
+        Raises: NotFoundError where no log exists; InvalidInputError, StorageError, CorruptionError.
         """
         return cls(config_of(ReaderConfig, config, overrides))
 
     def refresh(self) -> None:
-        """See everything that is durable now, without waiting for `refresh_interval`. Raises: StorageError."""
+        """Poll now, without waiting for `refresh_interval`: later reads see everything that is durable at this moment.
+
+        Raises: StorageError, CorruptionError, ClosedError.
+        """
         self.source.engine()
         try:
             self._db.refresh()
@@ -157,7 +173,7 @@ class LogDbReader(Reads):
             raise translate(error) from error
 
     def _wake(self, names: Mapping[bytes, set[bytes]] | None) -> None:
-        """Tell the followers of these keys, by segment; None: all of them."""
+        """Wake the followers of these keys. `names`: keys by segment; `None` wakes all followers."""
         if names is None:
             self._wakeups.tell_all()
         elif self._wakeups.is_followed:
@@ -165,11 +181,11 @@ class LogDbReader(Reads):
                 self._wakeups.tell(keys)
 
     def status(self) -> lsm.ReaderStatus:
-        """Where this reader stands, how often it polls, what the last poll failed with, requests by kind and cause."""
+        """Position, pause between polls, error of the last poll, requests by kind and cause. Cost: no request."""
         return self._db.status()
 
     def close(self) -> None:
-        """Stop following. Idempotent."""
+        """Stop polling and close the handle; its followers end. Idempotent."""
         with translated():
             self._db.close()
         self.source.is_closed = True

@@ -1,8 +1,8 @@
-"""Read walk, after `read/scan`: a read that goes on when it has reached the end, without looking for news itself.
+"""Read walk, after `read/scan`: a read that reaches the end and goes on with new entries, without polling.
 
-A follower reads to the frontier, then sleeps until its handle tells it (`wakeups`): the writer's process after an append, or
-when it is durable under `REMOTE`; a reader's process after a poll that found something. However many there are, waiting
-costs no request.
+A follower reads to the frontier, then sleeps until its handle wakes it (`wakeups`). The writer's handle wakes followers after
+an append, or, under `REMOTE`, when the append is durable. A reader's handle wakes them after a poll that found new rows.
+Waiting costs no request, however many followers there are.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from opendata_log.read.source import Source
 from opendata_log.waiting.wakeups import Sleeper, Wakeups
 
 TIMEOUT_MAX = 3600.0
-"""A sleep of a follower; it goes on after it, unless its own timeout is over."""
+"""Maximum seconds per sleep of a follower. After it the follower reads again, unless its own timeout is over."""
 EXPIRED_MAX = 3
-"""Reads in a row that collection may overtake before a follower gives up."""
+"""Maximum reads in a row that garbage collection may overtake; after one more, the follower raises the error."""
 
 
 class Signal:
-    """Something to sleep on until it is set. One sleeper."""
+    """An event for one thread, which sleeps until it is set."""
 
     def __init__(self, runtime: lsm.Runtime) -> None:
-        # Not a condition: a signal handler that appends while this thread is about to sleep has to wake it.
+        # A signal handler that appends while this thread is about to sleep must wake it; a condition cannot do that.
         self._gate = runtime.gate()
 
     @property
@@ -41,20 +41,20 @@ class Signal:
         return not self._gate.locked()
 
     def wake(self) -> None:
-        if self.is_set:  # Whoever is about to clear it reads after that, and so sees what this call is about.
+        if self.is_set:  # The sleeper clears it and reads afterwards, so that read sees this call's append.
             return
-        with suppress(RuntimeError):  # Somebody else was faster.
+        with suppress(RuntimeError):  # Another thread released it first.
             self._gate.release()
 
     def wait(self, timeout: float | None) -> None:
-        """Return when it is set, at once if it was meanwhile, or after `timeout`; it is clear then."""
+        """Return when it is set, or after `timeout` seconds (None: TIMEOUT_MAX at most), and clear it."""
         self._gate.acquire(timeout=-1 if timeout is None else min(timeout, TIMEOUT_MAX))
 
 
 class FollowState:
-    """Following without the waiting: what comes next, what an error means, how long quiet may last.
+    """A follower without its waiting: the next block, the meaning of an error, the time without new entries.
 
-    Its driver takes blocks with `rest`, then `begin`, and sleeps for `time_left` when both have none.
+    The driver takes blocks with `rest`, then with `begin`; when both return None, it sleeps for `time_left`.
     `read(source, cursor)` scans from a sequence; the driver passes the source to `begin`.
     """
 
@@ -75,16 +75,16 @@ class FollowState:
         self._expired = 0
         self._round = LogIterator(iter(()), start=start, frontier=start)
         self.is_over = False
-        """It was closed, or the log is."""
+        """The follower or the log is closed."""
 
     def listen(self, sleeper: Sleeper) -> None:
-        """Wake `sleeper` for news. Before the first read, so that nothing becomes visible unnoticed between a read and the
-        sleep after it."""
+        """Wake `sleeper` for new entries. Called before the first read, so that no entry becomes visible unnoticed between a
+        read and the sleep after it."""
         with translated():
             self._wakeups.add(self._keys, sleeper)
 
     def rest(self) -> Iterator[LogEntry] | None:
-        """What is left of the current block, or the next one of the current read; None at its end."""
+        """The rest of the current block, or the next block of the current read; None at the end of that read."""
         try:
             block = self._round.next_block()
         except Error as error:
@@ -93,7 +93,7 @@ class FollowState:
         return self._taken(block) if block is not None else None
 
     def begin(self, source: Source) -> Iterator[LogEntry] | None:
-        """Read on from where the last read ended; None where there is nothing yet. Requires: `rest` returned None."""
+        """Read on from the end of the last read; None where there is nothing new. Requires: `rest` returned None."""
         while not self.is_over:
             try:
                 self._round = self._read(source, self._round.next_sequence)
@@ -111,7 +111,7 @@ class FollowState:
         return block
 
     def _recover(self, error: Error) -> None:
-        """Go on from where the read stood, or raise."""
+        """Make the next read resume at the current position, or raise `error`."""
         if isinstance(error, ClosedError):
             self.is_over = True
             return
@@ -121,11 +121,11 @@ class FollowState:
             raise error
 
     def go_back(self, cursor: Sequence) -> None:
-        """Read on from there next."""
+        """Make the next read start at `cursor`."""
         self._round = LogIterator(iter(()), start=cursor, frontier=cursor)
 
     def time_left(self, now: float) -> float | None:
-        """How long to wait for news: None for ever; nothing or less when it has been quiet for `timeout`."""
+        """Seconds to wait for new entries; None: no limit. Zero or less: no entry came for `timeout` seconds."""
         if self._timeout is None:
             return None
         if self._since is None:
@@ -140,16 +140,16 @@ class FollowState:
         return self._round.next_sequence
 
     def close(self, sleeper: Sleeper) -> None:
-        """Be over, and wake `sleeper` a last time."""
+        """End the follower, and wake `sleeper` a last time."""
         self.is_over = True
-        with suppress(ValueError):  # Another thread is reading in it: it stops by itself.
+        with suppress(ValueError):  # Another thread is reading from it, and stops by itself.
             self._round.close()
         self._wakeups.remove(self._keys, sleeper)
         sleeper.wake()
 
 
 def follow_key(source: Source, key: BytesLike, start: Sequence, timeout: float | timedelta | None) -> FollowState:
-    """Following one key. Raises: ClosedError, InvalidInputError."""
+    """The state of a follower of one key. Raises: ClosedError, InvalidInputError."""
     name = to_key(key)
     first, _ = check_range(start, None)
     source.engine()
@@ -163,7 +163,7 @@ def follow_key(source: Source, key: BytesLike, start: Sequence, timeout: float |
 
 
 def follow_keys(source: Source, wanted: KeySet, start: Sequence, timeout: float | timedelta | None) -> FollowState:
-    """Following many keys. Raises: ClosedError, InvalidInputError."""
+    """The state of a follower of many keys. Raises: ClosedError, InvalidInputError."""
     first, _ = check_range(start, None)
     source.engine()
     return FollowState(
@@ -176,11 +176,12 @@ def follow_keys(source: Source, wanted: KeySet, start: Sequence, timeout: float 
 
 
 class LogFollower:
-    """Entries as they come, in sequence order. A context manager. For one thread at a time: where two meet, one of them gets
-    an InvalidInputError, and no entry comes twice.
+    """Iterates over entries in sequence order, and waits for new ones at the end. A context manager.
 
-    It ends after `timeout` seconds without a new entry and when the log is closed, and raises what a scan raises. Neither an
-    error nor Ctrl-C ends it: iterating again goes on where it stood. A slow consumer misses nothing.
+    Ends when the log is closed, and after `timeout` seconds without a new entry. Raises the errors of a scan. After an error,
+    or after Ctrl-C, iterating again goes on at the same place. A slow consumer misses no entry.
+    For one thread at a time: where two threads use it at the same moment, one gets an InvalidInputError, and no entry is
+    yielded twice. `close` may be called from any thread.
     """
 
     def __init__(self, state: FollowState, source: Source) -> None:
@@ -190,10 +191,11 @@ class LogFollower:
         self._signal = Signal(source.runtime)
         state.listen(self._signal)
         self._turn = [True]
-        """Its item goes to whoever moves on to another block. By `del`, not a call: no signal comes between that and `try`."""
+        """A lock: the thread that takes its item reads the next block. `del` takes it, because no signal handler runs between
+        a `del` and the `try` after it."""
 
     def _next_block(self) -> Iterator[LogEntry] | None:
-        """What is left of the current block, or the next one, once there is one; None at the end."""
+        """The rest of the current block, or the next block, waiting for one if necessary; None at the end."""
         try:
             del self._turn[0]
         except IndexError:
@@ -217,7 +219,7 @@ class LogFollower:
         return None
 
     def _sleep(self) -> bool:
-        """Wait for news. False when it has been quiet for the timeout."""
+        """Wait for new entries. False where none came for the timeout."""
         left = self._state.time_left(self._runtime.monotonic())
         if left is not None and left <= 0:
             return False
@@ -226,7 +228,7 @@ class LogFollower:
 
     @property
     def next_sequence(self) -> Sequence:
-        """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
+        """The sequence to resume at: a follower that starts there yields every entry not yielded here, and repeats none."""
         return self._state.next_sequence
 
     def __iter__(self) -> Iterator[LogEntry]:
@@ -239,7 +241,7 @@ class LogFollower:
         raise StopIteration
 
     def fetchmany(self, count: int) -> list[LogEntry]:
-        """What is there, up to `count` entries; waits until there is one. Empty at the end."""
+        """The entries available now, up to `count`. Waits until there is one; an empty list at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         try:
@@ -261,12 +263,12 @@ class LogFollower:
                 entries += islice(block, count - len(entries))
                 block = self._state.rest() if len(entries) < count else None
         except BaseException:
-            self._state.go_back(at)  # Nobody got what was taken before it.
+            self._state.go_back(at)  # The entries taken before the error were not returned.
             raise
         return entries
 
     def close(self) -> None:
-        """Yield nothing more; a thread that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
+        """End the iteration; a thread that waits in this follower returns. `next_sequence` stays as it is. Idempotent."""
         self._state.close(self._signal)
 
     def __enter__(self) -> LogFollower:

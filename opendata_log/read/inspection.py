@@ -1,7 +1,7 @@
-"""How a key's records, and the log as a whole, lie in the engine's trees. Pure: values made from counts and manifests.
+"""How a key's records, and the whole log, are spread over the engine's trees. Pure: values made from counts and manifests.
 
-Source: opendata log/src/reader.rs and tree.rs at 5f5c2882. Different on purpose: `reads` is there on every storage, since
-there is one engine; memory's part is exact, so `total` always equals `count`.
+Source: opendata log/src/reader.rs and tree.rs at 5f5c2882. Different on purpose: there is one engine, so `reads` exists on
+every storage; the count of records in memory is exact, so `total` always equals `count`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from opendata_log.model.record import SegmentId
 
 
 class SegmentReads(msgspec.Struct, frozen=True, kw_only=True):
-    """A key's records by tier: level 0, and the sorted runs. The sum of their `records` is in tables."""
+    """A key's records in tables, by tier: level 0, and the sorted runs."""
 
     l0: lsm.TierCount
     sorted_runs: lsm.TierCount
 
 
 class SegmentInspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What one segment holds of the range: `tail_scanned` of its `count` records are in no table yet."""
+    """One segment's records of the range: `count` in all, of which `tail_scanned` are in no table yet."""
 
     segment_id: SegmentId
     count: int
@@ -32,7 +32,10 @@ class SegmentInspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """How the records of a key in a range are stored. `total` equals `count`; `reads` sums the segments, oldest first."""
+    """How the records of a key in a range are stored.
+
+    `total` equals `count`. `reads` is the sum over `segments`, which are oldest first.
+    """
 
     total: int
     reads: SegmentReads
@@ -40,7 +43,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspection(found: Iterable[tuple[SegmentId, lsm.SeriesCount]]) -> Inspection:
-    """Put the segments' counts together."""
+    """The inspection that the segments' counts make."""
     segments = [
         SegmentInspection(
             segment_id=segment_id,
@@ -68,14 +71,14 @@ def _sum(tiers: Iterable[lsm.TierCount]) -> lsm.TierCount:
 
 
 class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Level 0, or one sorted run."""
+    """Number and size of the tables of level 0, or of one sorted run. `estimated_bytes`: bytes as stored."""
 
     num_ssts: int
     estimated_bytes: int
 
 
 class SegmentTree(msgspec.Struct, frozen=True, kw_only=True):
-    """The tree of one segment. Segment 0 is the system's. `runs`: newest first."""
+    """The tables of one segment, `runs` newest first. `segment_id` 0: the system segment; None: a partition of no segment."""
 
     segment_id: SegmentId | None
     prefix: bytes
@@ -96,7 +99,7 @@ class SegmentTree(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TreeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of the whole log by one manifest. Records that are in no table yet are not in it."""
+    """The tables of the whole log in one manifest. Records that are in no table yet are not counted."""
 
     manifest_id: int
     writer_epoch: int

@@ -1,8 +1,8 @@
 """Read walk, beside `read/scan`: many keys at once, in the order of the one global sequence.
 
-What was appended lately is in memory in the order of its arrival, and is only filtered. Anything older is read a window of
-sequences at a time: each key's entries of the window, then one sort. A window holds a bounded number of entries, whatever
-the keys do.
+Recent rows are in memory in the order of their arrival, and are only filtered. Older rows are read a window of sequences at a
+time: the window's entries of each key, then one sort. The number of entries in a window is bounded, however they are spread
+over the keys.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from opendata_log.read.scan import LogIterator
 from opendata_log.read.source import Part, SeriesReads, Source
 
 WINDOW = 16_384
-"""Sequences of a window to start with, and entries at which a window is too wide."""
+"""Minimum sequences in the first window, and minimum entries at which a window is split."""
 WINDOW_PER_KEY = 16
-"""A window is at least this many sequences per key wide, so that asking each key pays."""
+"""Minimum sequences per window and key; a narrower window would cost more scans than it saves."""
 
 _sequence_of = attrgetter("sequence")
 
 
 class KeySet:
-    """Which keys are wanted: some, or all that begin with a prefix. Raises: InvalidInputError unless it is one of the two."""
+    """The keys to read: given ones, or all that begin with a prefix. Raises: InvalidInputError unless exactly one is given."""
 
     def __init__(self, keys: Iterable[BytesLike] | None, prefix: BytesLike | None) -> None:
         if (keys is None) == (prefix is None):
@@ -38,22 +38,22 @@ class KeySet:
         self._prefix = b"" if prefix is None else to_bytes(prefix, "prefix")
 
     def among(self, names: Iterable[bytes]) -> AbstractSet[bytes]:
-        """The wanted ones of `names`."""
+        """The keys among `names` that are to be read."""
         if self.keys is not None:
             return self.keys.intersection(names)
         return {name for name in set(names) if name.startswith(self._prefix)}
 
     def in_segment(self, engine: SeriesReads, family: bytes) -> Collection[bytes]:
-        """Every wanted key that the segment may hold."""
+        """Every key to be read that the segment may hold."""
         if self.keys is not None:
             return self._sorted
         return list(chain.from_iterable(engine.series_names(family, prefix=self._prefix)))
 
 
 def read_interleaved(engine: SeriesReads, keys: KeySet, parts: list[Part]) -> Iterator[list[LogEntry]]:
-    """The entries of all wanted keys, in sequence order over all of them, in lists that are not empty.
+    """The entries of all `keys` in sequence order, in lists that are not empty.
 
-    Cost: what is in memory once; else per window of sequences a scan per key.
+    Cost: one pass over the recent rows in memory; for older rows, a scan per key and window of sequences.
     """
     for base, family, first, end in parts:
         recent = engine.series_arrivals(family, first - base, end - base)
@@ -69,7 +69,7 @@ def read_interleaved(engine: SeriesReads, keys: KeySet, parts: list[Part]) -> It
 
 
 def interleave_on(source: Source, keys: KeySet, start: Sequence) -> LogIterator:
-    """What there is of all wanted keys from `start` on. Requires: arguments that were checked before."""
+    """The visible entries of all `keys` from `start` on. Requires: checked arguments."""
     engine = source.engine()
     segments, frontier = source.view()
     blocks = read_interleaved(engine, keys, segments.parts(start, frontier))
@@ -106,7 +106,7 @@ def _window(
     end: Sequence,
     limit: int,
 ) -> list[LogEntry] | None:
-    """The entries of the window, key by key; None where there are more than `limit` in more than `limit` sequences."""
+    """The entries of the window, key by key; None where there are more than `limit`."""
     entries: list[LogEntry] = []
     for key in keys:
         for numbers, values in engine.scan_series(family, key, first - base, end - base):

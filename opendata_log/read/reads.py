@@ -1,4 +1,4 @@
-"""Read walk, first station: what `LogDb` and `LogDbReader` both offer to readers."""
+"""Read walk, first station: the reads that `LogDb` and `LogDbReader` have in common."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULT_COUNT = CountOptions()
 
 @runtime_checkable
 class LogRead(Protocol):
-    """The reading half of a log."""
+    """The reads of a log, as a protocol. `LogDb` and `LogDbReader` both have them."""
 
     def scan(
         self,
@@ -85,11 +85,11 @@ class LogRead(Protocol):
 
 
 class Reads:
-    """`LogRead` over a source."""
+    """`LogRead`, made over a source."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        """What these reads are made over, for other faces of the log."""
+        """The source of these reads; shared with the asyncio handle."""
 
     def scan(
         self,
@@ -102,17 +102,28 @@ class Reads:
         since: Time | None = None,
         options: ScanOptions | None = None,
     ) -> LogIterator:
-        """Entries of `key` with start <= sequence < end, in order, across segments. A range with start >= end, or a key
-        nobody wrote, is empty.
+        """Iterate over the entries of `key` with start <= sequence < end, in sequence order, across segments.
 
-        `reverse`: newest first. `last`: only the last so many entries of the range, still in order unless `reverse`; they
-        are held in memory. `since`: as if `start` were at least `sequence_at(since)`. `options.limit` cuts what is yielded,
-        at either end. Sequences to resume at: `LogIterator.next_sequence`; `ReverseIterator.next_sequence` for `reverse`.
+        `end` `None`: up to the newest visible entry at the time of the call. A range with start >= end is empty, and so is a
+        key without entries.
+        `reverse`: yield the newest entry first. `last`: yield only the last so many entries of the range, in sequence order
+        unless `reverse`, and held in memory; `None` yields all. `since`: raise `start` to `sequence_at(since)` where that is
+        greater; `None` leaves `start` as it is. `options` `None`: the default `ScanOptions()`. `options.limit` limits the
+        entries yielded, in either direction.
+        To resume, see `LogIterator.next_sequence`; with `reverse`, `ReverseIterator.next_sequence`.
 
-        Cost: nothing until the first entry is asked for; then per table that may hold the key one GET for filter and
-        index and one per stretch of blocks, unless cached. `reverse` and `last` read from the end, and nothing of what
-        precedes the entries asked for.
-        Raises: InvalidInputError; while iterating StorageError, CorruptionError.
+        >>> from opendata_log import LogDb
+        >>> with LogDb.open("memory://") as log:
+        ...     _ = log.try_append([(b"orders", b"created"), (b"orders", b"paid"), (b"orders", b"sent")])
+        ...     [entry.value for entry in log.scan(b"orders", 1)]
+        ...     [entry.value for entry in log.scan(b"orders", last=2, reverse=True)]
+        [b'paid', b'sent']
+        [b'sent', b'paid']
+
+        Cost: nothing before the first entry is requested. Then, per table that may hold the key, one GET for filter and
+        index, and one per stretch of blocks, unless cached. `reverse` and `last` read from the end, and read nothing that
+        precedes the requested entries.
+        Raises: ClosedError, InvalidInputError; while iterating, StorageError, CorruptionError.
         """
         source = self.source
         engine = source.engine()
@@ -141,10 +152,20 @@ class Reads:
         prefix: BytesLike | None = None,
         options: ScanOptions | None = None,
     ) -> LogIterator:
-        """Entries of many keys, or of all keys that begin with `prefix`, in the order of the one global sequence.
+        """Iterate over the entries of many keys in the order of the global sequence.
 
-        Cost: what is in memory is filtered; behind it, a scan per key and window of some ten thousand sequences.
-        Raises: as `scan`; InvalidInputError unless one of `keys` and `prefix` is given.
+        Give either `keys` or `prefix`; a `prefix` selects all keys that begin with it, `b""` every key. `start`, `end` and
+        `options` are as for `scan`; of the options, only `limit` is used.
+
+        >>> from opendata_log import LogDb
+        >>> with LogDb.open("memory://") as log:
+        ...     _ = log.try_append([(b"a/1", b"x"), (b"b/1", b"y"), (b"a/2", b"z")])
+        ...     [(entry.key, entry.sequence) for entry in log.scan_all(prefix=b"a/")]
+        [(b'a/1', 0), (b'a/2', 2)]
+
+        Cost: recent rows in memory are filtered. For older rows, one scan per key and per window of some ten thousand
+        sequences.
+        Raises: as `scan`; InvalidInputError unless exactly one of `keys` and `prefix` is given.
         """
         wanted = KeySet(keys, prefix)
         engine = self.source.engine()
@@ -157,11 +178,20 @@ class Reads:
         return LogIterator(blocks, start=first, frontier=bound, limit=options.limit if options is not None else None)
 
     def follow(self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None) -> LogFollower:
-        """Entries of `key` from `start` on: those that are there, then those that come, as they become visible.
+        """Iterate over the entries of `key` from `start` on, then wait for new ones and yield them as they become visible.
 
-        Ends after `timeout` seconds without a new entry (None: never), and when the log is closed. Its `next_sequence` is
-        where another follower goes on. Cost: a scan; then, while it waits, nothing: it is woken.
-        Raises: InvalidInputError; while iterating as `scan`, and the failure of the log.
+        Ends when the log is closed, and after `timeout` seconds without a new entry. `timeout` `None`: only when the log is
+        closed. Another follower resumes at its `next_sequence`.
+
+        >>> from opendata_log import LogDb
+        >>> with LogDb.open("memory://") as log:
+        ...     _ = log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+        ...     follower = log.follow(b"orders", timeout=0.01)
+        ...     [entry.value for entry in follower], follower.next_sequence
+        ([b'created', b'paid'], 2)
+
+        Cost: a scan. Waiting costs nothing, because appends and polls wake the follower.
+        Raises: ClosedError, InvalidInputError; while iterating, as `scan`, and the failure of the log.
         """
         return LogFollower(follow_key(self.source, key, start, timeout), self.source)
 
@@ -173,29 +203,31 @@ class Reads:
         prefix: BytesLike | None = None,
         timeout: float | timedelta | None = None,
     ) -> LogFollower:
-        """As `follow`, for many keys, or for all that begin with `prefix`, in the order of the one global sequence.
+        """Follow many keys, in the order of the global sequence. `keys` and `prefix` are as for `scan_all`.
 
-        Its `next_sequence` is the one number that resumes all of them. Cost: as `scan_all`; new entries are filtered out of
-        what arrived. Raises: as `follow`; InvalidInputError unless one of `keys` and `prefix` is given.
+        Ends as `follow` does. Its `next_sequence` is one number that resumes all keys. Cost: as `scan_all`; new entries are
+        found by a filter over the appended rows. Raises: as `follow`; InvalidInputError unless exactly one of `keys` and
+        `prefix` is given.
         """
         state = follow_keys(self.source, KeySet(keys, prefix), start, timeout)
         self.source.engine().keep_arrivals()
         return LogFollower(state, self.source)
 
     def sequence_at(self, time: Time) -> Sequence:
-        """A sequence that every entry appended at `time` or later reaches: where to `scan` from to omit none of them.
+        """The sequence from which a `scan` yields every entry appended at `time` or later.
 
-        `time`: a datetime (naive means local time), milliseconds since the epoch, or a timedelta: that long ago. Some entries
-        from shortly before can have it too: 5 seconds, or a sixteenth of how long ago it is. Times are what the writer's
-        clock showed; while it is set back, entries count as later than they are. Cost: the writer knows; a reader looks up
-        some rows. Raises: InvalidInputError; StorageError, CorruptionError.
+        `time`: a datetime (a naive one is local time), milliseconds since the epoch, or a timedelta before now. The scan can
+        also yield entries from shortly before `time`: from up to 5 seconds before, or from up to a sixteenth of its age
+        before. Times are those of the writer's clock; while that clock is set back, entries count as later than they are.
+        Cost: no request at the writer; a reader reads some rows. Raises: ClosedError, InvalidInputError, StorageError,
+        CorruptionError.
         """
         self.source.engine()
         segments, frontier = self.source.view()
         return self._sequence_at(time, segments, frontier)
 
     def _sequence_at(self, time: Time, segments: SegmentTable, frontier: Sequence) -> Sequence:
-        """Requires: a frontier from before this call, or the track could end before it."""
+        """Requires: `frontier` was taken before this call; otherwise the track could end before the frontier."""
         moment = moment_ms(time, self.source.runtime.now_ms())
         try:
             found = self.source.time_track().sequence_at(moment, frontier)
@@ -207,8 +239,11 @@ class Reads:
     def count(
         self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None, *, options: CountOptions | None = None
     ) -> int:
-        """How many entries `scan` would yield. Cost: the tables' indexes, and the blocks at both ends of the range;
-        `CountOptions(approximate=True)` leaves the blocks alone."""
+        """How many entries `scan` would yield for the same range. `end` and `options` `None`: as for `scan`.
+
+        Cost: the tables' indexes, and the blocks at both ends of the range; `CountOptions(approximate=True)` reads no blocks.
+        Raises: ClosedError, InvalidInputError, StorageError, CorruptionError.
+        """
         source = self.source
         engine = source.engine()
         if options is None:
@@ -228,8 +263,10 @@ class Reads:
             raise translate(error) from error
 
     def inspect(self, key: BytesLike, start: Sequence = 0, end: Sequence | None = None) -> Inspection:
-        """What `count` counts, by segment and by where in the segment's tree it is stored. For tuning. Cost: as `count`,
-        exact."""
+        """The entries that `count` counts, by segment and by level of the segment's tree. For tuning.
+
+        Cost: as an exact `count`. Raises: as `count`.
+        """
         engine = self.source.engine()
         name = to_key(key)
         first, stop = check_range(start, end)
@@ -251,10 +288,12 @@ class Reads:
         *,
         prefix: BytesLike = b"",
     ) -> LogKeyIterator:
-        """Distinct keys of the segments with start_segment <= id < end_segment that begin with `prefix`, in lexicographic
-        order.
+        """Iterate over the distinct keys that begin with `prefix`, in lexicographic order.
 
-        Cost: the segments' listings, not their data.
+        Only the segments with start_segment <= id < end_segment are listed. A bound of `None` is open on that side; `b""`
+        lists every key.
+        Cost: the segments' listings, not their data. Raises: ClosedError, InvalidInputError; while iterating, StorageError,
+        CorruptionError.
         """
         engine = self.source.engine()
         head = to_bytes(prefix, "prefix")
@@ -269,15 +308,19 @@ class Reads:
         return LogKeyIterator(names)
 
     def list_segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
-        """Segments that overlap the sequences [start, end), oldest first. Cost: no request."""
+        """Segments that overlap the sequences [start, end), oldest first. `end` `None`: up to the newest segment.
+
+        Cost: no request at the writer; a reader may read the segments' rows. Raises: ClosedError, InvalidInputError;
+        at a reader, StorageError, CorruptionError.
+        """
         self.source.engine()
         segments, frontier = self.source.view()
         return [segment for segment in segments.segments(start, end) if segment.start_seq < frontier]
 
     def tree_summary(self) -> TreeSummary:
-        """The tables of every segment, by level, from the manifest alone. Cost: no request."""
+        """The number and size of the tables of every segment, by level, from the manifest alone. Cost: no request."""
         return tree_summary(self.source.engine().manifest)
 
     def drop_cached(self) -> None:
-        """Let go of the memory that caches hold for this log. For logs that share `Caches`, before closing one of many."""
+        """Drop everything that the caches hold for this log. For logs that share `Caches`: call it before closing one."""
         self.source.engine().drop_cached()

@@ -1,7 +1,7 @@
 """Read walk, after `read/scan`, before `lsm`: entries of one key from the end of a range.
 
-Segments are visited newest first, and so are the engine's sources inside them, so what precedes the entries that are asked
-for is not touched.
+Segments are visited newest first, and so are the engine's sources within each. So nothing that precedes the requested entries
+is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ Columns = tuple[Sequence, Items[int], Items[bytes]]
 
 
 class ReverseIterator(LogIterator):
-    """Entries of one key, newest first. As `LogIterator`, with another `next_sequence`."""
+    """Iterates over entries of one key, newest first. A `LogIterator` whose `next_sequence` differs.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     _ = log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+    ...     [entry.value for entry in log.scan(b"orders", reverse=True)]
+    [b'paid', b'created']
+    """
 
     __slots__ = ("_start",)
 
@@ -36,15 +43,15 @@ class ReverseIterator(LogIterator):
 
     @property
     def next_sequence(self) -> Sequence:
-        """Where an ascending scan goes on: `scan(key, next_sequence)` omits nothing this scan has not yielded.
+        """The sequence at which an ascending scan resumes: `scan(key, next_sequence)` yields every entry not yielded here.
 
-        What is not yielded yet lies in front, so this is `start` until the scan is drained, and then at least the frontier
-        it saw. To go further back: `scan(key, start, end=sequence of the last entry, reverse=True)`.
+        The entries not yet yielded have lower sequences, so this is `start` until the scan has reached its end, and then at
+        least its frontier. To go on backwards: `scan(key, start, end=sequence of the last entry, reverse=True)`.
         """
         return max(self._start, self._frontier) if self._is_drained else self._start
 
     def close(self) -> None:
-        """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
+        """End the iteration and release its tables. `next_sequence` stays as it is. Idempotent."""
         self._start = self.next_sequence
         super().close()
 
@@ -84,7 +91,7 @@ def _count(last: Any) -> int:
 
 
 def _turned(key: bytes, newest: Iterator[Columns]) -> Iterator[list[LogEntry]]:
-    """The same entries in order. All columns are in memory before the first one is yielded."""
+    """The entries of `newest` in ascending order. All columns are in memory before the first entry is yielded."""
     found = list(newest)
     while found:
         base, numbers, values = found.pop()
@@ -106,7 +113,7 @@ def _read(engine: SeriesReads, key: bytes, parts: Items[Part], options: ScanOpti
 
 
 def _newest(stream: Iterable[Columns], left: int | None) -> Iterator[Columns]:
-    """The first `left` rows of the stream; nothing behind them is asked for."""
+    """The first `left` rows of the stream; nothing after them is read. `left` None: all rows."""
     if left == 0:
         return
     for base, numbers, values in stream:

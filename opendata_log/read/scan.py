@@ -1,7 +1,7 @@
 """Read walk, after `read/reads`, before `lsm`: iterators of entries and keys.
 
-Entries are made a block at a time, and a `for` loop over them runs in C. Where it stands is read off the iterator of the
-current block, so that `next_sequence` costs nothing per entry.
+Entries are made a block at a time, and a `for` loop over them runs in C. `next_sequence` costs nothing per entry, because it
+is computed from the position of the current block's iterator.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_blocks(
 
 
 def scan_on(source: Source, key: bytes, start: Sequence) -> LogIterator:
-    """What there is of a key from `start` on. Requires: arguments that were checked before."""
+    """The visible entries of a key from `start` on. Requires: checked arguments."""
     engine = source.engine()
     segments, frontier = source.view()
     return LogIterator(
@@ -49,12 +49,12 @@ def scan_on(source: Source, key: bytes, start: Sequence) -> LogIterator:
 
 
 def shared(what: str) -> InvalidInputError:
-    """For an iterator that is used by two threads at the same moment."""
+    """The error for an iterator that two threads use at the same moment."""
     return InvalidInputError(f"another thread is reading from this {what} at this moment: give each thread its own")
 
 
 def block_of(step: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry]:
-    """A step over blocks, by the rules of iterators."""
+    """The next block of `step`; raises StopIteration where `step` returns None."""
     block = step()
     if block is None:
         raise StopIteration
@@ -62,10 +62,17 @@ def block_of(step: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry
 
 
 class LogIterator:
-    """Entries of one key in sequence order, as of the moment of the call. For one thread at a time: where two meet, one of
-    them gets an InvalidInputError, and no entry comes twice.
+    """Iterates over entries in sequence order, as of the moment the scan was called. A context manager.
 
-    A context manager; closing it, or reaching the end, lets go of the tables it keeps from being collected.
+    For one thread at a time: where two threads use it at the same moment, one gets an InvalidInputError, and no entry is
+    yielded twice. An open iterator keeps its tables from being collected; `close`, or the end, releases them.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     _ = log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+    ...     scan = log.scan(b"orders")
+    ...     scan.fetchmany(1), scan.next_sequence
+    ([LogEntry(key=b'orders', sequence=0, value=b'created')], 1)
     """
 
     __slots__ = ("_block", "_blocks_left", "_error", "_frontier", "_is_drained", "_passed", "_position", "_turn")
@@ -76,14 +83,15 @@ class LogIterator:
         self._frontier = frontier
         self._passed = start
         self._block: list[LogEntry] = []
-        # The iterator of that list is CPython's own, so that `for` runs in C: a count kept here would cost a Python call per
-        # entry. Its `__length_hint__` is exactly how many are left, and its `__setstate__` moves it on without a loop. CPython
-        # has both for `list()` and for pickling; no public function does the same as fast.
+        # A position counted here would cost a Python call per entry, so this is CPython's own list iterator: its
+        # `__length_hint__` is exactly how many entries are left, and its `__setstate__` moves it without a loop. CPython has
+        # both for `list()` and for pickling; no public function does the same as fast.
         self._position: Any = None
         self._is_drained = False
         self._error: Error | None = None
         self._turn = [True]
-        """Its item goes to whoever moves on to another block. By `del`, not a call: no signal comes between that and `try`."""
+        """A lock: the thread that takes its item reads the next block. `del` takes it, because no signal handler runs between
+        a `del` and the `try` after it."""
         self._blocks_left = self._one_by_one(blocks, limit)
 
     def _one_by_one(
@@ -113,10 +121,10 @@ class LogIterator:
 
     @property
     def next_sequence(self) -> Sequence:
-        """Where to go on: `scan(key, next_sequence)` omits nothing this scan has not yielded.
+        """The sequence to resume at: `scan(key, next_sequence)` yields every entry that this scan has not yielded.
 
-        The last yielded sequence + 1, or `start` before the first; after a full drain at least the frontier this scan
-        saw, also for a key that has nothing there.
+        Before the first entry it is `start`; then the last yielded sequence + 1. Once the scan has reached its end, it is at
+        least the scan's frontier, even if the scan yielded nothing.
         """
         block = self._block
         if block:
@@ -127,7 +135,7 @@ class LogIterator:
         return max(self._passed, self._frontier) if self._is_drained else self._passed
 
     def __iter__(self) -> Iterator[LogEntry]:
-        # From the current block on: `fetchmany` may have left one begun that no earlier chain knows of.
+        # `fetchmany` may have left a partly read block that no earlier chain knows of, so begin with the current block.
         return chain.from_iterable(lsm.Steps(partial(block_of, self.next_block)))
 
     def __next__(self) -> LogEntry:
@@ -137,10 +145,10 @@ class LogIterator:
         raise StopIteration
 
     def next_block(self) -> Iterator[LogEntry] | None:
-        """What is left of the current block, else the next one; None at the end."""
+        """The rest of the current block, or the next block; None at the end."""
         if self._error is not None:
             raise self._error.with_traceback(None)
-        block, position = self._block, self._position  # Before the look whether another thread moves on from here.
+        block, position = self._block, self._position  # Read before the check for another thread.
         if not self._turn:
             raise shared("scan")
         if block and position.__length_hint__():
@@ -156,17 +164,17 @@ class LogIterator:
             self._turn.append(True)
 
     def fetchmany(self, count: int) -> list[LogEntry]:
-        """Up to `count` entries; an empty list at the end."""
+        """The next entries, up to `count`; an empty list at the end. Raises: as iterating."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         return self._take(count)
 
     def fetchall(self) -> list[LogEntry]:
-        """All remaining entries."""
+        """All remaining entries. Raises: as iterating."""
         return self._take(sys.maxsize)
 
     def _take(self, count: int) -> list[LogEntry]:
-        """Up to `count` entries, out of whole blocks: nothing happens per entry."""
+        """Up to `count` entries, in slices of blocks, without a Python call per entry."""
         try:
             del self._turn[0]
         except IndexError:
@@ -181,25 +189,27 @@ class LogIterator:
         if self._error is not None:
             raise self._error.with_traceback(None)
         at = self.next_sequence
-        # A `for` loop may stand in the current block, and go on meanwhile: what is left of it is taken one by one.
+        # A `for` loop may be iterating over the current block at the same time, so its rest is taken one by one.
         found: list[LogEntry] = list(islice(self._position, count)) if self._block else []
         while len(found) < count:
             try:
                 position: Any = next(self._blocks_left, None)
             except Error:
-                self._passed = at  # Nobody got what was taken before it.
+                self._passed = at  # The entries taken before the error were not returned.
                 raise
             if position is None:
                 break
             block = self._block
             end = min(len(block), count - len(found))
-            position.__setstate__(end)  # So that a `for` loop, and `next_sequence`, go on behind what is taken here.
+            position.__setstate__(end)  # A `for` loop and `next_sequence` go on after the taken entries.
             found += block if end == len(block) else block[:end]
         return found
 
     def close(self) -> None:
-        """Yield nothing more. `next_sequence` stays where it is. Idempotent. Raises: InvalidInputError while another thread
-        reads from it."""
+        """End the iteration and release its tables. `next_sequence` stays as it is. Idempotent.
+
+        Raises: InvalidInputError while another thread reads from the iterator.
+        """
         try:
             del self._turn[0]
         except IndexError:
@@ -212,7 +222,7 @@ class LogIterator:
     def _end(self) -> None:
         self._passed = self.next_sequence
         self._is_drained = False
-        self._block.clear()  # A `for` loop that stands in this block ends, too.
+        self._block.clear()  # Ends a `for` loop that is iterating over this block.
         self._block = []
         self._blocks_left.close()
 
@@ -224,8 +234,17 @@ class LogIterator:
 
 
 class LogKeyIterator:
-    """Distinct keys in lexicographic order. A context manager. For one thread at a time: where two meet, one of them gets
-    an InvalidInputError, and no key comes twice."""
+    """Iterates over distinct keys, as `LogKey`, in lexicographic order. A context manager.
+
+    For one thread at a time: where two threads use it at the same moment, one gets an InvalidInputError, and no key is
+    yielded twice.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     _ = log.try_append([(b"users", b"login"), (b"orders", b"created"), (b"users", b"logout")])
+    ...     log.list_keys().fetchall()
+    [LogKey(key=b'orders'), LogKey(key=b'users')]
+    """
 
     def __init__(self, names: Callable[[], list[Iterator[Iterable[bytes]]]]) -> None:
         self._error: Error | None = None
@@ -252,11 +271,11 @@ class LogKeyIterator:
             return next(self._keys)
         except Error:
             raise
-        except ValueError as error:  # The interpreter's word for a generator that another thread is in.
+        except ValueError as error:  # The interpreter raises it where another thread runs the generator.
             raise shared("list of keys") from error
 
     def fetchmany(self, count: int) -> list[LogKey]:
-        """Up to `count` keys; an empty list at the end."""
+        """The next keys, up to `count`; an empty list at the end."""
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InvalidInputError(f"fetchmany takes a count of at least 0, got {lsm.shown(count)}")
         return list(islice(self, count))
@@ -266,7 +285,7 @@ class LogKeyIterator:
         return list(self)
 
     def close(self) -> None:
-        """Yield nothing more. Idempotent."""
+        """End the iteration. Idempotent."""
         self._keys = iter(())
 
     def __enter__(self) -> LogKeyIterator:

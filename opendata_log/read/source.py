@@ -1,5 +1,5 @@
-"""Read walk, after `read/reads`: what reads are made over. Handles offer it; the blocking face, the asyncio face and exports
-read through it.
+"""Read walk, after `read/reads`: the source of every read. Each handle has one; the blocking handles, the asyncio handles and
+exports read through it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from opendata_log.model.time_track import TimeTrack
 from opendata_log.waiting.wakeups import Wakeups
 
 Part = tuple[Sequence, bytes, Sequence, Sequence]
-"""What a scan reads of a segment: its start sequence, its family, and the absolute sequences [first, end)."""
+"""The part of a segment that a scan reads: its start sequence, its family, and the absolute sequences [first, end)."""
 View = tuple[SegmentTable, Sequence]
 """The segments of one moment, and the frontier: reads see the sequences below it."""
 Columns = tuple[Items[int], list[bytes]]
 """Sequences relative to a segment's start, and values."""
 Arrival = tuple[int, Items[bytes], Items[bytes]]
-"""Of a batch: the relative sequence of its first record, keys, values."""
+"""One batch: the relative sequence of its first record, keys, values."""
 
 
 class SeriesReads(Protocol):
-    """What reads need of the engine: `lsm.Db` and `lsm.DbReader` both give it."""
+    """The engine's methods that reads use; `lsm.Db` and `lsm.DbReader` both have them."""
 
     def scan_series(
         self,
@@ -58,7 +58,7 @@ class SeriesReads(Protocol):
 
 
 class HandleReads(SeriesReads, Protocol):
-    """The same of an open handle, which also knows what memory alone can answer."""
+    """`SeriesReads` of an open handle, which also has reads that memory alone answers."""
 
     def series_at_hand(self, family: bytes, name: bytes, low: int, high: int, *, most: int) -> list[Columns] | None: ...
 
@@ -66,7 +66,7 @@ class HandleReads(SeriesReads, Protocol):
 
 
 class Source(Protocol):
-    """An open log to read. A source that must not wait raises WouldBlock, out of any of its methods or of its engine's."""
+    """An open log to read. In a source that must not wait, any method of it or of its engine can raise WouldBlock."""
 
     @property
     def runtime(self) -> lsm.Runtime: ...
@@ -79,14 +79,14 @@ class Source(Protocol):
         """The engine. Raises: ClosedError, or the failure of the log."""
 
     def view(self) -> View:
-        """What a read that begins now can see. Raises: StorageError, CorruptionError."""
+        """The segments and the frontier of a read that begins now. Raises: StorageError, CorruptionError."""
 
     def time_track(self) -> TimeTrack:
-        """When entries were appended, at least up to a frontier taken before. Raises: lsm.Error."""
+        """The times of entries, at least up to any frontier taken before this call. Raises: lsm.Error."""
 
 
 class HandleSource(Source, Protocol):
-    """The source that an open handle is. `_nowait`: the same from memory alone, or WouldBlock."""
+    """The source of an open handle. Methods that end in `_nowait` answer from memory alone, or raise WouldBlock."""
 
     def engine(self) -> HandleReads: ...
 

@@ -1,4 +1,4 @@
-"""The log for asyncio programs: the same names, as coroutines and async iterators. No I/O ever runs on the event loop."""
+"""The log for asyncio programs: the same names, as coroutines and async iterators. No I/O runs on the event loop."""
 
 from opendata_log.aio.follower import LogFollower
 from opendata_log.aio.iterators import LogIterator, LogKeyIterator

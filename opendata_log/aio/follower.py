@@ -1,4 +1,4 @@
-"""Following in a task: driven as the blocking follower is (`opendata_log/read/follow`), woken by a call to the loop."""
+"""A follower for a task: it drives the same state machine as `opendata_log/read/follow`, and a call to the loop wakes it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from opendata_log.read.follow import FollowState
 
 
 class LogFollower(Pieces[LogEntry]):
-    """Entries as they come, in sequence order. For one task at a time; an async context manager.
+    """Iterates over entries in sequence order, and waits for new ones at the end. An async context manager.
 
-    It ends after `timeout` seconds without a new entry and when the log is closed, and raises what a scan raises. Neither an
-    error nor being cancelled ends it: iterating again, in any loop, goes on where it stood. A slow consumer misses nothing.
+    Ends when the log is closed, and after `timeout` seconds without a new entry. Raises the errors of a scan. After an error
+    or a cancelled call, iterating again, in any loop, goes on at the same place. A slow consumer misses no entry.
+    For one task at a time.
     """
 
     def __init__(
         self, threads: Threads, source: NonBlockingSource, state: FollowState, prepare: Callable[[], None] | None = None
     ) -> None:
-        """`prepare` is called in a thread before the first read there."""
+        """`prepare` is called in a thread before the first read there; None: nothing is called."""
         super().__init__()
         self._errand: Errand[Iterator[LogEntry] | None] = Errand(threads)
         self._nowait, self._in_pieces = source, PiecewiseSource(source.handle)
@@ -36,7 +37,7 @@ class LogFollower(Pieces[LogEntry]):
         self._mark = state.next_sequence
         self._alarm = Alarm()
         self._is_current = False
-        """Nothing but the rest of the current read is left, unless the alarm is set."""
+        """Unless the alarm is set, only the rest of the current read is left."""
         state.listen(self._alarm)
 
     async def _next_piece(self) -> Iterator[LogEntry] | None:
@@ -52,12 +53,12 @@ class LogFollower(Pieces[LogEntry]):
         return None
 
     async def _next_block(self) -> Iterator[LogEntry] | None:
-        """What there is: from memory at once, from anywhere else by way of a thread."""
+        """The next block that exists: on the loop where memory has it, else in a thread. None where there is none."""
         block = await self._rest_of_read()
         if block is not None:
             return block
         if self._is_current and not self._alarm.is_set:
-            return None  # It read to the frontier, and whatever came since would have woken it.
+            return None  # The read reached the frontier, and any later entry would have set the alarm.
         self._is_current = self._alarm.is_set = False
         try:
             block = self._state.begin(self._nowait)
@@ -74,7 +75,7 @@ class LogFollower(Pieces[LogEntry]):
                 return self._state.rest()
             return None
         block = await self._in_thread(self._rest)
-        self._is_in_thread = block is not None  # What came meanwhile is usually in memory.
+        self._is_in_thread = block is not None  # Entries that came meanwhile are usually in memory.
         return block
 
     async def _in_thread(self, function: Callable[[], Iterator[LogEntry] | None]) -> Iterator[LogEntry] | None:
@@ -82,7 +83,7 @@ class LogFollower(Pieces[LogEntry]):
             self._mark = self._state.next_sequence
         try:
             return await self._errand.run(function)
-        except ClosedError:  # The handle is closed: this is the end, as it is for a thread that follows.
+        except ClosedError:  # The handle is closed, which ends the blocking follower, too.
             self._state.is_over = True
             return None
 
@@ -98,13 +99,13 @@ class LogFollower(Pieces[LogEntry]):
 
     @property
     def next_sequence(self) -> Sequence:
-        """Where to go on: following from it omits nothing this follower has not yielded, and repeats nothing."""
+        """The sequence to resume at: a follower that starts there yields every entry not yielded here, and repeats none."""
         if self._kept:
             return self._kept[self._kept_at].sequence
         return self._mark if self._errand.is_under_way else self._state.next_sequence
 
     async def fetchmany(self, count: int) -> list[LogEntry]:
-        """What is there, up to `count` entries; waits until there is one. Empty at the end."""
+        """The entries available now, up to `count`. Waits until there is one; an empty list at the end."""
         checked_count(count)
         if self._kept or not count:
             return self._from_kept(count)
@@ -123,7 +124,7 @@ class LogFollower(Pieces[LogEntry]):
         return entries
 
     async def close(self) -> None:
-        """Yield nothing more; a task that waits in this follower stops waiting. `next_sequence` stays. Idempotent."""
+        """End the iteration; a task that waits in this follower returns. `next_sequence` stays as it is. Idempotent."""
         self._mark = self.next_sequence
         self._kept, self._kept_at, self._piece = [], 0, iter(())
         self._state.is_over = True

@@ -1,4 +1,4 @@
-"""Async iterators of entries and keys: what is in hand is yielded without a wait, the next piece is read in a thread."""
+"""Async iterators of entries and keys. Entries of the current piece are yielded without a wait; a thread reads the next one."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from opendata_log.read.reverse import ReverseIterator
 T = TypeVar("T")
 
 MEMORY_READ_COST = 32
-"""What a read of memory costs, in appended records."""
+"""Cost of a read that memory answers, in appended records."""
 
 
 class Pieces(Generic[T]):
-    """An async iterator over pieces. For one task at a time. A call that is cancelled or fails loses nothing: the next one
-    goes on where it stood."""
+    """An async iterator over pieces, for one task at a time. A cancelled or failed call loses no item: the next call goes on
+    at the same place."""
 
     def __init__(self) -> None:
-        # Iterators of lists and tuples, whose `__length_hint__` is how much is left: see the blocking `LogIterator`.
+        # An iterator of a list or tuple: its `__length_hint__` is the number of items left. See the blocking `LogIterator`.
         self._piece: Any = iter(())
         self._kept: list[T] = []
-        """From `_kept_at` on: taken by a call that did not come to return it. Nothing is cut off its head, however long."""
+        """From `_kept_at` on: items taken by a call that could not return them. The head is not cut off, as the list may be
+        long."""
         self._kept_at = 0
 
     async def _next_piece(self) -> Iterator[T] | None:
-        """An iterator over a list that is not empty; None at the end. The last one is used up."""
+        """An iterator over a list that is not empty; None at the end. Requires: the last piece is used up."""
         raise NotImplementedError
 
     async def _more(self) -> Iterator[T] | None:
-        """What is left of the current piece, or the next one."""
+        """The rest of the current piece, or the next piece; None at the end."""
         piece: Iterator[T] | None = self._piece
         if not self._piece.__length_hint__():
             piece = await self._next_piece()
@@ -61,7 +62,7 @@ class Pieces(Generic[T]):
         return next(piece)
 
     def _from_kept(self, count: int | None) -> list[T]:
-        """Up to `count` of what was kept. Cost: those, however many are left."""
+        """The next kept items, up to `count` (None: all). Cost: proportional to the items returned."""
         kept, at = self._kept, self._kept_at
         if count is not None and at + count < len(kept):
             self._kept_at = at + count
@@ -83,11 +84,11 @@ class Pieces(Generic[T]):
         return taken
 
     async def fetchmany(self, count: int) -> list[T]:
-        """Up to `count` of them; an empty list at the end."""
+        """The next items, up to `count`; an empty list at the end."""
         return await self._take(checked_count(count))
 
     async def close(self) -> None:
-        """Yield nothing more. Idempotent."""
+        """End the iteration. Idempotent."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Any:
@@ -98,24 +99,38 @@ class Pieces(Generic[T]):
 
 
 def checked_count(count: object) -> int:
-    """Raises: InvalidInputError."""
+    """`count`, if it is an integer of at least 0. Raises: InvalidInputError."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InvalidInputError(f"fetchmany takes a count of at least 0, got {count!r}")
     return count
 
 
 class LogIterator(Pieces[LogEntry]):
-    """Entries in order (newest first where the scan is reversed), as of the moment of the call."""
+    """Iterates over entries in sequence order, or newest first for `reverse`, as of the moment the scan was called.
+
+    For one task at a time; an async context manager. After an error or a cancelled call, iterating again goes on at the same
+    place.
+
+    >>> import asyncio
+    >>> from opendata_log.aio import LogDb
+    >>> async def main():
+    ...     async with await LogDb.open("memory://") as log:
+    ...         await log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+    ...         scan = log.scan(b"orders")
+    ...         print(await scan.fetchmany(1), scan.next_sequence)
+    >>> asyncio.run(main())
+    [LogEntry(key=b'orders', sequence=0, value=b'created')] 1
+    """
 
     def __init__(
         self, threads: Threads, source: NonBlockingSource, start: Sequence, read: Callable[[Reads], scan.LogIterator]
     ) -> None:
-        """`read` makes the scan. Raises: what it raises about its arguments."""
+        """`read` makes the scan. Raises: the errors of `read` about its arguments."""
         super().__init__()
         self._errand: Errand[Iterator[LogEntry] | None] = Errand(threads)
         self._read = read
         self._start = self._mark = start
-        """Where to go on as long as no source can be asked."""
+        """`next_sequence` while the scan itself cannot be read."""
         self._scan: scan.LogIterator | None = None
         self._nowait: scan.LogIterator | None = None
         self._is_settled = self._is_closed = False
@@ -142,14 +157,17 @@ class LogIterator(Pieces[LogEntry]):
         return await self._errand.run(self._next_in_thread)
 
     def _next_in_thread(self) -> Iterator[LogEntry] | None:
-        """In a thread."""
+        """As `_next_piece`. Runs in a thread."""
         if self._scan is None:
             self._scan = self._read(Reads(MomentSource(PiecewiseSource(self._source.handle), self._seen)))
         return self._scan.next_block()
 
     @property
     def next_sequence(self) -> Sequence:
-        """Where to go on: `scan(key, next_sequence)` omits nothing this scan has not yielded; see the blocking iterator's."""
+        """The sequence to resume at: `scan(key, next_sequence)` yields every entry that this scan has not yielded.
+
+        Its values are those of the blocking `LogIterator`, or of `ReverseIterator` for `reverse`.
+        """
         if self._kept:
             return self._start if isinstance(self._scan, ReverseIterator) else self._kept[self._kept_at].sequence
         if self._is_closed or self._scan is None or self._errand.is_under_way:
@@ -161,7 +179,7 @@ class LogIterator(Pieces[LogEntry]):
         return await self._take(None)
 
     async def close(self) -> None:
-        """Yield nothing more. `next_sequence` stays where it is. Idempotent."""
+        """End the iteration and release its tables. `next_sequence` stays as it is. Idempotent."""
         self._mark = self.next_sequence
         self._is_closed = True
         self._kept, self._kept_at, self._piece = [], 0, iter(())
@@ -169,14 +187,14 @@ class LogIterator(Pieces[LogEntry]):
 
 
 def _settled(nowait: scan.LogIterator) -> scan.LogIterator:
-    """The same with all of it in hand. Raises: WouldBlock; nothing was yielded then."""
+    """The same scan with all its entries in memory. Raises: WouldBlock; no entry was yielded then."""
     start = nowait.next_sequence
     entries = nowait.fetchall()
     return type(nowait)(iter([entries] if entries else ()), start=start, frontier=nowait.next_sequence)
 
 
 class LogKeyIterator(Pieces[LogKey]):
-    """Distinct keys in lexicographic order."""
+    """Iterates over distinct keys, as `LogKey`, in lexicographic order. For one task at a time; an async context manager."""
 
     def __init__(
         self, threads: Threads, source: NonBlockingSource, read: Callable[[Reads], scan.LogKeyIterator]
@@ -196,7 +214,7 @@ class LogKeyIterator(Pieces[LogKey]):
         return None if self._is_closed else await self._errand.run(self._next_keys)
 
     def _next_keys(self) -> Iterator[LogKey] | None:
-        """In a thread."""
+        """As `_next_piece`. Runs in a thread."""
         if self._scan is None:
             self._scan = self._read(Reads(MomentSource(PiecewiseSource(self._source.handle), self._seen)))
         keys = self._scan.fetchmany(PIECE_ROWS)
@@ -207,7 +225,7 @@ class LogKeyIterator(Pieces[LogKey]):
         return await self._take(None)
 
     async def close(self) -> None:
-        """Yield nothing more. Idempotent."""
+        """End the iteration. Idempotent."""
         self._is_closed = True
         self._kept, self._kept_at, self._piece = [], 0, iter(())
         self._errand.afterwards(lambda: self._scan.close() if self._scan is not None else None)

@@ -1,4 +1,4 @@
-"""The writer's handle for asyncio programs."""
+"""The handle that writes a log, for asyncio programs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ from opendata_log.model.storage import Storage
 from opendata_log.write.appends import not_durable_in_time
 
 BATCH_MAX = 1024
-"""Records of a batch that are appended on the loop; some half a millisecond."""
+"""Maximum records per batch that is appended on the loop, which takes some half a millisecond."""
 ATTEMPTS = 16
-"""Times that an append tries on the loop to take a lock that others may take first."""
+"""Maximum attempts per append to take the log's lock on the loop; then a thread appends."""
 APPEND_COST = 16
-"""What a batch costs beside its records."""
+"""Cost of a batch beyond that of its records, in appended records."""
 
 
 class LogDb(Reads):
-    """A keyed log for any number of tasks, loops and threads; an async context manager. No I/O on the loop.
+    """A keyed log, open for appends and reads by any number of tasks, loops and threads. An async context manager.
+
+    Every method does what the blocking `opendata_log.LogDb`'s does, with the same arguments, results and errors. No I/O runs
+    on the loop.
 
     >>> import asyncio
     >>> async def main():
@@ -54,7 +57,7 @@ class LogDb(Reads):
     """
 
     def __init__(self, log: log_db.LogDb, threads: Threads) -> None:
-        """Use `open` or `wrap`."""
+        """For `open` and `wrap`, which make the handle."""
         super().__init__(log, log.source, threads)
         self._log = log
         self._flush = Shared(threads, log.flush, "flush")
@@ -65,12 +68,15 @@ class LogDb(Reads):
 
     @classmethod
     async def open(cls, config: Config | Storage | None = None, **overrides: Any) -> LogDb:
-        """As the blocking `open`. Cancelled, it leaves nothing open."""
+        """As the blocking `open`. A cancelled call leaves nothing open."""
         return await LogDbBuilder(config, **overrides).build()
 
     @classmethod
     def wrap(cls, log: log_db.LogDb) -> LogDb:
-        """A second face of an open log: both may be used, and closing either closes the log."""
+        """An asyncio handle of a log that is already open. Both handles can be used; closing either one closes the log.
+
+        Raises: InvalidInputError.
+        """
         if not isinstance(log, log_db.LogDb):
             raise InvalidInputError(f"wrap takes an opendata_log.LogDb, got {type(log).__name__}")
         return cls(log, Threads())
@@ -78,8 +84,10 @@ class LogDb(Reads):
     # -- appending ----------------------------------------------------------------------------------------------------
 
     async def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
-        """As the blocking `try_append`. A batch of up to 1,024 records is appended on the loop; any other in a thread that
-        never waits for the store. Cancelled, the batch was appended or not, whole."""
+        """As the blocking `try_append`. A batch of up to 1,024 records is appended on the loop, a larger one in a thread.
+
+        Neither waits for the store. After a cancelled call, either the whole batch was appended or none of it.
+        """
         batch = listed(records)
         if len(batch) <= BATCH_MAX:
             await give_way(len(batch) + APPEND_COST)
@@ -89,13 +97,13 @@ class LogDb(Reads):
                     return self._log.appends.append_nowait(batch)
                 except WouldBlock:
                     attempts += 1
-                # One thread waits for all: a thread for each append would take the interpreter from the loop.
+                # A thread for each append would take the interpreter from the loop, so one thread waits for all of them.
                 await self._turn.join()
                 await give_way(APPEND_COST)
         return await self._threads.call(self._log.try_append, batch, lane="append")
 
     async def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
-        """As the blocking `append_timeout`."""
+        """As the blocking `append_timeout`. After a cancelled call, either the whole batch was appended or none of it."""
         seconds = timeout_seconds(timeout)
         batch = listed(records)
         if not self._log.appends.is_slowed:
@@ -110,7 +118,7 @@ class LogDb(Reads):
                 raise
             if future.cancel():
                 raise AppendTimeoutError(f"no space within {seconds} s", batch) from None
-            return await outcome(future)  # It is being appended, or at the end of its own time.
+            return await outcome(future)  # The call has begun: it appends the batch, or reaches its own timeout.
         except asyncio.CancelledError:
             future.cancel()
             raise
@@ -123,7 +131,7 @@ class LogDb(Reads):
         durable: bool = False,
         timeout: float | timedelta | None = None,
     ) -> AppendOutput:
-        """As the blocking `append`. Tasks that wait for durability share one flush, and take no thread each."""
+        """As the blocking `append`. All tasks that wait for durability share one flush in one thread."""
         seconds = timeout_seconds(timeout)
         if seconds is None:
             seconds = self._log.appends.op_timeout
@@ -145,28 +153,31 @@ class LogDb(Reads):
         return output
 
     async def flush(self) -> None:
-        """As the blocking `flush`. Any number of tasks share it; one that is cancelled leaves it to the others."""
+        """As the blocking `flush`. Any number of tasks share one flush; a cancelled task does not cancel it."""
         await self._flush.join()
 
     @property
     def durable_sequence(self) -> Sequence:
-        """Exclusive: every record with a lower sequence is durable. Advances by itself."""
+        """The durable watermark, exclusive: every record with a lower sequence is durable. It advances by itself."""
         return self._log.durable_sequence
 
     def subscribe_durable(self) -> DurableWatch:
-        """The durable watermark to wait for. Any number of tasks may; they take no thread."""
+        """A watch that waits for the durable watermark to advance, for any number of tasks. Waiting takes no thread.
+
+        Raises: ClosedError.
+        """
         with self._lock:
             if self._watermark is None:
                 self._watermark = Watermark(self._log.subscribe_durable())
             else:
-                self._log.subscribe_durable()  # It refuses on a closed log.
+                self._log.subscribe_durable()  # Raises ClosedError on a closed log.
             return DurableWatch(self._watermark)
 
     async def seal_segment(self) -> SegmentId:
         """As the blocking `seal_segment`."""
         return await self._threads.call(self._log.seal_segment)
 
-    # -- care ---------------------------------------------------------------------------------------------------------
+    # -- operation-----------------------------------------------------------------------------------------------------
 
     async def status(self) -> lsm.Status:
         """As the blocking `status`."""
@@ -203,8 +214,10 @@ class LogDb(Reads):
         )
 
     async def close(self) -> None:
-        """As the blocking `close`: where it raised a StorageError that is retryable, calling it again tries again. Idempotent.
-        Cancelled, it goes on in its thread to the end; awaiting it again waits for that end."""
+        """As the blocking `close`. Idempotent; after a retryable StorageError, another call tries again.
+
+        A cancelled call goes on in its thread to the end; another call waits for that end.
+        """
         with self._lock:
             if self._closing is None or _may_try_again(self._closing):
                 self._closing = self._threads.submit(self._close, lane="close")
@@ -234,7 +247,7 @@ class LogDb(Reads):
 
 
 def _may_try_again(closing: Future[None]) -> bool:
-    """Whether a close has failed, and another one can succeed."""
+    """Whether a close has failed with an error after which another attempt can succeed."""
     if not closing.done() or closing.cancelled():
         return False
     error = closing.exception()
@@ -242,43 +255,54 @@ def _may_try_again(closing: Future[None]) -> bool:
 
 
 class LogDbBuilder:
-    """A log with components of one's own: each `with_…` returns the builder, `await build()` opens."""
+    """Opens a log with the caller's own components. Each `with_…` returns the builder; `await build()` opens the log.
+
+    >>> import asyncio, lsm
+    >>> async def main():
+    ...     async with await LogDbBuilder("memory://").with_caches(lsm.Caches()).build() as log:
+    ...         print(await log.append(b"orders", b"created"))
+    >>> asyncio.run(main())
+    AppendOutput(start_sequence=0)
+    """
 
     def __init__(self, config: Config | Storage | None = None, **overrides: Any) -> None:
         self._builder = builder.LogDbBuilder(config, **overrides)
 
     def with_sst_block_size(self, size: int) -> LogDbBuilder:
-        """Bytes of keys and values in a block of a table."""
+        """Bytes of keys and values per block of a table, before compression. Raises: InvalidInputError."""
         self._builder.with_sst_block_size(size)
         return self
 
     def with_clock(self, clock: lsm.Clock) -> LogDbBuilder:
-        """A wall clock: an object with `now_ms() -> int`. It dates segments; it protects nothing."""
+        """Use a wall clock of the caller: an object with `now_ms() -> int`, milliseconds since the epoch.
+
+        The clock dates segments and entries; no safety rule depends on it. Raises: InvalidInputError.
+        """
         self._builder.with_clock(clock)
         return self
 
     def with_object_store(self, store: Any) -> LogDbBuilder:
-        """An fsspec file system to keep the log in, below the path of the configured URL; or an `lsm.ObjectStore`."""
+        """Keep the log in `store`: an fsspec file system, below the path of the configured URL; or an `lsm.ObjectStore`."""
         self._builder.with_object_store(store)
         return self
 
     def with_runtime(self, runtime: lsm.Runtime) -> LogDbBuilder:
-        """Where threads, time and chance of the log itself come from. Goes before `with_clock`."""
+        """Take the log's own threads, time and chance from `runtime`. It overrides `with_clock`. Raises: InvalidInputError."""
         self._builder.with_runtime(runtime)
         return self
 
     def with_compaction_executor(self, executor: Executor) -> LogDbBuilder:
-        """Run compactions on any `concurrent.futures.Executor`. It is the caller's to shut down."""
+        """Run compactions on any `concurrent.futures.Executor`. The caller shuts it down. Raises: InvalidInputError."""
         self._builder.with_compaction_executor(executor)
         return self
 
     def with_caches(self, caches: lsm.Caches) -> LogDbBuilder:
-        """Memory for what is read of tables, shared with other logs and readers; instead of sizes in the storage's settings."""
+        """Share `caches` with other logs and readers of this process. They replace the storage's two cache sizes."""
         self._builder.with_caches(caches)
         return self
 
     async def build(self) -> LogDb:
-        """Open the log. Raises: as `LogDb.open`."""
+        """Open the log. A cancelled call leaves nothing open. Raises: as `LogDb.open`."""
         threads = Threads()
         try:
             log = await threads.make(self._builder.build, lambda log: quietly(log.close))

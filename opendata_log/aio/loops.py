@@ -1,7 +1,7 @@
-"""The seam to asyncio: how other threads reach an event loop, and how much may be done on it in one pass.
+"""The seam to asyncio: how other threads reach an event loop, and how much work one pass of the loop does.
 
-Whatever reaches a loop goes through its one `LoopScheduler`: a thousand followers woken by one append are one call to the loop,
-and they run some at a time, so that other tasks of the program come in between.
+Every call to a loop goes through its one `LoopScheduler`. A thousand followers woken by one append are one call to the loop;
+some of them run per pass, so that other tasks of the program run in between.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from weakref import WeakKeyDictionary, ref
 T = TypeVar("T")
 
 QUANTUM = 512
-"""Work a task does on the loop before others get their turn, in appended records; some quarter of a millisecond."""
+"""Maximum work per turn of a task on the loop, in appended records; some quarter of a millisecond."""
 QUANTA = 1
-"""Tasks that get a turn in one pass of the loop."""
+"""Maximum tasks that get a turn per pass of the loop."""
 WAKES = 16
-"""Sleepers woken in one pass of the loop."""
+"""Maximum sleepers woken per pass of the loop."""
 WAKES_BUSY = 4
-"""The same while tasks queue for their turn: who is woken later finds more at once, which costs less than to be woken often."""
+"""The same while tasks wait for their turn: a sleeper woken later finds more entries at once, which costs less than to wake
+it often."""
 
 
 class LoopScheduler:
-    """One event loop, as seen by this package. `post` and `post_wake` are for any thread, the others for the loop's own."""
+    """This package's work on one event loop. Any thread may call `post` and `post_wake`; only the loop's own calls the rest."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
@@ -42,17 +43,17 @@ class LoopScheduler:
     # -- from other threads -------------------------------------------------------------------------------------------
 
     def post(self, callback: Callable[[], None]) -> None:
-        """Call it on the loop soon. Dropped where the loop is closed: nobody waits in it any more."""
+        """Call `callback` on the loop soon. It is dropped where the loop is closed, because no task waits there any more."""
         self._posted.append(callback)
         self._call()
 
     def post_wake(self, callback: Callable[[], None]) -> None:
-        """As `post`, not too many in one pass."""
+        """As `post`, with a limit of calls per pass of the loop."""
         self._wakes.append(callback)
         self._call()
 
     def _call(self) -> None:
-        if self._is_called:  # It is cleared before the queues are looked at.
+        if self._is_called:  # `_run` clears the flag before it reads the queues.
             return
         self._is_called = True
         loop = self._loop()
@@ -74,7 +75,7 @@ class LoopScheduler:
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def take(self, cost: int) -> bool:
-        """Whether the running task may do some work on the loop now. Where not, it awaits `turn` first."""
+        """Whether the running task may do work of that cost on the loop now. If not, it awaits `turn` first."""
         if self._credit <= 0:
             return False
         self._credit -= cost
@@ -83,7 +84,7 @@ class LoopScheduler:
         return True
 
     async def turn(self, cost: int) -> None:
-        """Return when other tasks had theirs."""
+        """Return when the tasks that waited before have had their turns."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._turns.append(future)
@@ -99,7 +100,7 @@ class LoopScheduler:
             loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        """Once per pass of the loop while there is work."""
+        """Give turns to waiting tasks. Runs once per pass of the loop while there is work."""
         is_used = self._credit < QUANTUM
         self._is_ticking = False
         self._credit = 0 if self._turns else QUANTUM
@@ -117,7 +118,7 @@ _schedulers: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopScheduler] = WeakK
 
 
 def scheduler() -> LoopScheduler:
-    """The running loop's."""
+    """The scheduler of the running loop."""
     loop = asyncio.get_running_loop()
     found = _schedulers.get(loop)
     if found is None:
@@ -126,7 +127,7 @@ def scheduler() -> LoopScheduler:
 
 
 async def give_way(cost: int) -> None:
-    """Wait until work of that cost, in appended records, may be done on the loop; usually at once."""
+    """Wait until work of that cost, in appended records, may be done on the loop; usually this returns at once."""
     mine = scheduler()
     if not mine.take(cost):
         await mine.turn(cost)
@@ -141,7 +142,7 @@ def _settle(waiter: asyncio.Future[None]) -> None:
 
 
 async def outcome(future: Future[T]) -> T:
-    """The result of a call in a thread. Being cancelled leaves the call alone."""
+    """The result of a call in a thread. A cancelled task does not cancel the call."""
     if not future.done():
         mine = scheduler()
         waiter = asyncio.get_running_loop().create_future()
@@ -151,8 +152,10 @@ async def outcome(future: Future[T]) -> T:
 
 
 class Alarm:
-    """Something to sleep on until `wake`, which any thread may call. One sleeper at a time, in whichever loop. Whoever
-    sleeps sets `is_set` to False before looking at what the call may be about."""
+    """An event for a task, which sleeps until any thread calls `wake`. One sleeper at a time, in any loop.
+
+    The sleeper sets `is_set` to False before it reads.
+    """
 
     __slots__ = ("__weakref__", "_waiter", "is_set")
 
@@ -164,12 +167,12 @@ class Alarm:
         if self.is_set:
             return
         self.is_set = True
-        waiter = self._waiter  # Set before `wait` looks at `is_set` again: one of the two sees the other.
+        waiter = self._waiter  # `wait` sets it before it reads `is_set` again: one of the two sees the other.
         if waiter is not None:
             waiter[0].post_wake(partial(_settle, waiter[1]))
 
     async def wait(self, timeout: float | None) -> None:
-        """Return when it is set, at once if it was meanwhile, or after `timeout`."""
+        """Return when it is set, at once if it already is, or after `timeout` seconds (None: no limit)."""
         if not self.is_set:
             future = asyncio.get_running_loop().create_future()
             self._waiter = (scheduler(), future)

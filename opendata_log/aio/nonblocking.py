@@ -1,7 +1,7 @@
-"""Both faces of the log meet here: sources that answer from memory alone, or in larger pieces.
+"""Sources of the asyncio handles: one answers from memory alone, one in larger pieces.
 
-A loop reads through a `NonBlockingSource`: what would need a request, a lock that is taken or long work raises WouldBlock
-before it begins, and the same read through a `PiecewiseSource` in a thread does it.
+A loop reads through a `NonBlockingSource`. A read that needs a request, a taken lock or long work raises WouldBlock before it
+begins; a thread repeats it through a `PiecewiseSource`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from opendata_log.model.options import READ_AHEAD_BYTES
 from opendata_log.read.source import Arrival, Columns, HandleReads, HandleSource, SeriesReads, Source, View
 
 ROWS_MAX = 1024
-"""Rows that a loop reads, or puts in order, at once; less than a millisecond."""
+"""Maximum rows per read, or per sort, on a loop; less than a millisecond."""
 PIECE_ROWS = 8192
-"""Rows a thread hands over at a time; the first pieces are smaller."""
+"""Rows per piece that a thread hands over; the first pieces are smaller."""
 
 
 class NonBlockingSource:
-    """Only what memory has. Raises: WouldBlock, and what the handle raises."""
+    """A source that reads memory alone. Raises: WouldBlock, and the handle's errors."""
 
     def __init__(self, source: HandleSource) -> None:
         self.handle = source
-        """For the same read in a thread."""
+        """The handle's own source, for the same read in a thread."""
         self.runtime = source.runtime
         self.wakeups = source.wakeups
-        # The handle's own methods: a poll makes no call more than it has to.
+        # The handle's own methods, because a poll must make no needless call.
         self.view = source.view_nowait
         self.time_track = source.time_track_nowait
 
@@ -37,7 +37,7 @@ class NonBlockingSource:
 
 
 class PiecewiseSource:
-    """All there is, in pieces that are worth handing from one thread to another."""
+    """A source that reads everything, in pieces that are large enough to hand from one thread to another."""
 
     def __init__(self, source: Source) -> None:
         self.runtime = source.runtime
@@ -51,7 +51,7 @@ class PiecewiseSource:
 
 
 class MomentSource:
-    """Another source, as of the first view that was taken of it."""
+    """Another source, fixed at the first view that was taken of it. `seen`: that view; None: not taken yet."""
 
     def __init__(self, source: Source, seen: View | None = None) -> None:
         self.runtime = source.runtime
@@ -121,7 +121,7 @@ class _NonBlockingReads:
 
 
 class _ReadsInPieces:
-    """An engine whose scans hand over some thousand rows at a time."""
+    """An engine whose scans yield some thousand rows at a time."""
 
     def __init__(self, engine: SeriesReads) -> None:
         self._engine = engine
@@ -160,7 +160,7 @@ class _ReadsInPieces:
 
 
 def gathered(stream: Iterable[Columns]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """The same columns in larger pieces: the first as it comes, then doubling up to PIECE_ROWS."""
+    """The same columns in larger pieces: the first one as it is, then twice as large each, up to PIECE_ROWS rows."""
     numbers: list[int] = []
     values: list[bytes] = []
     enough = 1

@@ -1,4 +1,4 @@
-"""A log that another process may be writing, for asyncio programs."""
+"""The read-only handle of a log that another process may be writing, for asyncio programs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,23 @@ from opendata_log.model.storage import Storage
 
 
 class LogDbReader(Reads):
-    """Read-only; any number beside one writer. For any number of tasks, loops and threads; an async context manager."""
+    """A keyed log, open for reads only, by any number of tasks, loops and threads. An async context manager.
+
+    Every method does what the blocking `opendata_log.LogDbReader`'s does, with the same arguments, results and errors.
+
+    >>> import asyncio
+    >>> from opendata_log import LogDb
+    >>> async def main():
+    ...     async with await LogDbReader.open("memory://aio-reader-example") as reader:
+    ...         print([entry.value async for entry in reader.scan(b"orders")])
+    >>> with LogDb.open("memory://aio-reader-example") as log:
+    ...     _ = log.append(b"orders", b"created", durable=True)
+    ...     asyncio.run(main())
+    [b'created']
+    """
 
     def __init__(self, log: reader.LogDbReader, threads: Threads) -> None:
-        """Use `open` or `wrap`."""
+        """For `open` and `wrap`, which make the handle."""
         super().__init__(log, log.source, threads)
         self._log = log
         self._refresh = Shared(threads, log.refresh, "flush")
@@ -28,7 +41,7 @@ class LogDbReader(Reads):
 
     @classmethod
     async def open(cls, config: ReaderConfig | Storage | None = None, **overrides: Any) -> LogDbReader:
-        """As the blocking `open`. Cancelled, it leaves nothing open."""
+        """As the blocking `open`. A cancelled call leaves nothing open."""
         threads = Threads()
         try:
             log = await threads.make(
@@ -41,13 +54,16 @@ class LogDbReader(Reads):
 
     @classmethod
     def wrap(cls, log: reader.LogDbReader) -> LogDbReader:
-        """A second face of an open reader: both may be used, and closing either closes it."""
+        """An asyncio handle of a reader that is already open. Both handles can be used; closing either one closes the reader.
+
+        Raises: InvalidInputError.
+        """
         if not isinstance(log, reader.LogDbReader):
             raise InvalidInputError(f"wrap takes an opendata_log.LogDbReader, got {type(log).__name__}")
         return cls(log, Threads())
 
     async def refresh(self) -> None:
-        """As the blocking `refresh`. Tasks share it."""
+        """As the blocking `refresh`. Any number of tasks share one poll; a cancelled task does not cancel it."""
         await self._refresh.join()
 
     async def status(self) -> lsm.ReaderStatus:
@@ -55,7 +71,7 @@ class LogDbReader(Reads):
         return await self._threads.call(self._log.status)
 
     async def close(self) -> None:
-        """Stop following. Idempotent. Cancelled, it goes on in its thread to the end."""
+        """As the blocking `close`. Idempotent. A cancelled call goes on in its thread to the end."""
         with self._lock:
             if self._closing is None:
                 self._closing = self._threads.submit(self._close, lane="close")

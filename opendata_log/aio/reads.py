@@ -1,4 +1,4 @@
-"""Read walk for tasks: what both handles offer to readers."""
+"""Read walk for tasks: the reads that both asyncio handles have in common."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 class Reads:
-    """What memory can answer is answered at once; anything else in a thread."""
+    """The reads of a log for tasks. Memory answers a read on the loop where it can; a thread does any other read."""
 
     def __init__(self, log: log_read.Reads, source: HandleSource, threads: Threads) -> None:
-        """`source`: the handle's own, over which `log` reads."""
+        """`source`: the source of the handle whose reads `log` are."""
         self._reads = log
         self._source = NonBlockingSource(source)
         self._nowait = log_read.Reads(self._source)
@@ -52,7 +52,7 @@ class Reads:
         since: Time | None = None,
         options: ScanOptions | None = None,
     ) -> LogIterator:
-        """As the blocking `scan`; `async for`, `await fetchmany(n)`."""
+        """As the blocking `scan`; iterate with `async for` or `await fetchmany(n)`."""
         return LogIterator(
             self._threads,
             self._source,
@@ -69,7 +69,7 @@ class Reads:
         prefix: BytesLike | None = None,
         options: ScanOptions | None = None,
     ) -> LogIterator:
-        """As the blocking `scan_all`; `async for`, `await fetchmany(n)`."""
+        """As the blocking `scan_all`; iterate with `async for` or `await fetchmany(n)`."""
         wanted = kept(keys)
         return LogIterator(
             self._threads,
@@ -79,7 +79,7 @@ class Reads:
         )
 
     def follow(self, key: BytesLike, start: Sequence = 0, *, timeout: float | timedelta | None = None) -> LogFollower:
-        """As the blocking `follow`; `async for`, `await fetchmany(n)`. A follower that waits takes no thread."""
+        """As the blocking `follow`; iterate with `async for` or `await fetchmany(n)`. A waiting follower takes no thread."""
         return LogFollower(self._threads, self._source, follow_key(self._source, key, start, timeout))
 
     def follow_all(
@@ -90,7 +90,7 @@ class Reads:
         prefix: BytesLike | None = None,
         timeout: float | timedelta | None = None,
     ) -> LogFollower:
-        """As the blocking `follow_all`; `async for`, `await fetchmany(n)`."""
+        """As the blocking `follow_all`; iterate with `async for` or `await fetchmany(n)`. While it waits, it takes no thread."""
         state = follow_keys(self._source, KeySet(keys, prefix), start, timeout)
         return LogFollower(self._threads, self._source, state, lambda: self._source.handle.engine().keep_arrivals())
 
@@ -115,7 +115,7 @@ class Reads:
         *,
         prefix: BytesLike = b"",
     ) -> LogKeyIterator:
-        """As the blocking `list_keys`; `async for`, `await fetchmany(n)`."""
+        """As the blocking `list_keys`; iterate with `async for` or `await fetchmany(n)`."""
         return LogKeyIterator(
             self._threads, self._source, lambda reads: reads.list_keys(start_segment, end_segment, prefix=prefix)
         )
@@ -134,7 +134,7 @@ class Reads:
 
 
 def kept(keys: Iterable[BytesLike] | None) -> Any:
-    """Keys that may be asked for twice. What is no iterable of keys is left for the log to refuse."""
+    """The keys as a list, which can be read twice. A value that is no iterable of keys is left for `KeySet` to refuse."""
     if keys is None or isinstance(keys, (bytes, bytearray, memoryview, str)) or not isinstance(keys, Iterable):
         return keys
     return list(keys)

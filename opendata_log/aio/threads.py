@@ -1,6 +1,6 @@
 """Threads of a handle, and the ways in which tasks share them.
 
-A call in a thread cannot be cancelled, so each of these says what becomes of it when the task that waits for it is.
+A running call in a thread cannot be cancelled, so each docstring states what happens to it when its task is cancelled.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from opendata_log.model.errors import ClosedError
 T = TypeVar("T")
 
 LANES = {"work": 16, "append": 2, "flush": 2, "turn": 1, "space": 16, "care": 4, "close": 1}
-"""Threads at most, by what they do: calls that may take long do not keep reads and appends from running."""
+"""Maximum threads per kind of call. Kinds have their own threads, so that long calls do not delay reads and appends."""
 
 
 class Threads:
-    """Started when they are needed. Thread-safe."""
+    """The threads of one handle, started when they are needed. Thread-safe."""
 
     def __init__(self) -> None:
         self._runtime = lsm.Runtime()
@@ -34,7 +34,7 @@ class Threads:
         return self._runtime.lock()
 
     def submit(self, function: Callable[..., T], *arguments: Any, lane: str = "work") -> Future[T]:
-        """Raises: ClosedError after `stop`."""
+        """Call `function` in a thread of that lane. Raises: ClosedError after `stop`."""
         with self._lock:
             if self._is_stopped:
                 raise ClosedError("the log is closed: open it again")
@@ -44,11 +44,12 @@ class Threads:
             return executor.submit(function, *arguments)
 
     async def call(self, function: Callable[..., T], *arguments: Any, lane: str = "work") -> T:
-        """Its result. Cancelled before it began, it does not begin; after that it goes on by itself."""
+        """The result of `function`, called in a thread. When the task is cancelled, a call that has not begun is dropped, and
+        a running one goes on to its end."""
         try:
             future = self.submit(function, *arguments, lane=lane)
         except ClosedError:
-            return function(*arguments)  # It says so itself, at once, in its own words.
+            return function(*arguments)  # It raises its own ClosedError, at once.
         try:
             return await outcome(future)
         except asyncio.CancelledError:
@@ -56,7 +57,7 @@ class Threads:
             raise
 
     async def make(self, function: Callable[[], T], discard: Callable[[T], None]) -> T:
-        """As `call`; what is made when nobody waits for it any more is discarded."""
+        """As `call`; when the task is cancelled, the result of a running call is passed to `discard`."""
         future = self.submit(function)
         try:
             return await outcome(future)
@@ -66,7 +67,7 @@ class Threads:
             raise
 
     def stop(self) -> None:
-        """Begin nothing more; the threads end when they have done what they were given."""
+        """Take no more calls; the threads end after the calls they have."""
         with self._lock:
             self._is_stopped = True
             lanes = list(self._lanes.values())
@@ -75,8 +76,8 @@ class Threads:
 
 
 class Errand(Generic[T]):
-    """Calls in a thread, one at a time, each of which is waited for to its end: by the task that began it, or, if that was
-    cancelled, by the next one. So nothing that a call took out of an iterator is lost."""
+    """Calls in a thread, one at a time. Each is awaited to its end: by the task that began it, or, if that task was cancelled,
+    by the next one. So no item that a call took out of an iterator is lost."""
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
@@ -87,7 +88,7 @@ class Errand(Generic[T]):
         return self._under_way is not None
 
     async def run(self, function: Callable[[], T]) -> T:
-        """The result of the call under way, or of this one."""
+        """The result of the call under way, or, if there is none, of `function`."""
         future = self._under_way
         if future is None:
             future = self._under_way = self._threads.submit(function)
@@ -104,7 +105,7 @@ class Errand(Generic[T]):
         return result
 
     def afterwards(self, function: Callable[[], None]) -> None:
-        """Call it when nothing is under way any more: now, or in the thread."""
+        """Call `function` when no call is under way: now, or in the thread after that call."""
         future = self._under_way
         if future is None:
             function()
@@ -113,7 +114,10 @@ class Errand(Generic[T]):
 
 
 class Shared:
-    """A call that many wait for, such as a flush: who comes while it runs joins the next one. Any loop, any thread."""
+    """A call that many tasks wait for, such as a flush. A task that comes while it runs waits for the next one.
+
+    Tasks may run in any loop and thread.
+    """
 
     def __init__(self, threads: Threads, function: Callable[[], None], lane: str) -> None:
         self._threads = threads
@@ -124,11 +128,11 @@ class Shared:
         self._running = 0
 
     async def join(self) -> None:
-        """Return after a call that began after this one. Being cancelled leaves it to the others."""
+        """Return after a call of the function that began after this method was called. A cancelled task does not cancel it."""
         try:
             joined = self._joined()
         except ClosedError:
-            self._function()  # It says so itself, at once, in its own words.
+            self._function()  # It raises its own ClosedError, at once.
         else:
             await outcome(joined)
 
@@ -158,6 +162,6 @@ class Shared:
 
 
 def quietly(function: Callable[[], None]) -> None:
-    """For what nobody waits for."""
+    """Call `function`, and drop its error: no task waits for the result."""
     with suppress(Exception):
         function()

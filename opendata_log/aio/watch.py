@@ -1,4 +1,4 @@
-"""The durable watermark as something for tasks to wait for. However many wait, they take no thread."""
+"""Tasks wait for the durable watermark, without a thread, however many they are."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from opendata_log.waiting.watch import DurableWatch as BlockingWatch
 
 
 class Watermark:
-    """Who waits for which sequence, by loop. One per handle."""
+    """The waiting tasks by loop, each with its sequence. One per handle."""
 
     def __init__(self, watch: BlockingWatch) -> None:
         self._watch = watch
         self._order = count()
         self._waiting: dict[LoopScheduler, list[tuple[Sequence, int, asyncio.Future[Sequence]]]] = {}
         self._gone: dict[LoopScheduler, int] = {}
-        """Of those who wait, at most how many stopped: when it is half of them, they are taken out."""
+        """Upper bound of the cancelled waiters in each list; when it reaches half of the list, they are removed."""
         watch.attach(self)
 
     @property
@@ -32,12 +32,12 @@ class Watermark:
         return self._watch.value
 
     def wake(self) -> None:
-        """From any thread: it may have advanced."""
+        """The watermark may have advanced. Called from any thread."""
         for mine in list(self._waiting):
             mine.post(partial(self._advance, mine))
 
     def _advance(self, mine: LoopScheduler) -> None:
-        """On the loop."""
+        """Settle the waiters whose sequence was passed, or all where the log is closed or failed. Runs on the loop."""
         waiting = self._waiting.get(mine)
         if not waiting:
             return
@@ -55,11 +55,11 @@ class Watermark:
             self._gone.pop(mine, None)
 
     async def beyond(self, sequence: Sequence) -> Sequence:
-        """The watermark once it is greater. Raises: what keeps it from advancing."""
+        """The watermark, once it is greater than `sequence`. Raises: the error that keeps it from advancing."""
         mine = scheduler()
         future: asyncio.Future[Sequence] = asyncio.get_running_loop().create_future()
         heappush(self._waiting.setdefault(mine, []), (sequence, next(self._order), future))
-        self._advance(mine)  # Registered first: what happens from now on is told.
+        self._advance(mine)  # Registered first, so that no advance between the two is missed.
         try:
             return await future
         except asyncio.CancelledError:
@@ -67,7 +67,7 @@ class Watermark:
             raise
 
     def _forget(self, mine: LoopScheduler) -> None:
-        """One that waits stopped. Cost: constant, on average, however many stop at once."""
+        """Count one cancelled waiter. Cost: constant on average, however many are cancelled at once."""
         waiting = self._waiting.get(mine)
         if not waiting:
             return
@@ -91,7 +91,10 @@ def _settle(future: asyncio.Future[Sequence], value: Sequence, failure: Error | 
 
 
 class DurableWatch:
-    """Sees the watermark advance. Any number of them, in any loop; waiting causes no request and takes no thread."""
+    """Waits for the durable watermark to advance. Waiting causes no request and takes no thread.
+
+    Any number of watches can be used, in any loop. `async for` yields the watermark after each advance.
+    """
 
     def __init__(self, watermark: Watermark) -> None:
         self._watermark = watermark
@@ -102,9 +105,10 @@ class DurableWatch:
         return self._watermark.value
 
     async def wait(self, beyond: Sequence, timeout: float | timedelta | None = None) -> Sequence:
-        """The watermark, once it is greater than `beyond`.
+        """Wait until the watermark is greater than `beyond`, and return it.
 
-        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; StorageError.
+        So `wait(sequence)` returns when the record with that sequence is durable. `timeout` `None`: no limit.
+        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; InvalidInputError, StorageError.
         """
         if isinstance(beyond, bool) or not isinstance(beyond, int):
             raise InvalidInputError(f"beyond must be a sequence, got {beyond!r}")
@@ -119,7 +123,7 @@ class DurableWatch:
             raise TimeoutError(f"the durable sequence did not pass {beyond} within {seconds} s") from None
 
     async def __aiter__(self) -> AsyncIterator[Sequence]:
-        """Yield the watermark each time it has advanced; end when the log is closed."""
+        """Yield the watermark after each advance; end when the log is closed."""
         seen = self.value
         while True:
             try:

@@ -90,7 +90,7 @@ class Reads:
         prefix: BytesLike | None = None,
         timeout: float | timedelta | None = None,
     ) -> LogFollower:
-        """As the blocking `follow_all`; iterate with `async for` or `await fetchmany(n)`. While it waits, it takes no thread."""
+        """As the blocking `follow_all`; iterate with `async for` or `await fetchmany(n)`. A waiting one takes no thread."""
         state = follow_keys(self._source, KeySet(keys, prefix), start, timeout)
         return LogFollower(self._threads, self._source, state, lambda: self._source.handle.engine().keep_arrivals())
 

@@ -1,1 +1,1 @@
-"""The log's values, the bytes of its keys, its settings and errors. Pure, but for settings files."""
+"""The log's values, the bytes of its keys, its settings and errors. Pure, except for settings files."""

@@ -1,7 +1,7 @@
 """Every setting of the log, as frozen values that are checked once, when they are made.
 
-Durations are given in seconds or as timedelta, and kept as float. Sizes are bytes. A mapping is accepted where a nested
-configuration is expected, so a plain dict, a file and keyword arguments all take the same way.
+Durations are seconds or a timedelta, and are kept as float. Sizes are bytes. A mapping is accepted for a nested
+configuration, so plain dicts, files and keyword arguments are handled alike.
 
 Source: opendata log/src/config.rs at 5f5c2882, its names and defaults. Different on purpose: storage is named by a
 URL, a seal interval or limit of zero is refused, and files give durations in seconds instead of milliseconds.
@@ -45,20 +45,27 @@ from opendata_log.model.storage import (
 
 
 class ReadVisibility(Enum):
-    """What reads of a `LogDb` see: everything appended, or only what is durable."""
+    """Which records the reads of a `LogDb` see: all appended ones, or only durable ones."""
 
     MEMORY = "memory"
+    """Reads see a record as soon as it is appended."""
     REMOTE = "remote"
+    """Reads see a record when it is durable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
-    """When the active segment is sealed. Neither given: only by `seal_segment()`."""
+    """When the active segment is sealed: at the first limit that is reached, checked before a batch.
+
+    Without any limit, only `seal_segment()` seals. Raises: InvalidInputError where a value is invalid.
+    """
 
     seal_interval: float | None = None
-    """Seconds since the segment's first append."""
+    """Maximum seconds from the segment's first append to its seal. `None` disables this limit."""
     seal_byte_limit: int | None = None
-    """Bytes of stored keys and values of log entries. Soft: checked before a batch, counted anew after a reopen."""
+    """Bytes of keys and values in a segment that trigger its seal. `None` disables this limit.
+
+    The limit is soft: the batch that reaches it is not split, and the count starts at 0 after a reopen."""
 
     if TYPE_CHECKING:
 
@@ -81,12 +88,12 @@ class SegmentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionConfig:
-    """How long a sealed segment is kept after its successor started."""
+    """How long a sealed segment is kept. Raises: InvalidInputError where a value is invalid."""
 
     retention: float | None = None
-    """Seconds. None: for ever."""
+    """Seconds that a sealed segment is kept after the start of its successor. `None`: unlimited, nothing expires."""
     check_interval: float = 60.0
-    """Seconds between two looks for expired segments."""
+    """Seconds between two checks for expired segments."""
 
     if TYPE_CHECKING:
 
@@ -109,14 +116,14 @@ class RetentionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogCompactionOptions:
-    """How the tables of a segment are merged."""
+    """How the tables of a segment are merged. Raises: InvalidInputError where a value is invalid."""
 
     min_l0_per_compaction: int = 4
-    """Level-0 tables of the active segment from which on they become runs."""
+    """Level-0 tables of the active segment that trigger their move into sorted runs."""
     max_l0_per_compaction: int = 8
-    """With `l0_only`: level-0 tables that are merged into one run at most."""
+    """Maximum level-0 tables per merge into one run. Used with `l0_only`."""
     l0_only: bool = False
-    """Skip the final pass that rewrites a sealed segment into one run; merge level-0 tables a few at a time instead."""
+    """Merge level-0 tables a few at a time, and skip the final pass that rewrites a sealed segment into one run."""
 
     def __post_init__(self) -> None:
         check_integer(self, "min_l0_per_compaction", low=1)
@@ -131,16 +138,30 @@ class LogCompactionOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything a `LogDb` is opened with."""
+    """The configuration of a `LogDb`.
+
+    >>> config = Config(storage="memory://", segmentation={"seal_interval": 3600}, retention={"retention": 86_400})
+    >>> config.retention.retention
+    86400.0
+
+    Raises: InvalidInputError where a value is invalid, or where `retention.retention` is shorter than
+    `segmentation.seal_interval` or that interval is None: only sealed segments expire.
+    """
 
     storage: str | StorageConfig = "file://.data/log"
+    """The place of the log: an fsspec URL, a local path, or a StorageConfig."""
     segmentation: SegmentConfig = field(default_factory=SegmentConfig)
+    """When segments are sealed."""
     read_visibility: ReadVisibility = ReadVisibility.MEMORY
+    """Which records reads see."""
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    """How long segments are kept."""
     compaction: LogCompactionOptions = field(default_factory=LogCompactionOptions)
+    """How tables are merged."""
     sst_block_size: int | None = None
-    """Bytes of keys and values in a block before compression. None: the engine's setting."""
+    """Bytes of keys and values per block of a table, before compression. `None`: inherits the engine's setting."""
     engine: Settings | None = None
+    """Settings of the engine. `None`: the engine's defaults."""
 
     if TYPE_CHECKING:
 
@@ -173,7 +194,7 @@ class Config:
 
     @property
     def storage_config(self) -> StorageConfig:
-        """`storage` in its long form."""
+        """`storage` as a StorageConfig."""
         return self.storage if isinstance(self.storage, StorageConfig) else StorageConfig(url=self.storage)
 
     def with_overrides(self, **overrides: Any) -> Config:
@@ -194,20 +215,29 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderConfig:
-    """Everything a `LogDbReader` is opened with."""
+    """The configuration of a `LogDbReader`. Raises: InvalidInputError where a value is invalid.
+
+    A cache field that is `None` inherits the storage's value, then the engine's setting.
+    """
 
     storage: str | StorageConfig = "file://.data/log"
+    """The place of the log: an fsspec URL, a local path, or a StorageConfig."""
     refresh_interval: float = 1.0
-    """Seconds between two looks for new data."""
+    """Maximum seconds between two polls for new records; polls are more frequent while there is news."""
     checkpoint: str | None = None
-    """The id of a checkpoint to read instead of what is newest."""
+    """Id of the checkpoint to read. `None`: the reader follows the newest records."""
     block_cache_bytes: int | None = None
-    """Memory for decoded blocks. None: the storage's, then the engine's setting, as with all of the caches' settings."""
+    """Maximum bytes of memory for decoded blocks. `None`: inherits."""
     meta_cache_bytes: int | None = None
+    """Maximum bytes of memory for indexes and filters. `None`: inherits."""
     caches: Caches | None = None
+    """Caches shared with other logs and readers of this process, instead of the two sizes. `None`: inherits."""
     disk_cache_dir: str | None = None
+    """Local directory that caches parts of tables. `None`: inherits."""
     disk_cache_bytes: int | None = None
+    """Maximum bytes in the directory. `None`: inherits."""
     engine: Settings | None = None
+    """Settings of the engine. `None`: the engine's defaults."""
 
     if TYPE_CHECKING:
 
@@ -235,7 +265,7 @@ class ReaderConfig:
 
     @property
     def storage_config(self) -> StorageConfig:
-        """`storage` in its long form, with this reader's cache settings where they are given."""
+        """`storage` as a StorageConfig, with those cache fields of this configuration that are not None."""
         found = self.storage if isinstance(self.storage, StorageConfig) else StorageConfig(url=self.storage)
         names = (*CACHE_SETTINGS, "caches")
         changes = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -281,7 +311,7 @@ def _engine(owner: Any) -> None:
 
 
 def engine_settings(engine: Settings | None, changes: Mapping[str, Any]) -> Settings:
-    """The engine's settings, the log's own applied. Raises: InvalidInputError."""
+    """The engine's settings with `changes` applied; `engine` None: the defaults. Raises: InvalidInputError."""
     try:
         return replace(engine if engine is not None else Settings(), **changes)
     except InvalidError as error:
@@ -300,8 +330,8 @@ K = TypeVar("K", Config, ReaderConfig)
 
 
 def config_of(kind: type[K], given: K | Storage | None, overrides: Mapping[str, Any]) -> K:
-    """The configuration that a handle is opened with: `given` is one, or what its `storage` shall be, or None for the
-    default. Raises: InvalidInputError."""
+    """The configuration of a handle. `given`: a configuration, or the `storage` of one; None: the default configuration.
+    `overrides` replace its fields. Raises: InvalidInputError."""
     if given is None:
         found = kind()
     elif isinstance(given, kind):

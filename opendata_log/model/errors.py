@@ -1,16 +1,16 @@
-"""Every error the log raises, and what the caller does next.
+"""Every error that the log raises, and the caller's next step.
 
     Error
     |-- StorageError               the store failed, refused, or did not answer in time: try again where `retryable`
     |   |-- FencedError            a newer writer owns the log: stop, only a fresh open can write again
-    |   |-- NotFoundError          nobody has written a log there: check the URL
+    |   |-- NotFoundError          no log exists there: check the URL
     |   `-- SnapshotExpired        garbage collection overtook a slow reader: start the read again
     |-- EncodingError              bytes could not be encoded or decoded
     |   `-- CorruptionError        stored bytes do not decode: do not retry; names object and offset
     |-- InvalidInputError          the call or the configuration is wrong: fix the program (also a ValueError)
     |-- InternalError              a bug in this library: report it
     |-- ClosedError                this handle is closed: open the log again
-    |-- ReentrantError             a signal handler or finalizer called in the middle of a call: call again when that returned
+    |-- ReentrantError             a signal handler or finalizer interrupted another call: call again when that has returned
     `-- AppendError                an append was not accepted; `.records` holds the batch where a retry makes sense
         |-- QueueFullError         too much is unflushed: back off, then append `.records` again
         |-- AppendTimeoutError     no space before the deadline: likewise (also a TimeoutError)
@@ -22,9 +22,9 @@
             |-- AppendFencedError  a newer writer owns the log (also a FencedError)
             `-- AppendCorruptionError (also a CorruptionError)
 
-`retryable` is a property of the class, with two exceptions. A StorageError is not where the store refused for good:
-missing permissions, a missing bucket. An AppendStorageError that carries its batch was certainly not applied and is retryable
-as an instance, but where the store refused. Causes are chained by whoever raises: `raise translate(error) from error`.
+`retryable` is a property of the class, with two exceptions. A StorageError is not retryable where the store refused for good:
+missing permissions, a missing bucket. An AppendStorageError that carries its batch is retryable, unless the store refused for
+good: its batch was certainly not applied. Causes are chained where an error is raised: `raise translate(error) from error`.
 
 Source: opendata log/src/error.rs at 5f5c2882; there, converting an append error loses its kind, here `except` finds it.
 """
@@ -39,15 +39,16 @@ import lsm
 
 
 class Error(Exception):
-    """Root of everything the log raises on purpose."""
+    """Base class of every error that the log raises on purpose."""
 
     retryable: bool = False
+    """Whether the same call can succeed later."""
 
 
 class StorageError(Error):
-    """The object store failed, refused, or did not answer before the deadline. Try again later where it is `retryable`.
+    """The object store failed, refused, or did not answer before the deadline. Try again later if it is `retryable`.
 
-    `outcome_unknown` is true when a write was sent and may still have been applied.
+    `outcome_unknown`: a write was sent, and may have been applied.
     """
 
     retryable = True
@@ -55,7 +56,7 @@ class StorageError(Error):
     def __init__(
         self, message: str = "", *, outcome_unknown: bool = False, retryable: bool | None = None, **details: Any
     ) -> None:
-        """`retryable` None: as the class says."""
+        """`retryable` None: the class attribute."""
         super().__init__(message, **details)
         self.outcome_unknown = outcome_unknown
         if retryable is not None:
@@ -63,13 +64,13 @@ class StorageError(Error):
 
 
 class FencedError(StorageError):
-    """Another writer took over the log. Step down; only a fresh open can write again."""
+    """Another writer took over the log. This handle can write no more; only a fresh open can."""
 
     retryable = False
 
 
 class NotFoundError(StorageError):
-    """Nobody has written a log there. Check the URL, or let a writer create the log first."""
+    """No log exists there. Check the URL, or let a writer create the log first."""
 
     retryable = False
 
@@ -78,7 +79,7 @@ class NotFoundError(StorageError):
 
 
 class SnapshotExpired(StorageError):
-    """What this reader was reading is gone: garbage collection overtook it. Start the read again."""
+    """Garbage collection deleted tables that the read needed. Start the read again."""
 
 
 class EncodingError(Error):
@@ -86,7 +87,10 @@ class EncodingError(Error):
 
 
 class CorruptionError(EncodingError):
-    """Stored bytes are damaged, missing or of an unknown format. Names the object and the offset."""
+    """Stored bytes are damaged, missing or of an unknown format.
+
+    `object_name`: the object or row, empty if unknown. `offset`: the position in it, in bytes.
+    """
 
     def __init__(self, message: str = "", *, object_name: str = "", offset: int = 0) -> None:
         super().__init__(_place(object_name, offset) + message)
@@ -95,11 +99,11 @@ class CorruptionError(EncodingError):
 
 
 class InvalidInputError(Error, ValueError):
-    """The call or the configuration cannot be carried out as given. Nothing was changed."""
+    """The arguments of a call, or a configuration, are invalid. Nothing was changed."""
 
 
 class InternalError(Error):
-    """An invariant of the library does not hold. This is a bug; please report it."""
+    """An invariant of the library does not hold. This is a bug: report it."""
 
 
 class ClosedError(Error):
@@ -107,12 +111,15 @@ class ClosedError(Error):
 
 
 class ReentrantError(Error):
-    """The call came from a signal handler or a finalizer that interrupted another call of the same thread, which it cannot
-    wait for. Nothing was done. Call again when that call has returned; not in a loop inside the handler."""
+    """A signal handler or a finalizer made the call while it interrupted another call of the same thread.
+
+    The handler cannot wait for the interrupted call, so nothing was done. Call again when that call has returned; do not retry
+    inside the handler.
+    """
 
 
 class AppendError(Error):
-    """An append was not accepted. `records` is the untouched batch where a retry makes sense, else None."""
+    """An append was not accepted. `records`: the unchanged batch, which can be appended again; None: do not append it again."""
 
     def __init__(self, message: str = "", records: list[Any] | None = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -136,8 +143,8 @@ class ShutdownError(AppendError, ClosedError):
 
 
 class AppendReentrantError(AppendError, ReentrantError):
-    """A signal handler or a finalizer appended in the middle of a call of the same thread. Nothing was written: append
-    `records` again when that call has returned."""
+    """A signal handler or a finalizer appended while it interrupted another call of the same thread. Nothing was written:
+    append `records` again when that call has returned."""
 
 
 class AppendInternalError(AppendError, InternalError):
@@ -149,7 +156,7 @@ class AppendInvalidInputError(AppendError, InvalidInputError):
 
 
 class AppendStorageError(AppendError, StorageError):
-    """The store failed under an append. With `records` nothing was written; without, the outcome may be unknown."""
+    """The store failed during an append. With `records`, nothing was written; without, the outcome may be unknown."""
 
     retryable = False
 
@@ -167,13 +174,13 @@ class AppendCorruptionError(AppendStorageError, CorruptionError):
 
 
 def translate(error: lsm.Error) -> Error:
-    """The log's error for an engine's. The caller chains the cause: `raise translate(error) from error`."""
+    """The log's error for an error of the engine. The caller chains the cause: `raise translate(error) from error`."""
     message = str(error)
     match error:
         case lsm.CorruptionError():
             return CorruptionError(_unplaced(error), object_name=error.object_name, offset=error.offset)
         case lsm.FencedError():
-            # Only a writer can be fenced, and whatever it was doing, what it had appended is what is in question.
+            # Only a writer can be fenced, and then its earlier appends are in question, whatever the call was.
             return AppendFencedError(message)
         case lsm.ClosedError():
             return ClosedError(message)
@@ -188,18 +195,20 @@ def translate(error: lsm.Error) -> Error:
         case lsm.InvalidError():
             return InvalidInputError(message)
         case _:
-            # A TransactionError belongs here too: the log runs no transactions, so one that escapes is our bug.
+            # The log runs no transactions, so a TransactionError that comes here is a bug of the log.
             return InternalError(message)
 
 
 class WouldBlock(Exception):
-    """Between the two faces of the log, never raised to a caller: the call needs a request, a lock that is taken, or long work.
-    Nothing of it was done; a thread that may wait can do it."""
+    """The call needs a request, a taken lock, or long work. Nothing was done; a thread that may wait can repeat the call.
+
+    Raised between the blocking and the asyncio handles, never to a caller.
+    """
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """The engine's errors come out of the block as the log's."""
+    """Raise the engine's errors in the block as the log's."""
     try:
         yield
     except lsm.Error as error:
@@ -207,7 +216,7 @@ def translated() -> Iterator[None]:
 
 
 def translate_append(error: lsm.Error, records: list[Any] | None) -> AppendError:
-    """The append error for an engine's. It keeps `records` only if the batch was certainly not applied."""
+    """The append error for an error of the engine. It carries `records` only if the batch was certainly not applied."""
     message = str(error)
     match error:
         case lsm.CorruptionError():
@@ -234,5 +243,5 @@ def _place(object_name: str, offset: int) -> str:
 
 
 def _unplaced(error: lsm.CorruptionError) -> str:
-    """The engine's message without the place it starts with, which ours puts back."""
+    """The engine's message without the place at its start, which the log's error adds again."""
     return str(error).removeprefix(_place(error.object_name, error.offset))

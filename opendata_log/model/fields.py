@@ -15,21 +15,21 @@ import lsm
 from opendata_log.model.errors import InvalidInputError
 
 LEAST_SECONDS = 1e-9
-"""The smallest duration that counts as above zero."""
+"""Minimum seconds of a duration that must be above zero."""
 INTEGER_MAX = (1 << 62) - 1
 
 C = TypeVar("C")
 set_field = object.__setattr__
-"""How a frozen value is set while it is made."""
+"""Sets a field of a frozen value while the value is made."""
 
 
 def refusal(owner: Any, name: str, allowed: str, got: object) -> InvalidInputError:
-    """The error that names the field and what it takes."""
+    """The error for an invalid field: it names the field, the allowed values and the given one."""
     return InvalidInputError(f"{type(owner).__name__}: {name} must be {allowed}, got {got}")
 
 
 def check_integer(owner: Any, name: str, *, low: int, high: int = INTEGER_MAX, optional: bool = False) -> None:
-    """An integer from `low` to `high`; None where `optional`."""
+    """Check for an integer from `low` to `high`; None is allowed where `optional`."""
     value = getattr(owner, name)
     if value is None and optional:
         return
@@ -45,14 +45,14 @@ def check_integer(owner: Any, name: str, *, low: int, high: int = INTEGER_MAX, o
 
 
 def check_flag(owner: Any, name: str) -> None:
-    """True or False, and nothing that only counts as one of them."""
+    """Check for True or False; no other type is allowed."""
     value = getattr(owner, name)
     if type(value) is not bool:
         raise refusal(owner, name, "True or False", lsm.shown(value))
 
 
 def check_duration(owner: Any, name: str, *, optional: bool = False) -> None:
-    """Seconds above zero, from a number or a timedelta; None where `optional`."""
+    """Check for seconds above zero, as a number or a timedelta; None is allowed where `optional`."""
     value = getattr(owner, name)
     if value is None and optional:
         return
@@ -64,18 +64,18 @@ def check_duration(owner: Any, name: str, *, optional: bool = False) -> None:
 
 
 def check_interval(owner: Any, name: str) -> None:
-    """How long a thread waits: longer waits than locks take are as good as the longest."""
+    """Check for a duration that a thread waits; it is cut to the longest wait that a lock takes."""
     check_duration(owner, name)
     set_field(owner, name, lsm.wait_seconds(getattr(owner, name), name))
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """Whole milliseconds, at least one; None stays None."""
+    """Seconds as whole milliseconds, at least one; None stays None."""
     return None if seconds is None else max(1, round(seconds * 1000))
 
 
 def checked_url(owner: Any, name: str, allowed: str = "an fsspec URL or a path") -> str:
-    """The text of a URL or path that is not empty."""
+    """The text of a URL or path, which must not be empty."""
     value = getattr(owner, name)
     text = str(value) if isinstance(value, PurePath) else value
     if not isinstance(text, str) or not text:
@@ -84,7 +84,7 @@ def checked_url(owner: Any, name: str, allowed: str = "an fsspec URL or a path")
 
 
 def check_nested(owner: Any, name: str, kind: type[Any]) -> None:
-    """A configuration of that kind, or a mapping that makes one."""
+    """Check for a configuration of that kind, or a mapping that makes one."""
     value = getattr(owner, name)
     if isinstance(value, Mapping):
         set_field(owner, name, from_mapping(kind, value))
@@ -93,7 +93,7 @@ def check_nested(owner: Any, name: str, kind: type[Any]) -> None:
 
 
 def check_names(kind: type[Any], values: Mapping[str, Any]) -> None:
-    """Raises: InvalidInputError for a name that is no field of `kind`."""
+    """Check that every name is a field of `kind`. Raises: InvalidInputError."""
     known = sorted(one.name for one in fields(kind))
     for name in values:
         if name not in known:

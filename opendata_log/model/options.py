@@ -1,4 +1,4 @@
-"""What a call takes beside keys and ranges: options of scans and counts, timeouts."""
+"""Options of scans and counts, and timeouts of calls."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ READ_AHEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How a scan reads."""
+    """Options of a scan. Raises: InvalidInputError where a value is invalid.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     _ = log.try_append([(b"orders", b"created"), (b"orders", b"paid")])
+    ...     [entry.value for entry in log.scan(b"orders", options=ScanOptions(limit=1))]
+    [b'created']
+    """
 
     limit: int | None = None
-    """Entries to yield at most. None: all."""
+    """Maximum entries per scan. `None`: unlimited."""
     read_ahead_bytes: int = READ_AHEAD_BYTES
-    """Bytes fetched ahead of what was asked for."""
+    """Maximum bytes that a scan requests ahead of the current entry."""
     cache_blocks: bool = True
-    """Keep what was read in the block cache. Off for a large scan that nobody repeats."""
+    """Keep the blocks that the scan reads in the block cache. Set it to False for a large scan that is not repeated."""
 
     def __post_init__(self) -> None:
         check_integer(self, "limit", low=0, optional=True)
@@ -31,19 +38,21 @@ class ScanOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountOptions:
-    """How a count is made."""
+    """Options of a count. Raises: InvalidInputError where a value is invalid."""
 
     approximate: bool = False
-    """Read indexes only, not the blocks in which the range starts and ends. Off by at most the rows of one block per table for
-    a key that has blocks of its own. A key that shares its block counts as the average of those that share blocks in the table:
-    within a factor of two where they are about equally large, which is all that an index knows of them."""
+    """Read indexes only, not the blocks in which the range starts and ends.
+
+    For a key with blocks of its own, the error is at most the rows of one block per table. A key that shares a block counts as
+    the average of all keys of the table that share blocks, because the index holds no more about them: the result is within a
+    factor of two where those keys are about equally large."""
 
     def __post_init__(self) -> None:
         check_flag(self, "approximate")
 
 
 def timeout_seconds(value: float | timedelta | None, name: str = "timeout") -> float | None:
-    """How long to wait, None for as long as it takes. Raises: InvalidInputError."""
+    """A timeout in seconds; None: no limit. Raises: InvalidInputError."""
     try:
         return lsm.timeout_seconds(value, name)
     except lsm.InvalidError:

@@ -1,4 +1,4 @@
-"""Where a log is stored: a URL, its options, and the caches of what is read there."""
+"""Where a log is stored: a URL, its options, and the caches of reads from there."""
 
 from __future__ import annotations
 
@@ -16,30 +16,38 @@ from opendata_log.model.fields import check_integer, checked_url, from_mapping, 
 MIB = 1 << 20
 MEMORY_SETTINGS = frozenset({"block_cache_bytes", "meta_cache_bytes"})
 CACHE_SETTINGS = ("block_cache_bytes", "meta_cache_bytes", "disk_cache_dir", "disk_cache_bytes")
-"""Of StorageConfig and ReaderConfig, under the names that the engine's settings have for them."""
+"""Cache fields of StorageConfig and ReaderConfig; the engine's settings have the same names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StorageConfig:
-    """Where the log is stored: an fsspec URL and what its backend needs to open it."""
+    """Where the log is stored: an fsspec URL, the options of its backend, and caches.
+
+    >>> StorageConfig(url="memory://orders", block_cache_bytes=64 << 20).block_cache_bytes
+    67108864
+
+    Raises: InvalidInputError where a value is invalid.
+    """
 
     url: str
+    """An fsspec URL or a local path."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """Passed to fsspec. Kept out of the repr, as it may hold secrets."""
+    """Options for fsspec. The repr omits them, because they may hold secrets."""
     wal_url: str | None = None
-    """Another store for the write-ahead log, such as a faster one. None: with the rest."""
+    """URL of another store for the write-ahead log, such as a faster one. `None`: the log is stored at `url`."""
     parent_storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False, repr=False)
-    """Of a clone: the storage options of its parents by URL. Those of a parent that is not named are the clone's own."""
+    """Storage options of a clone's parents, by URL. A parent that is not named inherits `storage_options`."""
     block_cache_bytes: int | None = None
-    """Memory for decoded blocks. None: the engine's setting, as with all of the caches' settings."""
+    """Maximum bytes of memory for decoded blocks. `None`: inherits the engine's setting."""
     meta_cache_bytes: int | None = None
-    """Memory for indexes and filters."""
+    """Maximum bytes of memory for indexes and filters. `None`: inherits the engine's setting."""
     caches: Caches | None = None
-    """Memory shared with other logs and readers of this process, instead of the two sizes."""
+    """Caches shared with other logs and readers of this process, instead of the two sizes. `None`: caches of its own."""
     disk_cache_dir: str | None = None
-    """A local directory that keeps parts of tables, also for other processes and the next start."""
+    """Local directory that caches parts of tables, also for other processes and the next start. `None`: inherits the engine's
+    setting."""
     disk_cache_bytes: int | None = None
-    """Space the directory may take."""
+    """Maximum bytes in the directory. `None`: inherits the engine's setting."""
 
     if TYPE_CHECKING:
 
@@ -72,16 +80,16 @@ class StorageConfig:
 
     @property
     def engine_changes(self) -> dict[str, Any]:
-        """The engine's settings that are given here."""
+        """The engine's settings that this configuration replaces."""
         return {name: value for name in CACHE_SETTINGS if (value := getattr(self, name)) is not None}
 
 
 Storage = str | os.PathLike[str] | StorageConfig
-"""What a `storage` is given as: a URL, a path, or a URL with options."""
+"""The types of a `storage` argument: a URL, a path, or a StorageConfig."""
 
 
 def check_storage(owner: Any) -> None:
-    """The field `storage`: a URL, a StorageConfig, or a mapping that makes one."""
+    """Check the field `storage`: a URL, a StorageConfig, or a mapping that makes one. Raises: InvalidInputError."""
     if isinstance(owner.storage, Mapping):
         set_field(owner, "storage", from_mapping(StorageConfig, owner.storage))
     elif not isinstance(owner.storage, StorageConfig):
@@ -89,7 +97,7 @@ def check_storage(owner: Any) -> None:
 
 
 def check_caches(owner: Any) -> None:
-    """The fields of caches: shared ones or sizes, and a local directory."""
+    """Check the fields of caches: shared ones or sizes, and a local directory. Raises: InvalidInputError."""
     for name in MEMORY_SETTINGS:
         check_integer(owner, name, low=0, optional=True)
         if owner.caches is not None and getattr(owner, name) is not None:

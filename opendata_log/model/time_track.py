@@ -1,11 +1,11 @@
-"""Which sequences are younger than a time, decided purely. A `TimeTrack` is a value: marks at which the writer's clock was
-looked at, close together where they are young and far apart where they are old.
+"""Which sequences were appended at or after a time, decided purely. A `TimeTrack` is a value: marks that tie sequences to times
+of the writer's clock. Young marks are close together, old ones far apart.
 
-A mark says that every entry below its sequence was appended before `before_ms`, and the newest one also that every entry
-there is was appended before its `until_ms` (rule S4). The writer reads its clock with every batch, and sets a mark before
-the first one whose time is not before that. So both hold whatever the clock does: set back, it sets no marks until it has
-caught up, and a jump forward is a mark that says so. Either makes the track coarser and never untrue, and so does a mark
-that is thinned out.
+A mark states that every entry below its sequence was appended before `before_ms`. The newest mark also states that every
+existing entry was appended before its `until_ms` (rule S4). The writer reads its clock with every batch. If that time has
+reached `until_ms`, the writer sets a new mark before the batch. So both statements hold whatever the clock does. After the
+clock is set back, no mark is set until it has caught up; after a jump forward, a mark is set. Either makes the track coarser,
+never wrong. Thinning out marks does the same.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from opendata_log.model.keys import TIME_MS_MAX, TimeMark
 from opendata_log.model.record import Sequence
 
 MARK_EVERY_MS = 5000
-"""The finest resolution: a mark is good for this long."""
+"""Milliseconds that a new mark covers: the finest resolution."""
 MARKS_MAX = 1024
 GONE_MAX = 64
-"""Marks of entries that are gone, all but the last of which say nothing any more, before they are dropped."""
+"""Maximum marks below the oldest entry; beyond it, all of them but the last, which carry no information, are dropped."""
 FINENESS = 32
-"""Thinning keeps marks about this part of their age apart. A year takes some 420 of them."""
+"""Thinning keeps marks about one part in FINENESS of their age apart. A year takes some 420 marks."""
 
 Time = datetime | timedelta | int
-"""A moment: a datetime (naive means local time), milliseconds since the epoch, or how long ago."""
+"""A moment: a datetime (a naive one is local time), milliseconds since the epoch, or a timedelta before now."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
 
 class TimeTrack:
-    """Marks in ascending order of their sequences, each true by itself. Their times do not go back either, except where an
-    interrupt kept the writer from noting a mark it had just written."""
+    """Marks in ascending order of their sequences. Each mark is true independently of the others.
+
+    Their times ascend too, except where an interrupt kept the writer from noting a mark that it had just written.
+    """
 
     __slots__ = ("_marks",)
 
@@ -54,22 +56,22 @@ class TimeTrack:
 
     @property
     def due_ms(self) -> int:
-        """A batch at this time or later needs a mark first."""
+        """A batch at this time or later needs a new mark before it."""
         return self._marks[-1].until_ms if self._marks else -TIME_MS_MAX
 
     def latest_ms(self, now_ms: int) -> int:
-        """A time by which everything that is there had been appended: now, unless the clock was set back meanwhile."""
+        """A time by which every existing entry had been appended: `now_ms`, unless the clock was set back meanwhile."""
         return now_ms if now_ms >= self.due_ms - MARK_EVERY_MS else self.due_ms
 
     def marking(self, sequence: Sequence, now_ms: int, *, oldest: Sequence = 0) -> Marking:
-        """The track with a mark for a batch that starts with `sequence` at `now_ms`; `oldest`: what is below is gone.
+        """The track with a mark for a batch that starts with `sequence` at `now_ms`. `oldest`: no entry exists below it.
 
         Requires: now_ms >= `due_ms`, and `sequence` not below the last mark's.
         """
         marks = self._marks
-        before = marks[-1].until_ms if marks else now_ms  # What is older than the track counts as appended before it.
+        before = marks[-1].until_ms if marks else now_ms  # Entries older than the track count as appended before it.
         if marks and marks[-1].sequence == sequence:
-            before = marks[-1].before_ms  # Nothing was appended since: what the last mark says is true for longer.
+            before = marks[-1].before_ms  # Nothing was appended since, so the last mark is extended.
             marks = marks[:-1]
         mark = TimeMark(sequence, before, now_ms + MARK_EVERY_MS)
         marks = (*marks, mark)
@@ -85,8 +87,10 @@ class TimeTrack:
         )
 
     def sequence_at(self, time_ms: int, frontier: Sequence) -> Sequence:
-        """The least sequence this track knows of such that every entry appended at `time_ms` or later has it or a greater
-        one; `frontier`, which covers every entry there is, if all of them were appended before."""
+        """The least known sequence such that every entry appended at `time_ms` or later has that sequence or a greater one.
+
+        `frontier` is above every existing entry; it is the result if all entries were appended before `time_ms`.
+        """
         marks = self._marks
         if marks and marks[-1].until_ms <= time_ms:
             return frontier
@@ -97,7 +101,7 @@ class TimeTrack:
 
 
 class Marking(NamedTuple):
-    """A track with a new mark, the mark, and the sequences of those it does without from now on."""
+    """A track with a new mark, that mark, and the sequences of the marks that were dropped."""
 
     track: TimeTrack
     mark: TimeMark
@@ -105,7 +109,7 @@ class Marking(NamedTuple):
 
 
 def _thinned(marks: tuple[TimeMark, ...], oldest: Sequence) -> tuple[TimeMark, ...]:
-    """At most half of MARKS_MAX of them, the newest one included; of those below `oldest` only the last."""
+    """At most half of MARKS_MAX marks, including the newest one; of the marks below `oldest` only the last."""
     newest = marks[-1].until_ms
     fineness = FINENESS
     while True:
@@ -113,7 +117,7 @@ def _thinned(marks: tuple[TimeMark, ...], oldest: Sequence) -> tuple[TimeMark, .
         for mark, older in pairwise(reversed((marks[0], *marks[:-1]))):
             if kept[-1].sequence <= oldest:
                 break
-            # Without this mark the gap would be too wide, or there is nothing before it.
+            # Keep a mark without which the gap would be too wide, and the oldest mark.
             if mark is older or (kept[-1].before_ms - older.before_ms) * fineness > newest - older.before_ms:
                 kept.append(mark)
         if len(kept) <= MARKS_MAX // 2:
@@ -136,7 +140,7 @@ def moment_ms(time: Time, now_ms: int) -> int:
             raise InvalidInputError(
                 f"a time given as a duration is that long ago; got {time!r}, which is in the future"
             )
-        return now_ms - time // _MS - bool(time % _MS)  # The negative of the longest timedelta is none.
+        return now_ms - time // _MS - bool(time % _MS)  # -timedelta.max overflows.
     try:
         if isinstance(time, bool):
             raise TypeError
@@ -149,7 +153,7 @@ def moment_ms(time: Time, now_ms: int) -> int:
 
 
 def check_clock_ms(now_ms: object) -> int:
-    """What a clock that somebody handed in gave, if it is a time. Raises: InvalidInputError."""
+    """`now_ms` of the caller's clock, if it is a valid time. Raises: InvalidInputError."""
     if type(now_ms) is not int or not -TIME_MS_MAX <= now_ms <= TIME_MS_MAX - MARK_EVERY_MS:
         raise InvalidInputError(
             f"a clock's now_ms() must give milliseconds as an int of 64 bits, got {lsm.shown(now_ms)}"

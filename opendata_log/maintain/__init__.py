@@ -1,1 +1,1 @@
-"""Compacting a log: the shape that segments get (`policy`, pure), and a compactor by itself."""
+"""Compaction of a log: the policy for segments (`policy`, pure), and a compactor that runs alone."""

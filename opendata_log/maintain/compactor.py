@@ -1,4 +1,4 @@
-"""A log's compactor by itself, with the log's policy: beside a writer opened with `compaction_enabled=False`."""
+"""A compactor with the log's policy that runs alone, beside a writer opened with `compaction_enabled=False`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
 
 
 class SegmentsInTables:
-    """Tells which segments have metadata in the tables of a version, before the scheduler is asked about it.
+    """Before the scheduler's proposals for a version, loads which segments have metadata in the tables of that version.
 
-    A segment's metadata is in the same batch as its first records, so both come into tables with the same flush, and what a
-    table says is durable. What the log's writer retired after the last flush is seen with the next one.
+    A segment's metadata is in the same batch as its first records, so one flush puts both into tables, and what is in tables
+    is durable. A segment that the writer retired after the last flush is seen after the next flush.
     """
 
     def __init__(self, live: LiveSegments) -> None:
@@ -41,9 +41,10 @@ class SegmentsInTables:
 
 
 def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
-    """Take over the compaction of the log that `config` names: with `run()` for good, with `run_once()` until nothing is due.
+    """Take over the compaction of the log that `config` names.
 
-    `components`: of the engine, such as `compaction_executor`. Raises: StorageError, InvalidInputError, CorruptionError.
+    `run()` compacts until it is stopped, `run_once()` until nothing is due. `components`: those of the engine, such as
+    `compaction_executor`. Raises: StorageError, InvalidInputError, CorruptionError.
     """
     settings = writer_settings(config)
     storage = config.storage_config
@@ -68,7 +69,8 @@ def open_compactor(config: Config, **components: Any) -> lsm.DbCompactor:
 
 
 def add_command(commands: Any) -> None:
-    """Add it to what `ArgumentParser.add_subparsers` gave. It sets `run`, which returns the exit status."""
+    """Add the command to `commands`, the result of `ArgumentParser.add_subparsers`. It sets `run`, which returns the exit
+    status."""
     command = commands.add_parser("compactor", help=WHAT, description=WHAT)
     lsm.add_compactor_options(command)
     command.add_argument("--config", metavar="FILE", help="the log's Config as TOML or JSON; its storage is not used")

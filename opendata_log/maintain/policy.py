@@ -1,19 +1,19 @@
-"""What the log compacts: the shape its segments should have. Pure.
+"""The compaction policy of a log: which tables of each segment are merged. Pure.
 
-A segment is written once and in order, so merging its tables reclaims nothing and a row is rewritten for the sake of
-reads only. By the state of a segment:
+A segment is written once and in order, so a merge of its tables reclaims nothing; it only makes reads cheaper. The policy by
+the state of a segment:
 
     system     segment 0: merged into one run as soon as level 0 has two tables; it is tiny
-    active     the newest one in the manifest: level 0 is relieved by making its oldest table a run, which writes nothing
-    sealed     a newer one is in the manifest, so nothing will be added: merged into one run, once
-    orphaned   older than every segment that has metadata: retention took it, and it is drained
+    active     the newest one in the manifest: its oldest level-0 table becomes a run, which writes nothing
+    sealed     a newer one is in the manifest, so it gets no more rows: merged into one run, once
+    orphaned   older than every segment that has metadata: retention deleted it, and it is drained
 
-That writes a row twice: when it is flushed, and when its segment is done. A log that never sealed a segment and does not
-do it by itself has the active segment's runs merged by size as well, or reads would visit ever more of them.
+So a row is written twice: when it is flushed, and when its segment is merged. A log that never sealed a segment and does not
+seal by itself also has the active segment's runs merged by size, because reads would visit ever more runs otherwise.
 
-Source: OpenData Log's RFC 5 and compaction.rs. Different on purpose: there, relieving level 0 rewrites it, which together
-with the final pass writes a row three times; and a segment counts as sealed there before its last rows are in tables, so
-that the pass can come twice.
+Source: OpenData Log's RFC 5 and compaction.rs. Different on purpose: there, a compaction of level 0 rewrites its tables, so a
+row is written three times with the final pass; and there, a segment counts as sealed before its last rows are in tables, so
+that the final pass can run twice.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ from opendata_log.model.segment import SegmentTable
 SYSTEM_L0_TABLES = 2
 RUNS_PER_MERGE = 16
 RUNS_MAX = 64
-"""In a log that seals, the active segment's runs are merged from here on only: each is a source of the final pass, which
-needs some memory for every one."""
+"""Runs of the active segment that trigger a merge in a log that seals. The final pass needs some memory for each run."""
 SIZE_RATIO = 4.0
 
 
 class LiveSegments:
-    """Which segments have metadata. The log's writer tells, the scheduler asks; it never reads the log itself.
+    """The segments that have metadata. The log's writer sets them, the scheduler reads them; this class never reads the log.
 
-    Retention takes segments from the old end only, so two ids say it all. The order of the calls makes it safe: `begin`
-    comes before a segment's first batch is written, so no table can hold rows of a segment beyond `newest`; `expire`
-    comes when the deletion of the metadata is durable, so no crash brings back a segment before `oldest`.
+    Retention deletes segments from the oldest on, so two ids are enough. The order of the calls makes them safe. `begin` comes
+    before a segment's first batch is written, so no table holds rows of a segment after the newest. `expire` comes when the
+    deletion of the metadata is durable, so no crash restores a segment before the oldest.
     """
 
     def __init__(self) -> None:
@@ -49,27 +48,27 @@ class LiveSegments:
 
     @property
     def bounds(self) -> tuple[SegmentId, SegmentId] | None:
-        """The oldest and the newest segment with metadata; None as long as nobody has looked."""
+        """The oldest and the newest segment with metadata; None before `load`."""
         return self._bounds
 
     def load(self, segments: SegmentTable, last_retired: SegmentId) -> None:
-        """What the log found when it was opened. `last_retired`: the newest segment, where retention took all of them."""
+        """Set the segments that an open found. `last_retired`: the newest segment, where retention deleted all of them."""
         oldest, latest = segments.oldest, segments.latest
         self._bounds = (oldest.id if oldest else last_retired + 1, latest.id if latest else last_retired)
 
     def begin(self, segment_id: SegmentId) -> None:
-        """A segment is about to be written."""
+        """The first batch of a segment will be written next."""
         assert self._bounds is not None
         self._bounds = (self._bounds[0], segment_id)
 
     def expire(self, oldest: SegmentId) -> None:
-        """The metadata of every segment before `oldest` is durably gone: their tables will be dropped."""
+        """The metadata of every segment before `oldest` is durably deleted, so their tables can be dropped."""
         assert self._bounds is not None
         self._bounds = (oldest, self._bounds[1])
 
 
 class SegmentState(Enum):
-    """See the module's docstring."""
+    """The state of a segment, as the module's docstring defines it."""
 
     SYSTEM = "system"
     ACTIVE = "active"
@@ -80,9 +79,9 @@ class SegmentState(Enum):
 def segment_states(
     manifest: lsm.Manifest, bounds: tuple[SegmentId, SegmentId] | None
 ) -> list[tuple[lsm.Partition, SegmentState]]:
-    """The partitions of the manifest and the state of the segment each one is; without `bounds` none is orphaned.
+    """The partitions of the manifest, each with the state of its segment. `bounds` None: no segment is orphaned.
 
-    Raises: lsm.InternalError: the newest segment with tables has no metadata.
+    Raises: lsm.InternalError where the newest segment with tables has no metadata.
     """
     segments = [(parse_routing_prefix(partition.prefix), partition) for partition in manifest.partitions]
     newest = max((segment_id for segment_id, _ in segments if segment_id is not None), default=SYSTEM_SEGMENT_ID)
@@ -94,7 +93,7 @@ def segment_states(
     found: list[tuple[lsm.Partition, SegmentState]] = []
     for segment_id, partition in segments:
         if segment_id is None:
-            continue  # Not ours: LogPartitions makes no such prefix.
+            continue  # Not a log's partition: LogPartitions makes no such prefix.
         if segment_id == SYSTEM_SEGMENT_ID:
             state = SegmentState.SYSTEM
         elif bounds is not None and segment_id < bounds[0]:
@@ -106,7 +105,7 @@ def segment_states(
 
 
 class LogScheduler:
-    """The policy, as the engine asks for it."""
+    """The log's policy as the engine's compaction scheduler."""
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class LogScheduler:
         segmentation: SegmentConfig,
         l0_max_ssts: int,
     ) -> None:
-        # Level 0 must be relieved before flushes wait for it, whatever the options say.
+        # Flushes wait for a full level 0, so it must be compacted before that, whatever the options are.
         self._l0_min = min(options.min_l0_per_compaction, l0_max_ssts)
         self._l0_max = max(options.max_l0_per_compaction, self._l0_min)
         self._l0_only = options.l0_only
@@ -126,11 +125,11 @@ class LogScheduler:
     def propose(self, manifest: lsm.Manifest, busy: frozenset[int]) -> Sequence[lsm.CompactionSpec]:
         """At most one job per segment: drains first, then the fullest level 0. Raises: as `segment_states`.
 
-        Beside a running job only what cannot meet it: the relief of a level 0 it does not work on, and the drain, which ends
-        it.
+        Beside a running job, only two kinds are proposed: a job that shrinks a level 0 which the running job does not work on,
+        and a drain, which ends the running job.
         """
         found: list[tuple[bool, int, lsm.CompactionSpec]] = []
-        # The manifest is older than these bounds: whatever segment it has tables of, the writer has told of by now.
+        # The bounds are newer than the manifest, so they include every segment that has tables in it.
         for segment, state in segment_states(manifest, self._live.bounds):
             is_busy = bool(busy) and any(table.number in busy for table in segment.tables())
             spec = self._beside(segment, state, busy) if is_busy else self._for(segment, state)
@@ -139,7 +138,7 @@ class LogScheduler:
         return [spec for _, _, spec in sorted(found, key=lambda each: each[:2])]
 
     def _beside(self, segment: lsm.Partition, state: SegmentState, busy: frozenset[int]) -> lsm.CompactionSpec | None:
-        """While a job works on the segment. A sealed one's level 0 does not grow any more."""
+        """The job to run beside a job of the same segment; None: none. The level 0 of a sealed segment no longer grows."""
         if state is SegmentState.ORPHANED:
             return lsm.CompactionSpec.drain(segment)
         if state is SegmentState.SEALED or any(table.number in busy for table in segment.l0):
@@ -164,7 +163,7 @@ class LogScheduler:
         return lsm.merge_spec(segment, (), tier, target=tier[-1].level) if tier else None
 
     def _relief(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:
-        """Of a full level 0 the oldest, into a run above all others."""
+        """The job that moves the oldest tables of a full level 0 into a run above all others; None: level 0 is not full."""
         if len(segment.l0) < self._l0_min:
             return None
         taken = segment.l0[-self._l0_max :] if self._l0_only else segment.l0[-1:]
@@ -172,6 +171,6 @@ class LogScheduler:
 
 
 def _consolidation(segment: lsm.Partition) -> lsm.CompactionSpec:
-    """All of a segment into its deepest run."""
+    """The job that merges all tables of a segment into its deepest run."""
     target = segment.runs[-1].level if segment.runs else lsm.level_above(segment)
     return lsm.merge_spec(segment, segment.l0, segment.runs, target=target)

@@ -1,4 +1,4 @@
-"""Where every row of the log lives in the engine's key space, and the two fixed values. The home of these bytes.
+"""The keys of the log's rows in the engine's key space, and the rows' values. Only this module knows these bytes.
 
 Every key starts with the same seven bytes; the first six route it to its segment's own tree:
 
@@ -11,18 +11,18 @@ Every key starts with the same seven bytes; the first six route it to its segmen
 
 What follows depends on the record type:
 
-    log entry         | user key, escaped | 0x00 | relative_seq u64 BE |    in the segment it belongs to
+    log entry         | user key, escaped | 0x00 | relative_seq u64 BE |    in its own segment
     sequence block    | nothing |                                           in segment 0
     segment metadata  | described_segment_id u32 BE |                       in segment 0
-    listing entry     | user key as it is |                                 in the segment it belongs to
+    listing entry     | user key as it is |                                 in its own segment
     seal mark         | nothing |                                           in segment 0
     time mark         | sequence u64 BE |                                   in segment 0
 
-The engine composes the tail of a log entry itself: it knows a log entry's seven bytes as a *family*, in which each user
+The engine composes the tail of a log entry itself. It treats a log entry's first seven bytes as a *family*, in which each user
 key names a *series* of numbered rows (`LogSeries`). It escapes 0x00 as 01 01 and 0x01 as 01 02, which keeps byte order;
 0xFF stays as it is. `relative_seq` is the sequence minus the segment's `start_seq`.
 
-Values: a log entry's is the user's, a listing entry's is empty, and
+The value of a log entry is the user's; the value of a listing entry is empty. The others:
 
     sequence block    | base u64 BE | size u64 BE |    sequences [base, base + size) may be in use
     segment metadata  | start_seq u64 BE | start_time_ms i64 BE |
@@ -79,24 +79,24 @@ _TIME_MARK = struct.Struct(">qq")
 
 
 def routing_prefix(segment_id: SegmentId) -> bytes:
-    """The six bytes that every key of a segment starts with."""
+    """The first six bytes of every key of a segment."""
     return _PREFIX.pack(SUBSYSTEM, VERSION, segment_id, 0)[:ROUTING_PREFIX_BYTES]
 
 
 def parse_routing_prefix(prefix: bytes) -> SegmentId | None:
-    """The segment of a routing prefix, None where it is none."""
+    """The segment of a routing prefix; None where `prefix` is no routing prefix."""
     if len(prefix) != ROUTING_PREFIX_BYTES or prefix[:2] != _HEAD:
         return None
     return int.from_bytes(prefix[2:], "big")
 
 
 def segment_of_prefix(prefix: bytes) -> SegmentId:
-    """The segment a routing prefix belongs to."""
+    """The segment of a routing prefix. Requires: `prefix` is one."""
     return int.from_bytes(prefix[2:ROUTING_PREFIX_BYTES], "big")
 
 
 def entry_family(segment_id: SegmentId) -> bytes:
-    """The seven bytes that every log entry of a segment starts with."""
+    """The first seven bytes of every log entry of a segment."""
     return _PREFIX.pack(SUBSYSTEM, VERSION, segment_id, RecordType.LOG_ENTRY)
 
 
@@ -106,33 +106,33 @@ def listing_prefix(segment_id: SegmentId) -> bytes:
 
 
 SEQ_BLOCK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEQ_BLOCK)
-"""Where the newest sequence block is stored."""
+"""The key of the newest sequence block."""
 
 SEAL_MARK_KEY = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEAL_MARK)
-"""Where the segment that was last sealed by hand is stored."""
+"""The key of the segment that was last sealed by hand."""
 
 LAST_RETIRED_KEY = SEAL_MARK_KEY + b"\x01"
-"""Where the newest segment is stored that retention took when no other was left. Ids go on behind it (rule S7)."""
+"""The key of the last segment that retention deleted when it left none. Ids continue after it (rule S7)."""
 
 SEGMENT_META_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEGMENT_META)
-"""What every segment metadata key starts with; they sort by the segment they describe."""
+"""The first bytes of every segment metadata key; these keys sort by the segment they describe."""
 
 TIME_MARK_PREFIX = _PREFIX.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.TIME_MARK)
-"""What every time mark's key starts with; they sort by sequence."""
+"""The first bytes of every time mark's key; these keys sort by sequence."""
 
 
 def time_mark_key(sequence: Sequence) -> bytes:
-    """Where the time mark of a sequence is stored."""
+    """The key of the time mark of a sequence."""
     return _TIME_MARK_KEY.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.TIME_MARK, sequence)
 
 
 def segment_meta_key(segment_id: SegmentId) -> bytes:
-    """Where the metadata of a user segment is stored."""
+    """The key of the metadata of a user segment."""
     return _META_KEY.pack(SUBSYSTEM, VERSION, SYSTEM_SEGMENT_ID, RecordType.SEGMENT_META, segment_id)
 
 
 def parse_segment_meta_key(key: bytes) -> SegmentId:
-    """The segment that a metadata key describes. Raises: CorruptionError if `key` is no such key."""
+    """The segment that a metadata key describes. Raises: CorruptionError if `key` is no metadata key."""
     row = f"segment metadata key {key.hex()}"
     if len(key) != _META_KEY.size:
         raise CorruptionError(f"must have {_META_KEY.size} bytes, got {len(key)}", object_name=row, offset=len(key))
@@ -151,7 +151,7 @@ def encode_seal_mark(segment_id: SegmentId) -> bytes:
 
 
 def decode_seal_mark(value: bytes) -> SegmentId:
-    """Raises: CorruptionError."""
+    """The segment id in a value of `encode_seal_mark`. Raises: CorruptionError."""
     if len(value) != 4:
         raise CorruptionError(f"a seal mark of {len(value)} bytes, not 4", object_name="seal mark", offset=0)
     return int.from_bytes(value, "big")
@@ -206,8 +206,8 @@ class SegmentMeta:
 
 @dataclass(frozen=True, slots=True)
 class TimeMark:
-    """Every entry below `sequence` was appended before `before_ms`, and all entries, while this is the newest mark, before
-    `until_ms`: by the writer's clock, in milliseconds since the epoch."""
+    """Every entry below `sequence` was appended before `before_ms`. While this is the newest mark, every entry was appended
+    before `until_ms`. Times are those of the writer's clock, in milliseconds since the epoch."""
 
     sequence: Sequence
     before_ms: int
@@ -239,7 +239,7 @@ def _wrong_length(row: str, value: bytes, layout: struct.Struct) -> CorruptionEr
 class LogPartitions:
     """Tells the engine which tree a key belongs to: one tree per segment."""
 
-    # Format: the engine stores this name and refuses to open under another; new rules need a new name.
+    # Format: the engine stores this name and refuses to open under another one. New rules need a new name.
     name = "opendata-log/segments/1"
 
     def prefix(self, key: bytes) -> bytes:
@@ -254,7 +254,7 @@ class LogSeries:
     name = "opendata-log/entries/1"
 
     def family(self, key: bytes) -> bytes | None:
-        """The entry family that `key` belongs to, None for every other row."""
+        """The entry family of a log entry's key; None for the key of any other row."""
         return key[:ENTRY_FAMILY_BYTES] if key[6:7] == _ENTRY_TYPE and key[:2] == _HEAD else None
 
     def directory(self, family: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """Segments, decided purely: which ones cover a range, when the active one is sealed, which ones retire.
 
-A segment covers sequences from its `start_seq` up to the next segment's; the last one is active and open-ended.
+A segment covers the sequences from its `start_seq` up to the next segment's; the last one is active and open-ended.
 Invariants (`SegmentTable.check`): ids and start sequences strictly increase, start times never decrease.
 
-A table is a value: the writer publishes a new one when a segment is added or retired, and a reader that holds the old
-one is not disturbed.
+A table is a value: the writer publishes a new one when a segment is added or retired, and reads that hold the old one are
+not affected.
 
 Source: opendata log/src/segment.rs and tick_retention of writer.rs at 5f5c2882. Different on purpose: a new segment's
 start time is never before its predecessor's, and time sealing does not depend on the wall clock alone. There, one roll
@@ -41,8 +41,8 @@ NONE_KNOWN: Mapping[SegmentId, int] = {}
 class SegmentTable:
     """The user segments that are alive, oldest first.
 
-    Tables that follow each other share three growing columns, and each is the part [low, high) of them: nothing in front of
-    `high` ever changes, so a table with one segment more costs the same however many there are.
+    Successive tables share three growing columns; each table is their part [low, high). Nothing before `high` ever changes, so
+    adding a segment costs the same however many there are.
     """
 
     __slots__ = ("_families", "_high", "_low", "_segments", "_starts")
@@ -61,7 +61,7 @@ class SegmentTable:
 
     @classmethod
     def stored(cls, rows: Iterable[lsm.KeyValue]) -> SegmentTable:
-        """The table of what is stored under SEGMENT_META_PREFIX. Raises: as `load`."""
+        """The table of the rows under SEGMENT_META_PREFIX. Raises: as `load`."""
         return cls.load((parse_segment_meta_key(row.key), SegmentMeta.decode(row.value)) for row in rows)
 
     def check(self) -> None:
@@ -89,28 +89,28 @@ class SegmentTable:
 
     @property
     def oldest(self) -> Segment | None:
-        """The first segment that retention has not taken."""
+        """The oldest segment that retention has not deleted; None: there is none."""
         return self._segments[self._low] if self._high > self._low else None
 
     @property
     def latest(self) -> Segment | None:
-        """The active segment."""
+        """The active segment; None: there is none."""
         return self._segments[self._high - 1] if self._high > self._low else None
 
     @property
     def sealed_frontier(self) -> Sequence:
-        """Every record below lives in a sealed segment, so whoever holds this table has all of them."""
+        """The start of the active segment: every record below it is in a sealed segment, so this table covers all of them."""
         return self._starts[self._high - 1] if self._high > self._low else 0
 
     def segments(self, start: Sequence = 0, end: Sequence | None = None) -> list[Segment]:
-        """The segments that overlap [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
+        """The segments that overlap [start, end), oldest first; `end` None: unbounded. Raises: InvalidInputError."""
         low, high = self._overlap(*check_range(start, end))
         return self._segments[low:high]
 
     def parts(self, start: Sequence, end: Sequence) -> list[tuple[Sequence, bytes, Sequence, Sequence]]:
-        """What to read for [start, end): `(start_seq, entry family, first, end)` of each segment, absolute sequences.
+        """The parts of [start, end): `(start_seq, entry family, first, end)` of each segment, in absolute sequences.
 
-        Requires: checked bounds. Cost: what a poll of the active segment pays, so nothing is made for the others.
+        Requires: checked bounds. Cost: constant for a range in the active segment, because every poll pays it.
         """
         starts, last = self._starts, self._high - 1
         if start >= end or last < self._low:
@@ -128,13 +128,13 @@ class SegmentTable:
         ]
 
     def between(self, start: SegmentId | None = None, end: SegmentId | None = None) -> list[Segment]:
-        """The segments with ids in [start, end), oldest first. Raises: InvalidInputError on a bad bound."""
+        """The segments with ids in [start, end), oldest first; a bound of None is open. Raises: InvalidInputError."""
         low, high = check_range(0 if start is None else start, end, "segment")
         first = self._first_from(low)
         return self._segments[first : self._high if high is None else max(first, self._first_from(high))]
 
     def get(self, segment_id: SegmentId) -> Segment | None:
-        """The segment with this id, None if it is not alive."""
+        """The segment with this id; None if it is not alive."""
         index = self._first_from(segment_id)
         found = self._segments[index] if index < self._high else None
         return found if found is not None and found.id == segment_id else None
@@ -153,23 +153,23 @@ class SegmentTable:
     def dropping_through(self, segment_id: SegmentId) -> SegmentTable:
         """The table without the segments up to and including `segment_id`."""
         low = self._first_from(segment_id + 1)
-        if 2 * (self._high - low) < low:  # Most of the columns belongs to nobody any more.
+        if 2 * (self._high - low) < low:  # Most of the columns is unused: copy the rest.
             return SegmentTable(self._segments[low : self._high])
         return self._part(low, self._high)
 
     def _part(self, low: int, high: int) -> SegmentTable:
-        """Another part of the same columns."""
+        """The table that is the part [low, high) of the same columns."""
         table = SegmentTable.__new__(SegmentTable)
         table._segments, table._starts, table._families = self._segments, self._starts, self._families
         table._low, table._high = low, high
         return table
 
     def _first_from(self, segment_id: SegmentId) -> int:
-        """Where the first segment with at least this id stands in the columns."""
+        """The column index of the first segment with at least this id."""
         return bisect_left(self._segments, segment_id, self._low, self._high, key=_id_of)
 
     def _overlap(self, start: Sequence, end: Sequence | None) -> tuple[int, int]:
-        """Where the segments that overlap the range stand in the columns."""
+        """The column indexes [low, high) of the segments that overlap the range."""
         if end is not None and start >= end:
             return 0, 0
         low = max(bisect_right(self._starts, start, self._low, self._high) - 1, self._low)
@@ -177,13 +177,13 @@ class SegmentTable:
 
 
 class StoredRows(Protocol):
-    """Where a log's rows are read."""
+    """A handle of the engine from which a log's rows are read."""
 
     def scan_prefix(self, prefix: bytes) -> Iterable[lsm.KeyValue]: ...
 
 
 def last_retired(rows: StoredRows) -> SegmentId:
-    """The newest segment that retention took when no other was left; 0 where that never was. Raises: CorruptionError."""
+    """The last segment that retention deleted when it left none; 0 where it never did. Raises: CorruptionError."""
     return max(
         (decode_seal_mark(row.value) for row in rows.scan_prefix(LAST_RETIRED_KEY)), default=FIRST_SEGMENT_ID - 1
     )
@@ -206,9 +206,9 @@ class SealPolicy:
     def is_due(self, active: Segment | None, *, now_ms: int, active_bytes: int, held_ms: int = 0) -> bool:
         """Whether the next batch starts a new segment: none is there yet, or the active one reached a limit.
 
-        `active_bytes` are the stored keys and values of log entries since the segment began or the log was opened.
-        `held_ms` is how long this handle has had the segment active by the monotonic clock: it seals even while the
-        wall clock stands still or was set back.
+        `active_bytes`: bytes of keys and values of the log entries appended since the segment began or the log was opened.
+        `held_ms`: how long the segment has been active in this handle, by the monotonic clock; so a segment is sealed even
+        while the wall clock stands still or was set back.
         """
         if active is None:
             return True
@@ -221,9 +221,10 @@ class SealPolicy:
 def successor(
     latest: Segment | None, *, start_seq: Sequence, now_ms: int, last_retired: SegmentId = FIRST_SEGMENT_ID - 1
 ) -> Segment:
-    """The segment that follows `latest` and starts with `start_seq`; its time is never before its predecessor's.
+    """The segment that follows `latest` and starts with `start_seq`. Its start time is never before that of `latest`.
 
-    `last_retired`: where there is no latest one, the newest that retention took."""
+    `last_retired`: where `latest` is None, the last segment that retention deleted.
+    """
     check_clock_ms(now_ms)
     if latest is None:
         if last_retired >= SEGMENT_ID_MAX:
@@ -243,10 +244,10 @@ def expired(
     retention: RetentionConfig,
     known_ms: Mapping[SegmentId, int] = NONE_KNOWN,
 ) -> list[SegmentId]:
-    """The ids of the segments that retention takes: whole ones, from the oldest, never the active one.
+    """The ids of the expired segments: from the oldest on, never the active one.
 
-    A segment ended when its successor started; it goes when that is more than `retention` ago. `known_ms`: of segments
-    whose start time cannot be, for how long they have certainly been there.
+    A segment ends when its successor starts. It expires when that is more than `retention` ago. `known_ms`: for segments with
+    an impossible start time, for how long they have certainly existed.
     """
     retention_ms = retention.retention_ms
     if retention_ms is None:
@@ -254,7 +255,7 @@ def expired(
     ids: list[SegmentId] = []
     for segment, following in pairwise(segments):
         if max(now_ms - following.start_time_ms, known_ms.get(following.id, 0)) <= retention_ms:
-            break  # Invariant: nothing newer goes before something older, whatever the times say.
+            break  # Invariant: segments expire in order, whatever their times are.
         ids.append(segment.id)
     return ids
 
@@ -268,10 +269,10 @@ def is_last_expired(
     seal_interval_ms: int,
     retention_ms: int,
 ) -> bool:
-    """Whether retention takes the last segment, to which nobody appends: it counts as sealed when its interval is over.
+    """Whether the last segment, which gets no appends, is expired. It counts as sealed when its seal interval is over.
 
-    `appended_before_ms`: everything in it was appended before. `quiet_ms`, where the clock was ahead when it began or was
-    appended to, and its times say nothing: for how long it has certainly been left alone.
+    `appended_before_ms`: all its entries were appended before that time. `quiet_ms`: for how long it has certainly had no
+    append; given where the clock was ahead at its start or at an append, so that its times are unusable, else None.
     """
     ended_ms = max(latest.start_time_ms + seal_interval_ms, appended_before_ms)
     if now_ms - ended_ms > retention_ms:
@@ -280,9 +281,9 @@ def is_last_expired(
 
 
 def check_range(start: object, end: object, what: str = "sequence") -> tuple[int, int | None]:
-    """Bounds as given to a read, as integers that a u64 holds. Raises: InvalidInputError if negative or no integer."""
+    """The bounds of a read, as integers that fit a u64. Raises: InvalidInputError if one is negative or no integer."""
     if end is None and type(start) is int and 0 <= start < SEQUENCE_MAX:
-        return start, None  # A poll's bounds, which it checks some hundred thousand times a second.
+        return start, None  # The bounds of a poll: checked some hundred thousand times a second.
     first = _bound(start, f"start {what}")
     return first, None if end is None else _bound(end, f"end {what}")
 

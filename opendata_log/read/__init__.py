@@ -1,1 +1,1 @@
-"""The reading half: scans in both directions, several keys at once, follows, inspection."""
+"""The read side: scans in both directions, several keys at once, followers, inspection."""

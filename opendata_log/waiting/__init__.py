@@ -1,1 +1,1 @@
-"""Waiting until something is appended or durable, and waking those who wait."""
+"""Waiting until records are appended or durable, and waking the waiters."""

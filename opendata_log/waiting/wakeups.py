@@ -1,10 +1,11 @@
-"""Who waits for news of which key, and how they are told. What makes following a million logs cost next to nothing.
+"""The followers of each key, and how they are woken. This makes following a million keys cost almost nothing.
 
-A follower registers the keys it follows before it reads, so whatever becomes visible after its read tells it. Telling is a
-set operation per batch and touches those concerned; with nobody following it is one attribute.
+A follower registers its keys before it reads, so any record that becomes visible after its read wakes it. A wakeup is one set
+operation per batch, and touches only the followers of its keys; without followers it is one attribute read.
 
-Lock order: the locks here are the last that anybody takes; a `tell` may come from under the engine's write lock. It comes when
-a batch is appended already, so it must not fail, not even in a signal handler that interrupted an `add`: it takes none.
+Lock order: no other lock is taken under the locks of this module, because `tell` may be called under the engine's write lock.
+The batch is appended by then, so `tell` must not fail, not even in a signal handler that interrupted an `add`: it takes no
+lock.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from weakref import ref
 import lsm
 
 FORGET_AFTER = 1024
-"""Followers that come before those who left without a word are looked for."""
+"""Minimum `add` calls between two sweeps of dead followers."""
 
 
 class Sleeper(Protocol):
-    """Whoever waits for news."""
+    """A waiter for new records."""
 
     def wake(self) -> None:
-        """There may be some. Must be quick, must not raise, and must not read or write the log."""
+        """There may be new records. Must be quick, must not raise, and must not read or write the log."""
 
 
 class Wakeups:
-    """The followers of one handle. Thread-safe. A follower nobody holds any more is forgotten by itself."""
+    """The followers of one handle. Thread-safe. A follower that is no longer referenced is removed by itself."""
 
     def __init__(self, runtime: lsm.Runtime) -> None:
         self._lock = runtime.lock()
@@ -37,16 +38,16 @@ class Wakeups:
         self._anywhere: list[ref[Sleeper]] = []
         self._added = self._alive = 0
         self.is_followed = False
-        """Anybody follows anything."""
+        """Whether there is any follower."""
 
     def add(self, keys: Iterable[bytes] | None, sleeper: Sleeper) -> None:
-        """Wake `sleeper` for news of `keys` (None: of any key) from now on, until nobody holds it."""
+        """Wake `sleeper` for new records of `keys` (None: of any key) from now on, as long as it is referenced."""
         with self._lock:
             if keys is None:
                 self._anywhere = [*filter(_is_alive, self._anywhere), ref(sleeper)]
             else:
-                for key in sorted(keys):  # Whom `tell_all` wakes first must not depend on hashes.
-                    # Lists are replaced, never changed: those who are being told now need no copy.
+                for key in sorted(keys):  # The order of wakeups must not depend on hashes.
+                    # A `tell` may be iterating over the list, so the list is replaced, never changed.
                     self._by_key[key] = [*filter(_is_alive, self._by_key.get(key, ())), ref(sleeper)]
             self.is_followed = True
             self._added += 1
@@ -55,9 +56,9 @@ class Wakeups:
             self._forget_dead()
 
     def remove(self, keys: Iterable[bytes] | None, sleeper: Sleeper) -> None:
-        """Wake it no more."""
+        """Stop waking `sleeper` for `keys`."""
         if self._lock.is_held_here():
-            return  # From a signal handler: it is forgotten when nobody holds it any more.
+            return  # In a signal handler: it is removed when it is no longer referenced.
         with self._lock:
             if keys is None:
                 self._anywhere = [one for one in self._anywhere if one() is not sleeper]
@@ -81,20 +82,20 @@ class Wakeups:
             self.is_followed = bool(self._by_key or self._anywhere)
 
     def appended(self, keys: Iterable[bytes], batch: int) -> None:
-        """The engine's batch of that number holds these keys, and reads see it."""
+        """The engine's batch of that number has records of these keys, and reads see it."""
         self.tell(keys)
 
     def advanced(self) -> None:
-        """More is durable than before: nothing new to those who see an append at once."""
+        """More is durable than before; nothing new here, because these followers see an append at once."""
 
     def tell(self, keys: Iterable[bytes]) -> None:
-        """There is news of these keys."""
+        """Wake the followers of these keys: there are new records."""
         by_key = self._by_key
         concerned = [by_key.get(key, ()) for key in sorted(by_key.keys() & keys)]
         self._wake(chain(self._anywhere, chain.from_iterable(concerned)))
 
     def tell_all(self) -> None:
-        """There may be news of anything, or the handle is closed or failed."""
+        """Wake all followers: there may be new records of any key, or the handle is closed or failed."""
         concerned = list(self._by_key.values())
         self._wake(chain(self._anywhere, chain.from_iterable(concerned)))
 
@@ -115,7 +116,7 @@ def _is_alive(sleeper: ref[Sleeper]) -> bool:
 
 
 class DurableWakeups(Wakeups):
-    """Followers who may see an append only when it is durable: they are told then, and not before."""
+    """Followers that see an append only when it is durable. They are woken then, not before."""
 
     def __init__(self, runtime: lsm.Runtime, db: lsm.Db) -> None:
         super().__init__(runtime)
@@ -128,20 +129,20 @@ class DurableWakeups(Wakeups):
     def add(self, keys: Iterable[bytes] | None, sleeper: Sleeper) -> None:
         super().add(keys, sleeper)
         with self._queue:
-            # Nobody recorded which keys are in what was appended before: until that is durable, everybody is told.
+            # The keys of earlier batches were not recorded: until those batches are durable, all followers are woken.
             self._unrecorded_through = self._db.last_seq
         self.advanced()
 
     def appended(self, keys: Iterable[bytes], batch: int) -> None:
-        """The engine's batch of that number holds these keys. Requires: in the order of the batches."""
+        """The engine's batch of that number has records of these keys. Requires: calls in the order of the batches."""
         self._pending.append((batch, frozenset(keys)))
         if self._db.durable_seq >= batch:
             self.advanced()
 
     def advanced(self) -> None:
-        """More is durable than before."""
+        """Wake the followers of the keys that became durable."""
         if self._queue.is_held_here():
-            return  # From a signal handler that interrupted `add`, which does it afterwards.
+            return  # In a signal handler that interrupted `add`, which calls this method afterwards.
         keys: set[bytes] = set()
         durable = self._db.durable_seq
         with self._queue:

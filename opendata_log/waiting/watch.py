@@ -1,4 +1,4 @@
-"""The durable watermark as something to wait for."""
+"""Threads wait for the durable watermark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from opendata_log.waiting.wakeups import Sleeper, Wakeups
 
 
 class DurableWatch:
-    """Sees the watermark advance. Any number of them, from any thread; waiting causes no request."""
+    """Waits for the durable watermark to advance. Waiting causes no request.
+
+    Any number of watches can be used, from any thread. Iterating yields the watermark after each advance.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     output = log.append(b"orders", b"created")
+    ...     log.subscribe_durable().wait(output.start_sequence, timeout=60)
+    1
+    """
 
     def __init__(
         self,
@@ -35,9 +44,10 @@ class DurableWatch:
         return self._value()
 
     def wait(self, beyond: Sequence, timeout: float | timedelta | None = None) -> Sequence:
-        """The watermark, once it is greater than `beyond`.
+        """Wait until the watermark is greater than `beyond`, and return it.
 
-        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; StorageError.
+        So `wait(sequence)` returns when the record with that sequence is durable. `timeout` `None`: no limit.
+        Raises: TimeoutError after `timeout` seconds; ClosedError when the log is closed; InvalidInputError, StorageError.
         """
         if isinstance(beyond, bool) or not isinstance(beyond, int):
             raise InvalidInputError(f"beyond must be a sequence, got {beyond!r}")
@@ -57,19 +67,19 @@ class DurableWatch:
                 raise translate(error) from error
 
     def attach(self, sleeper: Sleeper) -> None:
-        """Wake `sleeper` whenever the watermark may have advanced, and when the log is closed or has failed, as long as
-        somebody holds it. For those who wait otherwise than in a thread; they ask `value`, then `check`."""
+        """Wake `sleeper` whenever the watermark may have advanced, and when the log is closed or has failed, as long as it is
+        referenced. For waiters that block no thread: they read `value`, then call `check`."""
         self._wakeups.add(None, sleeper)
 
     def check(self) -> None:
-        """Raise what keeps the watermark from ever advancing again: ClosedError, StorageError."""
+        """Raise the error that keeps the watermark from ever advancing again. Raises: ClosedError, StorageError."""
         try:
             self._db.check()
         except lsm.Error as error:
             raise translate(error) from error
 
     def __iter__(self) -> Iterator[Sequence]:
-        """Yield the watermark each time it has advanced; end when the log is closed."""
+        """Yield the watermark after each advance; end when the log is closed."""
         seen = self.value
         while True:
             try:

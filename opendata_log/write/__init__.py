@@ -1,1 +1,1 @@
-"""The writing half: sequences, segments, appends, retention."""
+"""The write side: sequences, segments, appends, retention."""

@@ -1,4 +1,4 @@
-"""Write walk, after `log_db`: a batch is appended, waits for space, or is refused with an error that carries it."""
+"""Write walk, after `log_db`: a batch is appended, waits for space, or is refused with an error that carries the batch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from opendata_log.write.writer import LogWriter
 
 _NOTHING_WRITTEN = AppendOutput(0)
 HAND_OVER_ROWS = 1024
-"""Records appended between two chances for threads that read; some half a millisecond."""
+"""Records appended before a thread lets reading threads run; some half a millisecond."""
 
 
 class Appends:
-    """How batches get into an open log. Thread-safe."""
+    """Appends batches to an open log. Thread-safe."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Appends:
         self._source = source
         self._state = state
         self.op_timeout = op_timeout
-        """Seconds that `append` waits where no `timeout` is given."""
+        """Maximum seconds that `append` waits where its `timeout` is None."""
         self._since_read = 0
 
     def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
@@ -55,7 +55,7 @@ class Appends:
     def _welcome(
         self, records: Iterable[RecordLike], *, may_wait: bool = False
     ) -> tuple[list[bytes], list[bytes], int, list[Any]]:
-        """A batch that may be appended now: keys, values, their size, and the batch for an error to carry."""
+        """Check that a batch may be appended now; returns keys, values, their size in bytes, and the batch for errors."""
         keys, values, key_bytes, value_bytes, batch = columns(records)
         if not keys:
             self._state.check()
@@ -75,14 +75,17 @@ class Appends:
         if self._source.was_read:
             self._since_read += len(keys)
             if self._since_read >= HAND_OVER_ROWS:
-                # A thread that appends without end would make every other wait for the interpreter's switch interval.
+                # Next to a thread that appends without pause, any other waits for the interpreter's switch interval.
                 self._source.was_read, self._since_read = False, 0
                 self._runtime.hand_over()
         return AppendOutput(first)
 
     def append_nowait(self, records: Iterable[RecordLike]) -> AppendOutput:
-        """As `try_append`, for a thread that waits for no lock. Raises: WouldBlock where another thread appends at this moment.
-        Nothing was appended then; another thread can wait for the lock (`await_turn`)."""
+        """As `try_append`, for a thread that must not wait for a lock.
+
+        Raises: WouldBlock where another thread is appending. Then nothing was appended; a thread that may wait can wait for
+        the lock (`await_turn`).
+        """
         keys, values, size, batch = self._welcome(records)
         try:
             first = self._writer.append_nowait(keys, values, size) if keys else 0
@@ -94,11 +97,11 @@ class Appends:
 
     @property
     def is_slowed(self) -> bool:
-        """Whether `append_timeout` would wait a moment."""
+        """Whether `append_timeout` would be delayed."""
         return self._db.is_slowed
 
     def await_turn(self) -> None:
-        """Wait for the lock that `append_nowait` lacks. It is not held during a request."""
+        """Wait until the lock that `append_nowait` needs is free. No request is made under it."""
         self._writer.await_turn()
 
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
@@ -157,7 +160,7 @@ class Appends:
         except TimeoutError as error:
             raise AppendTimeoutError(f"no {count} sequences could be durably reserved in time", batch) from error
         except lsm.UnavailableError as error:
-            # Whatever became of the block: the batch that needs it was not even tried.
+            # The batch was not written, whatever happened to the block, so the error carries it.
             raise AppendStorageError(f"no sequences could be reserved: {error}", batch) from error
         except lsm.Error as error:
             raise translate_append(error, batch) from error
@@ -173,5 +176,5 @@ class Appends:
 
 
 def not_durable_in_time(seconds: float) -> AppendTimeoutError:
-    """For a record that was accepted."""
+    """The error for a record that was accepted, and is not durable in time."""
     return AppendTimeoutError(f"accepted, and not durable within {seconds} s: flush, do not append it again")

@@ -1,12 +1,12 @@
-"""Segments that are older than they should get: when they are, by a clock that is not believed blindly, and their end.
+"""Retires expired segments, using a clock that never jumps forward.
 
-A tick takes whole segments from the old end: it deletes their metadata, which hides them from every read at once, and when that
-is durable tells the compaction, which drops their tables (docs/protocol.md, rules S5 and S6).
+A tick retires whole segments, oldest first. It deletes their metadata, which hides them from every read at once. When the
+deletion is durable, the compaction drops their tables (docs/protocol.md, rules S5 and S6).
 
 Source: tick_retention of OpenData Log's writer.rs. Different on purpose: there, a wall clock that jumps forward expires
-everything at the next tick. Here time passes for retention no faster than by the monotonic clock since the log was opened, and
-starts at what the store's clock says, where that is earlier. And there, what began while the clock was ahead stays until its
-time comes; here it goes when it has been seen for the retention's time.
+every segment at the next tick. Here, retention's time passes no faster than the monotonic clock since the log was opened, and
+starts at the store's time where that is earlier. There, a segment that began while the clock was ahead stays until its start
+time has passed; here, it expires when it has been seen for the retention's time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from opendata_log.model.time_track import MARK_EVERY_MS
 from opendata_log.write.writer import LogWriter
 
 JUMP_SECONDS = 30.0
-"""The wall clock is set by less than this all the time."""
+"""Minimum jump of the wall clock that is reported, in seconds; smaller corrections are common."""
 
 
 class ElapsedTime:
     """Wall-clock time that may stand still or go back, and never jumps forward.
 
-    It starts at `start_ms` and grows with the monotonic clock at most. Set back, the wall clock is believed at once: things
-    last longer then. Where the caller's own clock is the only time there is (`monotonic` None: somebody may drive it by hand),
-    a time counts when it is seen, and still reached, at the next look.
+    It starts at `start_ms` and grows no faster than the monotonic clock. A wall clock that is set back is trusted at once,
+    because that only keeps segments longer. `monotonic` None: the caller's own clock, perhaps driven by hand, is the only one;
+    then a time counts when the next look sees the same time or a later one.
     """
 
     def __init__(self, start_ms: int, monotonic: float | None) -> None:
@@ -39,7 +39,7 @@ class ElapsedTime:
         self._last_ms: int | None = None
 
     def now_ms(self, wall_ms: int, monotonic: float) -> int | None:
-        """What is believed now; None at the first look by a caller's clock."""
+        """The trusted time in milliseconds; None at the first look at a caller's clock."""
         if self._start is not None:
             return min(wall_ms, self._start_ms + int(1000 * (monotonic - self._start)))
         last, self._last_ms = self._last_ms, wall_ms
@@ -47,8 +47,8 @@ class ElapsedTime:
 
 
 class StartsAhead:
-    """Segments that start in the future: the clock was ahead when they began, and all that follow start no earlier (rule S3).
-    Going by their start times they would stay for as long as it was ahead."""
+    """Segments with a start time in the future: the clock was ahead when they began, and no later segment has an earlier start
+    time (rule S3). By their start times alone, they would stay for as long as the clock was ahead."""
 
     def __init__(self) -> None:
         self._since_ms: dict[SegmentId, int] = {}
@@ -56,10 +56,10 @@ class StartsAhead:
     def known_ms(
         self, segments: Iterable[Segment], *, now_ms: int, elapsed_ms: int, latest_ms: int
     ) -> dict[SegmentId, int]:
-        """For how long each of them has been seen, at every look, to start after `now_ms`.
+        """For how long every look has seen each segment start after `now_ms`, in milliseconds.
 
-        By a clock that the wall clock's jumps do not move, where there is one, between `elapsed_ms` and `latest_ms`; from where
-        it is set back it counts anew.
+        The current time of the measuring clock is between `elapsed_ms` and `latest_ms`. Where possible, that clock is one that
+        jumps of the wall clock do not move; where it is set back, the count starts there anew.
         """
         ahead = [segment.id for segment in segments if segment.start_time_ms > now_ms]
         self._since_ms = {each: min(self._since_ms.get(each, latest_ms), latest_ms) for each in ahead}
@@ -67,7 +67,7 @@ class StartsAhead:
 
 
 class Retention:
-    """A thread that looks every `check_interval`. Requires: `config.retention` is set."""
+    """A thread that checks for expired segments every `check_interval` seconds. Requires: `config.retention` is set."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Retention:
         self._config = config
         self._seal_interval_ms = segmentation.seal_interval_ms
         self._quiet: tuple[Sequence, int] = -1, 0
-        """The log's next sequence, and since when it has been seen at every look, by the time that passes for retention."""
+        """The log's next sequence, and the time, by retention's clock, since when every look has seen that sequence."""
         self._must_flush = False
         self._url = db.url
         self._clock_difference = runtime.now_ms() / 1000 - runtime.monotonic()
@@ -106,10 +106,10 @@ class Retention:
                     self.tick()
                     self._db.job_succeeded("retention")
                 except (lsm.UnavailableError, lsm.InvalidError, lsm.ReentrantError, MemoryError) as error:
-                    # The store fails, or a clock that was handed in gives no time. Until it succeeds, nothing is retired.
+                    # The store fails, or the caller's clock gives no valid time: nothing is retired until a tick succeeds.
                     self._db.job_failed("retention", error)
         except lsm.Error:
-            return  # The handle is closed, fenced or failed: every call says so.
+            return  # The handle is closed, fenced or failed; every later call raises that.
         except BaseException as error:
             failure = lsm.InternalError(f"the retention thread failed: {error!r}")
             failure.__cause__ = error
@@ -122,8 +122,11 @@ class Retention:
             return not self._is_closing
 
     def tick(self) -> None:
-        """Retire what is due. Cost: nothing due, no request; else one batch, made durable, and a flush, so that nothing of what
-        was retired stays in the log's objects. Raises: lsm.Error; then the next look goes on from there."""
+        """Retire the expired segments. Raises: lsm.Error; then the next tick continues from there.
+
+        Cost: no request where none is expired. Else one durable batch, and a flush, so that no record of a retired segment
+        stays in the log's objects.
+        """
         wall_ms, monotonic = self._runtime.now_ms(), self._runtime.monotonic()
         self._look_for_jump(wall_ms, monotonic)
         now_ms = self._time.now_ms(wall_ms, monotonic)
@@ -148,7 +151,7 @@ class Retention:
     def _is_all_due(
         self, segments: SegmentTable, due: int, appended: Sequence, now_ms: int, elapsed: tuple[int, int]
     ) -> bool:
-        """Whether all that precede the last segment go, and it goes, too."""
+        """Whether every segment is expired, the last one included. `due`: how many are, without the last one."""
         seen, since_ms = self._quiet
         self._quiet = appended, min(since_ms, elapsed[1]) if seen == appended else elapsed[1]
         latest, retention_ms = segments.latest, self._config.retention_ms
@@ -166,14 +169,14 @@ class Retention:
         )
 
     def _look_for_jump(self, wall_ms: int, monotonic: float) -> None:
-        """A clock that somebody hands in may stand still or run as it likes."""
+        """Report a jump of the wall clock. A caller's clock may stand still or run at any speed, so it is not checked."""
         difference = wall_ms / 1000 - monotonic
         jump, self._clock_difference = difference - self._clock_difference, difference
         if abs(jump) >= JUMP_SECONDS and not self._runtime.has_clock:
             events.tell(events.CLOCK_JUMPED, url=self._url, seconds=jump)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop the thread. Idempotent."""
         with self._ticks:
             self._is_closing = True
             self._ticks.notify_all()

@@ -1,4 +1,4 @@
-"""Write walk, after `write/writer`: the segments of an open log. When the next one begins, and how the old ones go.
+"""Write walk, after `write/writer`: the segments of an open log, when the next one begins, and how old ones are retired.
 
 docs/protocol.md, rules S2, S3, S5 and S7.
 """
@@ -37,21 +37,21 @@ class LogSegments:
         self._live = live
         self._retired: tuple[lsm.WriteHandle, SegmentId] | None = None
         self.table = SegmentTable.stored(db.scan_prefix(SEGMENT_META_PREFIX))
-        """A value that is replaced: reads take it without a lock."""
+        """A value that is replaced, so reads take it without a lock."""
         self._last_retired = last_retired(db)
         live.load(self.table, self._last_retired)
         self._sealed_by_hand = self._stored_seal_mark()
         self.family = b""
-        """Of the active segment; empty where the next append begins one."""
+        """The family of the active segment; empty where the next append begins a segment."""
         self.start: Sequence = 0
         """The first sequence of the active segment."""
         self._adopt(self.table.latest)
         self.active_bytes = 0
-        """Appended to the active segment by this handle."""
+        """Bytes of keys and values that this handle has appended to the active segment."""
         self._active_since = runtime.monotonic()
 
     def _stored_seal_mark(self) -> SegmentId:
-        """The latest segment's id if it is sealed by hand. The mark of an older one stays stored and means nothing."""
+        """The latest segment's id if it was sealed by hand, else 0. A stored mark of an older segment has no effect."""
         value = self._db.get(SEAL_MARK_KEY)
         latest = self.table.latest
         marked = decode_seal_mark(value) if value is not None else 0
@@ -78,7 +78,7 @@ class LogSegments:
         )
 
     def begin(self, first: Sequence, keys: list[bytes], values: list[bytes]) -> int:
-        """A segment's metadata and its first batch, atomically; the number of the engine's batch."""
+        """Write a segment's metadata and its first batch atomically; returns the number of the engine's batch."""
         segment = successor(
             self.table.latest, start_seq=first, now_ms=self._clock.start_ms(), last_retired=self._last_retired
         )
@@ -95,8 +95,11 @@ class LogSegments:
         return seq
 
     def seal(self) -> SegmentId:
-        """Seal the active segment: the next append starts another, also after a reopen. Its id; that of the last one there
-        was where retention took all; 0 where nothing was ever appended. Sealing what is sealed changes nothing."""
+        """Seal the active segment and return its id. The next append starts another segment, also after a reopen.
+
+        Where retention deleted all segments, returns the id of the last one; 0 where nothing was ever appended. Sealing a
+        sealed segment changes nothing.
+        """
         latest = self.table.latest
         if latest is None:
             return self._last_retired
@@ -106,8 +109,10 @@ class LogSegments:
         return latest.id
 
     def retire(self, segment_id: SegmentId, *, is_quiet: bool) -> None:
-        """Hide the segments up to and including `segment_id` from every read. With the latest one among them nothing is done
-        unless `is_quiet`. Raises: lsm.Error."""
+        """Hide the segments up to and including `segment_id` from every read. Raises: lsm.Error.
+
+        Where the latest segment is among them, nothing is done unless `is_quiet`.
+        """
         batch = lsm.WriteBatch()
         latest = self.table.latest
         is_all = latest is None or segment_id >= latest.id
@@ -124,8 +129,8 @@ class LogSegments:
             self.family = b""
 
     def announce_retired(self) -> bool:
-        """Make the last `retire` durable, and have the compaction drop what it retired; False where that is done already.
-        Raises: lsm.Error; then calling again is right."""
+        """Wait until the last `retire` is durable, then let the compaction drop the retired segments. False where that is done
+        already. Raises: lsm.Error; then call again."""
         if self._retired is None:
             return False
         handle, oldest = self._retired

@@ -1,8 +1,8 @@
-"""Write walk, after `model/record`, before `lsm`: sequences are handed out of blocks that are durable already.
+"""Write walk, after `model/record`, before `lsm`: sequences come from blocks that are already durable.
 
-A block is a row in the system segment. Opening makes the first one durable; each next one is written while three quarters of
-the last are left, and becomes durable in the background. So an append never waits for a block: where none is durable in time,
-it is refused. After a crash the log goes on behind the last block; after a clean close, without a gap.
+A block is a row in the system segment. Opening makes the first block durable. Each next block is written while three quarters
+of the last one are left, and becomes durable in the background. So an append never waits for a block; it is refused if none is
+durable in time. After a crash, sequences continue after the last block; after a clean close, without a gap.
 
 Source: opendata common/src/sequence.rs, which writes a block together with its first records, and can lose both.
 """
@@ -14,17 +14,17 @@ from opendata_log.model.keys import SEQ_BLOCK_KEY, SEQUENCE_MAX, SeqBlock
 
 BLOCK_MIN = 1 << 20
 BLOCK_MAX = 1 << 24
-"""Maximum sequences per block. A log that is appended to slowly reserves BLOCK_MIN."""
+"""Maximum sequences per block. A log with few appends reserves BLOCK_MIN."""
 GROWTH = 4
-"""A block for so many times what was appended so far."""
+"""Sequences per block, as a multiple of the records appended so far."""
 
 
 class SequencesShortError(lsm.UnavailableError):
-    """No durable sequences are left for a batch. More are on their way."""
+    """Too few durable sequences are left for a batch. The next block is being made durable."""
 
 
 class Sequences:
-    """The counter. Requires: the log's write lock around every call but `open`. No call but `open` makes a request."""
+    """The sequence counter. Only `open` makes a request. Requires: the log's write lock around every call but `open`."""
 
     def __init__(self, db: lsm.Db, block_min: int = BLOCK_MIN) -> None:
         self._db = db
@@ -34,11 +34,11 @@ class Sequences:
         self.next = block.end
         self._first = block.end
         self._usable = block.end
-        """Numbers below are durably reserved."""
+        """Every sequence below is durably reserved."""
         self._low = 0
-        """With fewer numbers left than this, the next block is written."""
+        """The next block is written when fewer sequences than this are left."""
         self._ahead: tuple[int, lsm.WriteHandle] | None = None
-        """The end of a block that is written and not known to be durable, and its batch."""
+        """The end and the batch of a written block that is not known to be durable."""
         self._is_hurried = False
         self._is_given_back = False
 
@@ -51,9 +51,9 @@ class Sequences:
             self._look()
 
     def ensure(self, count: int) -> int:
-        """The next sequence, with `count` numbers from it on durably reserved.
+        """The next sequence; it and the `count - 1` after it are durably reserved.
 
-        Raises: SequencesShortError, lsm.Error; nothing was handed out then.
+        Raises: SequencesShortError, lsm.Error; then no sequence was given out.
         """
         first = self.next
         if self._usable - first - count < self._low:
@@ -63,7 +63,7 @@ class Sequences:
         return first
 
     def awaited(self, count: int) -> lsm.WriteHandle | None:
-        """What has to become durable before `ensure(count)` succeeds; None: nothing. Raises: lsm.Error."""
+        """The write that must become durable before `ensure(count)` succeeds; None: it succeeds now. Raises: lsm.Error."""
         try:
             self.ensure(count)
         except SequencesShortError:
@@ -72,11 +72,11 @@ class Sequences:
         return None
 
     def _block_size(self) -> int:
-        """Grows with what this handle has appended."""
+        """Sequences of the next block: GROWTH times those that this handle has used, within the limits."""
         return min(max(self._block_min, GROWTH * (self.next - self._first)), BLOCK_MAX)
 
     def _look(self) -> None:
-        """Take over the block ahead, if it is durable by now."""
+        """Use the block ahead if it is durable by now."""
         if self._ahead is not None and self._db.durable_seq >= self._ahead[1].seqnum:
             self._usable, self._ahead = self._ahead[0], None
 
@@ -93,7 +93,7 @@ class Sequences:
             if self._usable < SEQUENCE_MAX:
                 self._reserve(used)
         if self._ahead is not None and left < self._low >> 1 and not self._is_hurried:
-            self._is_hurried = True  # Where only those who wait flush, nobody may be waiting.
+            self._is_hurried = True  # Where only waiting appends flush, there may be none.
             self._db.flush_soon()
 
     def _reserve(self, used: int) -> None:
@@ -104,7 +104,7 @@ class Sequences:
         self._ahead, self._low, self._is_hurried = (end, handle), size - (size >> 2), False
 
     def give_back(self) -> None:
-        """A clean end: the next open goes on exactly here. Nothing is handed out any more. Raises: lsm.Error."""
+        """Give up unused sequences, so that the next open continues exactly here. No more are given out. Raises: lsm.Error."""
         if not self._is_given_back:
             row = lsm.WriteBatch().put(SEQ_BLOCK_KEY, SeqBlock(self.next, 0).encode())
             self._db.write_at_once(row, in_outage=True)

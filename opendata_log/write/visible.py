@@ -1,4 +1,4 @@
-"""Read walk, after `read/reads`, before `lsm`: what reads see in the process that writes the log."""
+"""Read walk, after `read/reads`, before `lsm`: the source of reads in the process that writes the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opendata_log.write.writer import LogWriter
 
 
 class OpenState:
-    """Whether a log still takes records, and whether reads have to ask first."""
+    """Whether a log takes records, and whether its reads must check for a failure first."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups
@@ -26,22 +26,22 @@ class OpenState:
             raise ClosedError("the log is closed: open it again")
 
     def stop_reads(self) -> None:
-        """The log is closed, or the engine has failed: the next read raises it, and followers are woken."""
+        """Make the next read raise that the log is closed or the engine has failed, and wake the followers."""
         self.may_not_read = True
         self._wakeups.tell_all()
 
     def close(self) -> None:
-        """Take no more records, and answer no more reads."""
+        """Take no more records, and stop reads."""
         self.is_closed = True
         self.stop_reads()
 
     def abandon(self) -> None:
-        """As `close`, in a forked process: locks may be held by threads that this process does not have."""
+        """As `close`, in a forked process. It takes no lock: threads that exist only in the parent may hold them."""
         self.is_closed = self.may_not_read = True
 
 
 class WriterSource:
-    """The `Source` (`read/source`) that the writer's handle is. Nothing of it makes a request or takes a lock for long."""
+    """The `Source` (`read/source`) of the writer's handle. No method makes a request or holds a lock for long."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class WriterSource:
         self._state = state
         self._shows_undurable = shows_undurable
         self.was_read = False
-        """Set by every read, and taken back by the writer's thread when it has let readers run."""
+        """Set by every read, and cleared by the appending thread when it has let reading threads run."""
 
     def engine(self) -> lsm.Db:
         if self._state.may_not_read:
@@ -73,7 +73,7 @@ class WriterSource:
 
     def view(self) -> tuple[SegmentTable, Sequence]:
         self.was_read = True
-        # The frontier first: the segments of everything below it are in the table by then.
+        # The frontier first: a table taken later has the segments of every record below it.
         writer = self._writer
         frontier = writer.next_sequence if self._shows_undurable else writer.durable.advance()
         return writer.segments.table, frontier

@@ -1,8 +1,7 @@
 """Write walk, after `write/appends`: a batch gets its sequences and its segment, and goes to the engine as columns.
 
-docs/protocol.md, rules S1 to S5. One lock orders everything: sequences, segments and the engine's batches are in the same
-order. It is held for some microseconds and never during a request: what has to be durable first, or needs space, is waited
-for without it, by those who may wait.
+docs/protocol.md, rules S1 to S5. One lock gives sequences, segments and the engine's batches the same order. It is held for
+some microseconds, and never during a request: a caller waits for space or durable sequences without it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from opendata_log.write.sequence import Sequences
 
 
 class LogWriter:
-    """The writing half of an open log: its lock, and the order in which a batch passes the stations."""
+    """The write side of an open log: its lock, and the steps of a batch in their order."""
 
     def __init__(
         self,
@@ -39,23 +38,23 @@ class LogWriter:
         self.segments = LogSegments(db, runtime, self.clock, config, live)
         self._sequences.open()
         self.next_sequence: Sequence = self._sequences.next
-        """Everything below is accepted and visible."""
+        """Every record below is accepted and visible."""
         self.durable = DurableSequence(db, runtime, self._sequences.next)
 
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
-        """The sequence of the batch's first record. Makes no request. Raises: SequencesShortError, lsm.Error; nothing was
-        accepted then."""
+        """Append a batch; returns the sequence of its first record. Makes no request. Raises: SequencesShortError, lsm.Error;
+        then nothing was accepted."""
         with self._lock:
             return self._append(keys, values, size)
 
     def append_nowait(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
-        """As `append`. Raises: WouldBlock where another thread holds the lock; nothing was appended then."""
+        """As `append`. Raises: WouldBlock where another thread holds the lock; then nothing was appended."""
         lock, is_mine = self._lock, True
         if lock.is_held_here():
             raise lsm.ReentrantError
-        # Not before the `try`: what a signal handler raises may come between any two instructions, the lock being taken.
+        # A signal handler may raise between any two instructions, so the lock is taken inside the `try`.
         try:
             is_mine = lock.acquire(blocking=False)
             if not is_mine:
@@ -84,10 +83,10 @@ class LogWriter:
         try:
             self._write(first, now_ms, keys, values, size)
         except lsm.Error:
-            self._sequences.next = first  # Refused whole.
+            self._sequences.next = first  # The engine refused the whole batch.
             raise
         except BaseException as error:
-            # KeyboardInterrupt, MemoryError: the engine may have the batch, and this writer does not know of it.
+            # After KeyboardInterrupt or MemoryError, the engine may have a batch that this writer has not recorded.
             failure = lsm.InternalError(
                 f"an append was interrupted halfway by {error!r}: close this handle and open it again"
             )
@@ -98,7 +97,7 @@ class LogWriter:
 
     def _write(self, first: Sequence, now_ms: int, keys: list[bytes], values: list[bytes], size: int) -> None:
         end = first + len(keys)
-        # Spent before they are written: an interrupt in between leaves a gap, and never a sequence for two records.
+        # The sequences are spent before the write: an interrupt in between leaves a gap, never two records per sequence.
         self._sequences.next = end
         segments = self.segments
         if segments.needs_new(now_ms):
@@ -119,21 +118,22 @@ class LogWriter:
             return self.segments.seal()
 
     def retire(self, segment_id: SegmentId, *, appended: Sequence | None = None) -> None:
-        """Hide the segments up to and including `segment_id` from every read: with the latest one among them only if nothing
-        was appended since `next_sequence` was `appended`, else nothing is done. Raises: lsm.Error."""
+        """Hide the segments up to and including `segment_id` from every read. Raises: lsm.Error.
+
+        Where the latest segment is among them, nothing is done if `next_sequence` is no longer `appended`.
+        """
         with self._lock:
             self.segments.retire(segment_id, is_quiet=self.next_sequence == appended)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Accept nothing more, and give unused sequences back before a clean close. Calling again is right. Raises:
-        lsm.Error."""
+        """Accept no more batches, and give unused sequences back before a clean close. Idempotent. Raises: lsm.Error."""
         with self._lock:
             self._sequences.give_back()
 
     def undurable(self) -> str:
-        """The records that are not known to be durable, for the text of an error; empty where all are."""
+        """The records that are not known to be durable, as the text of an error; empty where all are durable."""
         accepted, durable = self.next_sequence, self.durable.advance()
         return (
             f"the records with sequences from {durable} to {accepted - 1} are not known to be durable: "
@@ -142,7 +142,7 @@ class LogWriter:
         )
 
     def check_all_durable(self) -> None:
-        """After the close. Raises: AppendFencedError, where a newer writer came before that."""
+        """Check after the close. Raises: AppendFencedError where a newer writer took over before all records were durable."""
         accepted, durable = self.next_sequence, self.durable.advance()
         if durable < accepted:
             raise AppendFencedError(

@@ -1,1 +1,1 @@
-"""`python -m opendata_log.bench`: what this machine and this storage give a log, in one readable table."""
+"""`python -m opendata_log.bench`: the speed of a log on this machine and this storage, in one readable table."""

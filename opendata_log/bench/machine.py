@@ -1,4 +1,4 @@
-"""What a figure needs beside it to mean anything: interpreter, cores, platform, versions."""
+"""The facts that a figure depends on: interpreter, cores, platform, versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("fsspec", "s3fs", "zstandard", "crc32c", "msgspec", "xxhash", "sorte
 
 
 def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
-    """Plain facts, ready for JSON; packages that are not installed are None."""
+    """The facts as plain values, ready for JSON. The version of a package that is not installed is None."""
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
@@ -32,7 +32,7 @@ def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version, or None."""
+    """The installed version; None: the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -40,7 +40,7 @@ def version_of(package: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """How many cores this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -48,7 +48,7 @@ def usable_cores() -> int:
 
 
 def load_average() -> float | None:
-    """Runnable processes over the last minute: what else the machine was doing."""
+    """The average number of runnable processes over the last minute; None where the platform does not report it."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What a phase measured: plain values, ready for the table and for JSON."""
+"""The figures of a phase: plain values, ready for the table and for JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Measure:
-    """One line of the result. Latencies are seconds a call; `bytes` counts keys and values.
+    """One line of the result. Latencies are seconds per call; `bytes` counts keys and values.
 
-    `note` stands in the line where it has no figures.
+    `note` is shown in the line instead of figures.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Measure:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the time of the block to `seconds`, and to the calls latencies are taken from."""
+        """Add the time of the block to `seconds`, and as one call to `calls`."""
         start = time.perf_counter()
         yield
         elapsed = time.perf_counter() - start
@@ -43,11 +43,11 @@ class Measure:
         return self.bytes / self.seconds if self.bytes and self.seconds else None
 
     def latency(self, share: float) -> float | None:
-        """The latency that `share` of the calls do not exceed; None where a single call says nothing."""
+        """The latency that `share` of the calls do not exceed; None for fewer than two calls."""
         return percentile(sorted(self.calls), share) if len(self.calls) > 1 else None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON: figures by name, without the single calls."""
+        """The figures by name, for JSON, without the single calls."""
         return {
             "name": self.name,
             "what": self.what,

@@ -1,4 +1,4 @@
-"""What the command line asks for, checked once."""
+"""The options of the command line, checked once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ The log lives in a new directory below the storage URL and is removed afterwards
 
 @dataclass(frozen=True)
 class Options:
-    """A checked request. `storage` None: a new temporary directory. `seconds` bounds the ingest, if given."""
+    """Checked options. `storage` None: a new temporary directory. `seconds`: maximum seconds of the ingest; None: unlimited.
+
+    `json` None: no JSON is written.
+    """
 
     storage: str | None = None
     storage_options: tuple[tuple[str, str | bool | int], ...] = ()
@@ -34,16 +37,16 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Options from the command line.
+    """The options in `arguments`; None: those of the process.
 
-    Raises: SystemExit (2 with one line on stderr for a bad option, 0 after --help).
+    Raises: SystemExit, with status 2 and one line on stderr for a bad option, with status 0 after --help.
     """
     parser = _make_parser()
     found = parser.parse_args(arguments)
@@ -92,7 +95,7 @@ _SUFFIXES = {"k": 1000, "m": 1_000_000, "g": 1_000_000_000}
 
 
 def _size(text: str) -> int:
-    """A whole number: 1000, 1_000, 1,000, 1k, 2M."""
+    """A whole number, written like 1000, 1_000, 1,000, 1k or 2M."""
     digits = text.strip().lower().replace("_", "").replace(",", "")
     scale = _SUFFIXES.get(digits[-1:], 1)
     try:
@@ -122,7 +125,7 @@ def _seconds(text: str) -> float:
 
 
 def _pair(text: str) -> tuple[str, str | bool | int]:
-    """`name=value`; true, false and whole numbers lose their quotes, as storage options are typed."""
+    """The name and the value of `name=value`. Storage options are typed, so true, false and whole numbers are converted."""
     name, sign, value = text.partition("=")
     if not name or not sign:
         raise argparse.ArgumentTypeError(f"expected name=value: {text!r}")

@@ -1,6 +1,6 @@
-"""The phases of the benchmark: a log's life as a new user would meet it.
+"""The phases of the benchmark: the steps of a new user's log, from the first append to a reopen.
 
-Only calls on the log are timed; building records and verifying what came back happen between the calls.
+Only calls on the log are timed. Records are built, and results verified, between the calls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FULL_QUEUE_SECONDS = 60.0
 
 
 class Run:
-    """One log from creation to its second life. Call the phases in order; each returns what it measured."""
+    """One log from its creation to its reopen. Call the phases in order; each returns its measure."""
 
     def __init__(self, storage: StorageConfig, options: Options, progress: Progress) -> None:
         self._config = Config(storage=storage)
@@ -51,7 +51,7 @@ class Run:
         yield self.scan("scan, reopened", "every key, after close and open")
 
     def ingest(self) -> Measure:
-        """Append until the records or the seconds asked for are used up."""
+        """Append until the requested records are appended, or the requested seconds are over."""
         options, log = self._options, self._log
         measure = Measure("ingest", f"append in batches of {options.batch:,}")
         with self._phase(measure, options.records):
@@ -66,7 +66,7 @@ class Run:
         return measure
 
     def _place(self, start: int, count: int) -> None:
-        """Account for an appended batch. Sequences of one life of a log have no gaps."""
+        """Count an appended batch, and check its sequence: between open and close, sequences have no gaps."""
         if self.records == 0:
             self._base = start
         elif start != self._base + self.records:
@@ -74,14 +74,14 @@ class Run:
         self.records += count
 
     def flush(self) -> Measure:
-        """Make all of it durable."""
+        """Make all records durable."""
         measure = Measure("flush", "wait until everything is durable")
         with self._phase(measure, 1), measure.timed():
             self._log.flush()
         return measure
 
     def scan(self, name: str, what: str) -> Measure:
-        """Read every key from its start to its end, and compare with what was appended."""
+        """Read every key from its start to its end, and compare its entries with the appended records."""
         log, workload = self._log, self._workload
         measure = Measure(name, what)
         with self._phase(measure, workload.keys):
@@ -99,7 +99,7 @@ class Run:
         return measure
 
     def poll(self) -> Measure:
-        """Poll a key that has nothing new: what a caught-up consumer does most of the time."""
+        """Poll a key without new records, as a caught-up consumer does most of the time."""
         log = self._log
         self._append_tail(0)
         measure = Measure("poll, caught up", "scan from the end, nothing new")
@@ -135,7 +135,7 @@ class Run:
         return measure
 
     def follow(self) -> Measure:
-        """Append, and wait until a thread that follows the key has the entry: what a push costs from end to end."""
+        """Append, and wait until a thread that follows the key has the entry: the cost of a push from end to end."""
         log = self._log
         measure = Measure("follow, woken", "append one record, a waiting follower has it")
         position, came = _drained(log, 0), threading.Semaphore(0)
@@ -166,7 +166,7 @@ class Run:
         return measure
 
     def reopen(self) -> Measure:
-        """Close and open again: how long a restart keeps users waiting."""
+        """Close and open again: the time that users wait during a restart."""
         measure = Measure("reopen", "close, then open")
         with self._phase(measure, 2):
             with measure.timed():
@@ -186,7 +186,7 @@ class Run:
 
     @contextmanager
     def _phase(self, measure: Measure, total: int) -> Iterator[None]:
-        """Show progress, and charge the phase with the store requests made meanwhile."""
+        """Show progress, and add the store requests made in the block to the measure."""
         before = requests_by_kind(self._log)
         with self._progress.phase(measure.name, total):
             yield
@@ -203,7 +203,7 @@ def _drained(log: LogDb, start: int) -> int:
 
 
 def _bounded(most: int) -> Iterator[int]:
-    """Count up to `most`, or for as long as a phase may take."""
+    """Count from 0 up to `most`, but for no more than _TAIL_SECONDS."""
     end = time.monotonic() + _TAIL_SECONDS
     for number in range(most):
         yield number

@@ -1,4 +1,4 @@
-"""Where the benchmark's log lives: a new directory of its own, gone afterwards unless it is to be kept."""
+"""The benchmark's log has a new directory of its own, which is removed afterwards unless `--keep` is given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opendata_log.bench.options import Options
 
 @contextmanager
 def open_place(options: Options) -> Iterator[StorageConfig]:
-    """Storage that nothing else uses. The URL asked for is only ever a parent, so an existing log stays untouched."""
+    """Storage that nothing else uses. It is always below the given URL, so an existing log is never touched."""
     if options.storage is None:
         path = tempfile.mkdtemp(prefix="opendata-log-bench-")
         storage = StorageConfig(url=f"file://{path}")
@@ -31,12 +31,13 @@ def open_place(options: Options) -> Iterator[StorageConfig]:
 
 
 def _below(url: str, name: str) -> str:
-    """`memory://` alone is private to one instance and would not survive the reopen, so it gets a name too."""
+    """The URL of `name` below `url`. `memory://` gets a name too: without one it is private to one handle, and lost at a
+    reopen."""
     return url + name if url.endswith("/") else f"{url}/{name}"
 
 
 def _remove(storage: StorageConfig) -> None:
-    """Best effort: the result is printed even if the storage refuses."""
+    """Remove the log, and ignore errors, so that the result is printed in any case."""
     if storage.url.startswith("file://"):
         shutil.rmtree(storage.url.removeprefix("file://"), ignore_errors=True)
         return

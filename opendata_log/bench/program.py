@@ -1,4 +1,4 @@
-"""The benchmark as a program: options in, phases run, table on stdout, JSON where asked for."""
+"""The benchmark as a program: it reads options, runs the phases, prints a table and optionally writes JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _PROGRAM = "python -m opendata_log.bench"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 measured and verified, 1 the log or its storage failed, 2 bad options, 130 interrupted."""
+    """Run the benchmark and return its exit status. `arguments` None: those of the process.
+
+    0: measured and verified. 1: the log or its storage failed. 2: bad options. 130: interrupted.
+    """
     options = parse(arguments)
     try:
         return _bench(options)
@@ -88,7 +91,7 @@ def _report(
 
 
 def _requests(measures: Sequence[Measure]) -> list[str]:
-    """What the run asked of the store, by kind, if the log counts it."""
+    """A line with the run's store requests by kind; no line where the log counted none."""
     total: dict[str, int] = {}
     for measure in measures:
         for kind, made in measure.requests.items():

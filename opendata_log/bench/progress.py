@@ -1,4 +1,4 @@
-"""What is going on, on stderr: a moving bar where rich and a terminal are there, one line a phase otherwise."""
+"""Progress on stderr: a moving bar on a terminal where rich is installed, otherwise one line per phase."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Protocol, TextIO
 
 
 class Progress(Protocol):
-    """Shows the phases of a run. `total` is in the units `advance` is called with."""
+    """Shows the phases of a run. `total` has the unit of `done`."""
 
     def phase(self, title: str, total: int) -> Any:
-        """Context of one phase."""
+        """A context manager around one phase."""
 
     def advance(self, done: int) -> None:
-        """The current phase has got so far. Call it outside what is timed."""
+        """Show how far the current phase is. Call it outside timed blocks."""
 
 
 @contextmanager
 def open_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """The richest progress display that `stream` (stderr) can show; a dumb terminal and NO_COLOR are honoured."""
+    """The best progress display for `stream`; None: stderr. A dumb terminal and NO_COLOR are respected."""
     out = stream if stream is not None else sys.stderr
     if out.isatty() and os.environ.get("TERM") != "dumb" and importlib.util.find_spec("rich") is not None:
         with _rich_progress(out) as progress:
@@ -33,7 +33,7 @@ def open_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 class _PlainProgress:
-    """One line when a phase starts and ends: good for logs and pipes."""
+    """One line per phase, for logs and pipes."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -54,7 +54,7 @@ class _PlainProgress:
 
 
 class _RichProgress:
-    """A bar for the current phase, gone when the phase ends."""
+    """A bar for the current phase, removed when the phase ends."""
 
     def __init__(self, display: Any) -> None:
         self._display = display

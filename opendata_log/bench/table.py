@@ -1,4 +1,4 @@
-"""The result as a table: as wide as the terminal, readable without colour, in ASCII where nothing else shows."""
+"""The result as a table: as wide as the terminal, readable without colour, in ASCII where the stream has no Unicode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOLD, _DIM, _CYAN, _GREEN = "1", "2", "36", "32"
 
 @dataclass(frozen=True)
 class Style:
-    """How much the output can show."""
+    """The abilities of the output: its width in columns, colour, Unicode."""
 
     width: int = 80
     colour: bool = False
@@ -26,7 +26,7 @@ class Style:
 
     @classmethod
     def of(cls, stream: TextIO | None = None) -> Style:
-        """What `stream` (stdout) can show; NO_COLOR and COLUMNS are honoured."""
+        """The style for `stream`; None: stdout. NO_COLOR and COLUMNS are respected."""
         out = stream if stream is not None else sys.stdout
         width = min(_WIDTH_MAX, max(_WIDTH_MIN, shutil.get_terminal_size((80, 24)).columns))
         colour = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -40,7 +40,7 @@ class Style:
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self.colour and text.strip() else text
 
     def plain(self, text: str) -> str:
-        """`text` with what the stream cannot encode replaced."""
+        """`text` with characters replaced that the stream cannot encode."""
         if self.unicode:
             return text
         for fancy, simple in (("µ", "u"), ("─", "-"), ("✓ ", ""), ("·", "-"), ("█", "#")):
@@ -48,7 +48,7 @@ class Style:
         return text.encode("ascii", "replace").decode("ascii")
 
 
-# Columns left to right: title, width, right-aligned, shown from this terminal width on. The bar takes what is left.
+# Columns left to right: title, width, right-aligned, minimum terminal width. The bar gets the rest of the width.
 _COLUMNS = (
     ("phase", 15, False, 0),
     ("count", 10, True, 100),
@@ -65,7 +65,7 @@ _BAR = 4
 
 
 def render(measures: Sequence[Measure], style: Style) -> str:
-    """Heading, one line a phase, a rule below each."""
+    """The table as text: a heading, a rule, one line per phase, a rule."""
     shown = [number for number, column in enumerate(_COLUMNS) if style.width >= column[3]]
     widths = {number: _COLUMNS[number][1] for number in shown}
     widths[_BAR] = max(4, style.width - sum(widths.values()) - len(shown) + 1)
@@ -106,7 +106,7 @@ def _joined(cells: Sequence[str], shown: Sequence[int], widths: dict[int, int]) 
 
 
 def _painted(line: str, cells: Sequence[str], style: Style) -> str:
-    """Colour goes on last: it has no width."""
+    """Colour the finished line. Colour codes have no width, so they are added last."""
     name, bar, mark = cells[0], cells[_BAR], cells[-1]
     if bar.strip():
         line = line.replace(bar.rstrip(), style.paint(bar.rstrip(), _CYAN), 1)

@@ -1,8 +1,8 @@
-"""The records the benchmark appends, and the proof that a scan gave them all back.
+"""The records that the benchmark appends, and the check that a scan returns all of them.
 
-Record `i` goes to key `(i * step) mod keys`, with a step coprime with `keys`: each run of `keys` records touches
-every key once, in scattered order, and the records of one key are an arithmetic progression nobody has to store.
-A value starts with its record's number and goes on with random bytes, so all are distinct and hardly compress.
+Record `i` goes to key `(i * step) mod keys`, with a step coprime with `keys`. So each run of `keys` records touches every
+key once, in scattered order, and the numbers of one key's records are an arithmetic progression, which need not be stored.
+A value is its record's number followed by random bytes, so values are distinct and hardly compress.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _POOL_BYTES = 1 << 20
 
 
 class VerificationError(Exception):
-    """A scan did not return exactly what was appended; the message names the key and the difference."""
+    """A scan did not return exactly the appended records. The message names the key and the difference."""
 
 
 class Workload:
-    """Records numbered from 0, over `keys` keys, with values of `value_size` bytes; the same in every run."""
+    """Records numbered from 0, over `keys` keys, with values of `value_size` bytes. They are the same in every run."""
 
     def __init__(self, keys: int, value_size: int) -> None:
         self.keys = keys
@@ -33,7 +33,7 @@ class Workload:
         self._pool = random.Random(20261122).randbytes(_POOL_BYTES + value_size)
 
     def batch(self, start: int, count: int) -> list[Record]:
-        """Records `start` to `start + count`."""
+        """The records with numbers in [start, start + count)."""
         names, step, keys, value = self.names, self._step, self.keys, self.value
         return [Record(names[number * step % keys], value(number)) for number in range(start, start + count)]
 

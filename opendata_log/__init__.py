@@ -2,6 +2,7 @@
 
 Each key is an ordered log; an append to a new key creates one. One global sequence orders the records of all keys.
 
+>>> from opendata_log import LogDb
 >>> with LogDb.open("memory://") as log:
 ...     _ = log.try_append([(b"orders", b"created"), (b"users", b"login")])
 ...     [(entry.sequence, entry.value) for entry in log.scan(b"users")]

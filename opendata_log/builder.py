@@ -24,7 +24,7 @@ class LogDbBuilder:
     """
 
     def __init__(self, config: Config | Storage | None = None, **overrides: Any) -> None:
-        """`config`: a `Config`, or the URL or path of the log; `None` takes the default `Config()`. `overrides` replace its
+        """`config`: a `Config`, or the URL or path of the log; `None`: the default `Config()`. `overrides` replace its
         fields. Raises: InvalidInputError."""
         self._config = config_of(Config, config, overrides)
         self._clock: lsm.Clock | None = None

@@ -33,7 +33,7 @@ CLONE_SECONDS = 300.0
 class LogDb(Reads):
     """A keyed log, open for appends and reads. A log has one writer at a time. Thread-safe; a context manager.
 
-     with LogDb.open(storage="memory://") as log:
+    >>> with LogDb.open(storage="memory://") as log:
     ...     log.try_append([(b"orders", b"created"), (b"users", b"login"), (b"orders", b"paid")])
     ...     [(entry.sequence, entry.value) for entry in log.scan(b"orders")]
     AppendOutput(start_sequence=0)
@@ -53,6 +53,7 @@ class LogDb(Reads):
         compaction_executor: Executor | None = None,
         sequence_block: int = BLOCK_MIN,
     ) -> None:
+        """For `open` and `LogDbBuilder`, which make the handle. A component of `None`: the default one."""
         self._config = config
         self._runtime = runtime if runtime is not None else lsm.Runtime(clock)
         self._is_shut, self._loss = False, ""
@@ -108,7 +109,7 @@ class LogDb(Reads):
     def open(cls, config: Config | Storage | None = None, **overrides: Any) -> LogDb:
         """Open the log that `config` names, or create it. Fences any older writer.
 
-        `config`: a `Config`, or the URL or path of the log: `LogDb.open("s3://bucket/orders")`. `None` takes the default
+        `config`: a `Config`, or the URL or path of the log: `LogDb.open("s3://bucket/orders")`. `None`: the default
         `Config()`, which stores the log in `.data/log`. `overrides` replace fields of the configuration:
         `LogDb.open("/srv/log", read_visibility="remote")`.
         Raises: InvalidInputError, StorageError, CorruptionError; FencedError where another process opened the log meanwhile.
@@ -132,7 +133,7 @@ class LogDb(Reads):
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
         """Append a batch as `try_append` does, but wait for space and sequences up to `timeout` seconds.
 
-        `timeout` `None`: no limit. Where memory or level 0 fills up, the call is delayed a little (`status().slowed_by`).
+        `timeout` `None`: no limit. Where memory or level 0 fills up, the call is delayed (`status().slowed_by`).
         Raises: as `try_append`, with AppendTimeoutError instead of QueueFullError; its `records` can be appended again.
         """
         return self.appends.append_timeout(records, timeout)
@@ -205,7 +206,7 @@ class LogDb(Reads):
         except lsm.Error as error:
             raise translate(error) from error
 
-    # -- operation-----------------------------------------------------------------------------------------------------
+    # -- operation ----------------------------------------------------------------------------------------------------
 
     def status(self) -> lsm.Status:
         """State and counters of the engine: tables, compactions, requests by kind and cause. Cost: no request."""
@@ -215,7 +216,7 @@ class LogDb(Reads):
     def create_checkpoint(self, lifetime: float | timedelta | None = None, name: str | None = None) -> lsm.Checkpoint:
         """Pin everything appended so far, for at least `lifetime` seconds.
 
-        Until then `LogDbReader.open(..., checkpoint=made.id)` reads the same entries, whatever becomes of the log.
+        Until then `LogDbReader.open(..., checkpoint=made.id)` reads the same entries, even after retention has deleted them.
         `lifetime` `None`: until `lsm.Admin` deletes the checkpoint. `name` `None`: the checkpoint has no name.
         Cost: `flush`, and one commit of the manifest. Raises: StorageError, FencedError, ClosedError.
         """
@@ -279,9 +280,9 @@ class LogDb(Reads):
     def close(self) -> None:
         """Flush, stop all background work and close the log. Idempotent; after an interrupt, the next call finishes the close.
 
-        Raises: StorageError where the store failed during the flush: the log takes no more appends, background threads go on
-        trying, and another call tries again. FencedError where a newer writer took over before all records were durable.
-        After any error but StorageError the log is closed, and the error names the records that may be lost.
+        Raises: StorageError where the store failed during the flush: the log accepts no more appends, background threads go on
+        trying, and another call tries again. After any other error the log is closed, and the error names the records that may
+        be lost; FencedError where a newer writer took over before all records were durable.
         """
         if self._is_shut:
             if self._loss:
@@ -332,6 +333,7 @@ class LogDb(Reads):
         return self._loss
 
     def be_forked(self) -> None:
+        """Close this handle in a forked child process, without a request; the parent's stays open."""
         self._state.abandon()
         self._is_shut = True
 

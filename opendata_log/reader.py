@@ -107,7 +107,7 @@ class LogDbReader(Reads):
     """A keyed log, open for reads only. Thread-safe; a context manager.
 
     Any number of readers run beside one writer, in any process. A reader shows durable records only; it polls for new ones
-    every `refresh_interval` seconds, or sooner while there is news.
+    every `refresh_interval` seconds, or sooner after a poll that found some.
 
     >>> from opendata_log import LogDb
     >>> with LogDb.open("memory://reader-example") as log:
@@ -126,7 +126,10 @@ class LogDbReader(Reads):
         object_store: lsm.ObjectStore | None = None,
         runtime: lsm.Runtime | None = None,
     ) -> None:
-        """`object_store` `None`: the store that the URL names. `runtime` `None`: the machine's threads, time and chance."""
+        """For `open`, which makes the handle.
+
+        `object_store` `None`: the store that the URL names. `runtime` `None`: the machine's threads, time and chance.
+        """
         self._config = config
         storage = config.storage_config
         runtime = runtime if runtime is not None else lsm.Runtime()
@@ -155,7 +158,7 @@ class LogDbReader(Reads):
     def open(cls, config: ReaderConfig | Storage | None = None, **overrides: Any) -> LogDbReader:
         """Open the log that `config` names for reading.
 
-        `config`: a `ReaderConfig`, or the URL or path of the log. `None` takes the default `ReaderConfig()`, which reads
+        `config`: a `ReaderConfig`, or the URL or path of the log. `None`: the default `ReaderConfig()`, which reads
         `.data/log`. `overrides` replace fields of the configuration: `LogDbReader.open("/srv/log", refresh_interval=5)`.
         Raises: NotFoundError where no log exists; InvalidInputError, StorageError, CorruptionError.
         """

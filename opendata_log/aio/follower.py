@@ -22,6 +22,16 @@ class LogFollower(Pieces[LogEntry]):
     Ends when the log is closed, and after `timeout` seconds without a new entry. Raises the errors of a scan. After an error
     or a cancelled call, iterating again, in any loop, goes on at the same place. A slow consumer misses no entry.
     For one task at a time.
+
+    >>> import asyncio
+    >>> from opendata_log.aio import LogDb
+    >>> async def main():
+    ...     async with await LogDb.open("memory://") as log:
+    ...         follower = log.follow(b"orders", timeout=60)
+    ...         await log.append(b"orders", b"created")
+    ...         print(await anext(follower))
+    >>> asyncio.run(main())
+    LogEntry(key=b'orders', sequence=0, value=b'created')
     """
 
     def __init__(

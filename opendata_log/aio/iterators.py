@@ -108,8 +108,8 @@ def checked_count(count: object) -> int:
 class LogIterator(Pieces[LogEntry]):
     """Iterates over entries in sequence order, or newest first for `reverse`, as of the moment the scan was called.
 
-    For one task at a time; an async context manager. After an error or a cancelled call, iterating again goes on at the same
-    place.
+    For one task at a time; an async context manager. A cancelled call loses no entry: the next call yields it. After an error,
+    resume with a new scan at `next_sequence`.
 
     >>> import asyncio
     >>> from opendata_log.aio import LogDb

@@ -43,8 +43,8 @@ APPEND_COST = 16
 class LogDb(Reads):
     """A keyed log, open for appends and reads by any number of tasks, loops and threads. An async context manager.
 
-    Every method does what the blocking `opendata_log.LogDb`'s does, with the same arguments, results and errors. No I/O runs
-    on the loop.
+    Every method has the arguments, the result and the errors of the same method of the blocking `opendata_log.LogDb`. No I/O
+    runs on the loop.
 
     >>> import asyncio
     >>> async def main():
@@ -177,7 +177,7 @@ class LogDb(Reads):
         """As the blocking `seal_segment`."""
         return await self._threads.call(self._log.seal_segment)
 
-    # -- operation-----------------------------------------------------------------------------------------------------
+    # -- operation ----------------------------------------------------------------------------------------------------
 
     async def status(self) -> lsm.Status:
         """As the blocking `status`."""

@@ -18,7 +18,8 @@ from opendata_log.model.storage import Storage
 class LogDbReader(Reads):
     """A keyed log, open for reads only, by any number of tasks, loops and threads. An async context manager.
 
-    Every method does what the blocking `opendata_log.LogDbReader`'s does, with the same arguments, results and errors.
+    Every method has the arguments, the result and the errors of the same method of the blocking `opendata_log.LogDbReader`.
+    No I/O runs on the loop.
 
     >>> import asyncio
     >>> from opendata_log import LogDb

@@ -114,7 +114,7 @@ class Errand(Generic[T]):
 
 
 class Shared:
-    """A call that many tasks wait for, such as a flush. A task that comes while it runs waits for the next one.
+    """A call that many tasks share, such as a flush. A task that joins while the call runs waits for the next call.
 
     Tasks may run in any loop and thread.
     """

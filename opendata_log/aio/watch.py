@@ -94,6 +94,15 @@ class DurableWatch:
     """Waits for the durable watermark to advance. Waiting causes no request and takes no thread.
 
     Any number of watches can be used, in any loop. `async for` yields the watermark after each advance.
+
+    >>> import asyncio
+    >>> from opendata_log.aio import LogDb
+    >>> async def main():
+    ...     async with await LogDb.open("memory://") as log:
+    ...         output = await log.append(b"orders", b"created")
+    ...         print(await log.subscribe_durable().wait(output.start_sequence, timeout=60))
+    >>> asyncio.run(main())
+    1
     """
 
     def __init__(self, watermark: Watermark) -> None:

@@ -18,10 +18,10 @@ WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
 
 
 class SegmentsInTables:
-    """Before the scheduler's proposals for a version, loads which segments have metadata in the tables of that version.
+    """Loads the segments that have metadata in the tables of a version, before the scheduler's proposals for that version.
 
-    A segment's metadata is in the same batch as its first records, so one flush puts both into tables, and what is in tables
-    is durable. A segment that the writer retired after the last flush is seen after the next flush.
+    A segment's metadata is in the same batch as its first records, so one flush puts both into tables, which are durable. A
+    segment that the writer retired after the last flush is still live here until the next flush.
     """
 
     def __init__(self, live: LiveSegments) -> None:

@@ -38,9 +38,9 @@ SIZE_RATIO = 4.0
 class LiveSegments:
     """The segments that have metadata. The log's writer sets them, the scheduler reads them; this class never reads the log.
 
-    Retention deletes segments from the oldest on, so two ids are enough. The order of the calls makes them safe. `begin` comes
-    before a segment's first batch is written, so no table holds rows of a segment after the newest. `expire` comes when the
-    deletion of the metadata is durable, so no crash restores a segment before the oldest.
+    Retention deletes segments from the oldest on, so two ids are enough. The order of the calls makes them safe. `begin` is
+    called before a segment's first batch is written, so no table holds rows of a segment after the newest. `expire` is called
+    when the deletion of the metadata is durable, so no crash restores a segment before the oldest.
     """
 
     def __init__(self) -> None:

@@ -48,9 +48,9 @@ class ReadVisibility(Enum):
     """Which records the reads of a `LogDb` see: all appended ones, or only durable ones."""
 
     MEMORY = "memory"
-    """Reads see a record as soon as it is appended."""
+    """Reads see a record once it is appended."""
     REMOTE = "remote"
-    """Reads see a record when it is durable."""
+    """Reads see a record once it is durable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +223,7 @@ class ReaderConfig:
     storage: str | StorageConfig = "file://.data/log"
     """The place of the log: an fsspec URL, a local path, or a StorageConfig."""
     refresh_interval: float = 1.0
-    """Maximum seconds between two polls for new records; polls are more frequent while there is news."""
+    """Maximum seconds between two polls for new records. After a poll that found some, the next ones come sooner."""
     checkpoint: str | None = None
     """Id of the checkpoint to read. `None`: the reader follows the newest records."""
     block_cache_bytes: int | None = None

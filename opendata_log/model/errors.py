@@ -119,7 +119,7 @@ class ReentrantError(Error):
 
 
 class AppendError(Error):
-    """An append was not accepted. `records`: the unchanged batch, which can be appended again; None: do not append it again."""
+    """An append was not accepted. `records`: the unchanged batch where a retry makes sense, else None."""
 
     def __init__(self, message: str = "", records: list[Any] | None = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -195,7 +195,7 @@ def translate(error: lsm.Error) -> Error:
         case lsm.InvalidError():
             return InvalidInputError(message)
         case _:
-            # The log runs no transactions, so a TransactionError that comes here is a bug of the log.
+            # The log runs no transactions, so a TransactionError is a bug of the log.
             return InternalError(message)
 
 

@@ -9,7 +9,7 @@ Every key starts with the same seven bytes; the first six route it to its segmen
     6       1     record_type   0x10 log entry, 0x20 sequence block, 0x30 segment metadata, 0x40 listing entry,
                                 0x50 seal mark, 0x60 time mark
 
-What follows depends on the record type:
+The rest of the key depends on the record type:
 
     log entry         | user key, escaped | 0x00 | relative_seq u64 BE |    in its own segment
     sequence block    | nothing |                                           in segment 0
@@ -45,7 +45,7 @@ from enum import IntEnum
 from opendata_log.model.errors import CorruptionError
 from opendata_log.model.record import SegmentId, Sequence
 
-# Format: never renumber what follows.
+# Format: never change these numbers.
 SUBSYSTEM = 0x03
 VERSION = 0x01
 SYSTEM_SEGMENT_ID: SegmentId = 0
@@ -237,7 +237,7 @@ def _wrong_length(row: str, value: bytes, layout: struct.Struct) -> CorruptionEr
 
 
 class LogPartitions:
-    """Tells the engine which tree a key belongs to: one tree per segment."""
+    """The engine's prefix extractor for a log: one tree per segment."""
 
     # Format: the engine stores this name and refuses to open under another one. New rules need a new name.
     name = "opendata-log/segments/1"
@@ -248,7 +248,7 @@ class LogPartitions:
 
 
 class LogSeries:
-    """Tells the engine which keys are numbered rows of a named series: the log entries."""
+    """The engine's series layout for a log: log entries are numbered rows of a named series."""
 
     # Format: as above.
     name = "opendata-log/entries/1"

@@ -3,8 +3,8 @@
 Write walk, first station: `columns` turns the caller's batch into two lists of bytes, with passes over the whole batch
 and no Python-level call per record. Read walk, last station: rows become `LogEntry` values.
 
-Keys have 1 to 65,535 bytes, values 0 to 2**32 - 1 bytes. A `Record` copies its content when it is made; the length of
-its key is checked when it is appended.
+Keys have 1 to 65,535 bytes, values 0 to 2**32 - 1 bytes. A `Record` converts its content to bytes when it is made; the
+length of its key is checked when it is appended.
 
 Source: opendata log/src/model.rs at 5f5c2882.
 """

@@ -247,7 +247,7 @@ def expired(
     """The ids of the expired segments: from the oldest on, never the active one.
 
     A segment ends when its successor starts. It expires when that is more than `retention` ago. `known_ms`: for segments with
-    an impossible start time, for how long they have certainly existed.
+    a start time in the future, for how long they have certainly existed.
     """
     retention_ms = retention.retention_ms
     if retention_ms is None:

@@ -26,7 +26,7 @@ MARK_EVERY_MS = 5000
 """Milliseconds that a new mark covers: the finest resolution."""
 MARKS_MAX = 1024
 GONE_MAX = 64
-"""Maximum marks below the oldest entry; beyond it, all of them but the last, which carry no information, are dropped."""
+"""Maximum marks below the oldest entry. Only the last of them carries information; above the maximum, the rest is dropped."""
 FINENESS = 32
 """Thinning keeps marks about one part in FINENESS of their age apart. A year takes some 420 marks."""
 

@@ -41,6 +41,7 @@ class Signal:
         return not self._gate.locked()
 
     def wake(self) -> None:
+        """Set it. Any thread may call, and so may a signal handler."""
         if self.is_set:  # The sleeper clears it and reads afterwards, so that read sees this call's append.
             return
         with suppress(RuntimeError):  # Another thread released it first.
@@ -142,7 +143,7 @@ class FollowState:
     def close(self, sleeper: Sleeper) -> None:
         """End the follower, and wake `sleeper` a last time."""
         self.is_over = True
-        with suppress(ValueError):  # Another thread is reading from it, and stops by itself.
+        with suppress(ValueError):  # Another thread is reading from it, and stops there.
             self._round.close()
         self._wakeups.remove(self._keys, sleeper)
         sleeper.wake()
@@ -182,6 +183,13 @@ class LogFollower:
     or after Ctrl-C, iterating again goes on at the same place. A slow consumer misses no entry.
     For one thread at a time: where two threads use it at the same moment, one gets an InvalidInputError, and no entry is
     yielded twice. `close` may be called from any thread.
+
+    >>> from opendata_log import LogDb
+    >>> with LogDb.open("memory://") as log:
+    ...     follower = log.follow(b"orders", timeout=60)
+    ...     _ = log.append(b"orders", b"created")
+    ...     next(follower)
+    LogEntry(key=b'orders', sequence=0, value=b'created')
     """
 
     def __init__(self, state: FollowState, source: Source) -> None:

@@ -87,14 +87,17 @@ class SegmentTree(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def estimated_bytes(self) -> int:
+        """Bytes of all tables of the segment, as stored."""
         return self.l0.estimated_bytes + sum(run.estimated_bytes for run in self.runs)
 
     @property
     def total_ssts(self) -> int:
+        """How many tables the segment has."""
         return self.l0.num_ssts + sum(run.num_ssts for run in self.runs)
 
     @property
     def is_empty(self) -> bool:
+        """Whether the segment has no table."""
         return not self.total_ssts
 
 
@@ -102,13 +105,19 @@ class TreeSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The tables of the whole log in one manifest. Records that are in no table yet are not counted."""
 
     manifest_id: int
+    """Number of the manifest."""
     writer_epoch: int
+    """Epoch of the newest writer."""
     compactor_epoch: int
+    """Epoch of the newest compactor."""
     last_l0_seq: int
+    """Newest engine sequence number that is in tables; it is no sequence of the log."""
     segments: list[SegmentTree]
+    """The trees in the order of their prefixes, so the oldest segment is first."""
 
     @property
     def estimated_bytes(self) -> int:
+        """Bytes of all tables, as stored."""
         return sum(segment.estimated_bytes for segment in self.segments)
 
 

@@ -26,7 +26,7 @@ _DEFAULT_COUNT = CountOptions()
 
 @runtime_checkable
 class LogRead(Protocol):
-    """The reads of a log, as a protocol. `LogDb` and `LogDbReader` both have them."""
+    """The reads of a log, as a protocol. `LogDb` and `LogDbReader` both have them, and document each method."""
 
     def scan(
         self,
@@ -107,8 +107,8 @@ class Reads:
         `end` `None`: up to the newest visible entry at the time of the call. A range with start >= end is empty, and so is a
         key without entries.
         `reverse`: yield the newest entry first. `last`: yield only the last so many entries of the range, in sequence order
-        unless `reverse`, and held in memory; `None` yields all. `since`: raise `start` to `sequence_at(since)` where that is
-        greater; `None` leaves `start` as it is. `options` `None`: the default `ScanOptions()`. `options.limit` limits the
+        unless `reverse`, and held in memory; `None` yields all. `since`: begin at `sequence_at(since)` where that is greater
+        than `start`; `None`: begin at `start`. `options` `None`: the default `ScanOptions()`. `options.limit` limits the
         entries yielded, in either direction.
         To resume, see `LogIterator.next_sequence`; with `reverse`, `ReverseIterator.next_sequence`.
 
@@ -154,7 +154,7 @@ class Reads:
     ) -> LogIterator:
         """Iterate over the entries of many keys in the order of the global sequence.
 
-        Give either `keys` or `prefix`; a `prefix` selects all keys that begin with it, `b""` every key. `start`, `end` and
+        Give either `keys` or `prefix`; a `prefix` selects all keys that begin with it, `b""` all keys. `start`, `end` and
         `options` are as for `scan`; of the options, only `limit` is used.
 
         >>> from opendata_log import LogDb

@@ -65,7 +65,8 @@ class LogIterator:
     """Iterates over entries in sequence order, as of the moment the scan was called. A context manager.
 
     For one thread at a time: where two threads use it at the same moment, one gets an InvalidInputError, and no entry is
-    yielded twice. An open iterator keeps its tables from being collected; `close`, or the end, releases them.
+    yielded twice. An open iterator keeps its tables from being collected; `close`, or the end, releases them. After an error,
+    further calls raise the same error: resume with a new scan at `next_sequence`.
 
     >>> from opendata_log import LogDb
     >>> with LogDb.open("memory://") as log:

@@ -58,7 +58,7 @@ class Wakeups:
     def remove(self, keys: Iterable[bytes] | None, sleeper: Sleeper) -> None:
         """Stop waking `sleeper` for `keys`."""
         if self._lock.is_held_here():
-            return  # In a signal handler: it is removed when it is no longer referenced.
+            return  # In a signal handler that interrupted a call here: removed once it is no longer referenced.
         with self._lock:
             if keys is None:
                 self._anywhere = [one for one in self._anywhere if one() is not sleeper]

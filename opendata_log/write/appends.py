@@ -75,7 +75,7 @@ class Appends:
         if self._source.was_read:
             self._since_read += len(keys)
             if self._since_read >= HAND_OVER_ROWS:
-                # Next to a thread that appends without pause, any other waits for the interpreter's switch interval.
+                # A thread that appends without pause makes every other thread wait for the interpreter's switch interval.
                 self._source.was_read, self._since_read = False, 0
                 self._runtime.hand_over()
         return AppendOutput(first)

@@ -30,7 +30,7 @@ class ElapsedTime:
 
     It starts at `start_ms` and grows no faster than the monotonic clock. A wall clock that is set back is trusted at once,
     because that only keeps segments longer. `monotonic` None: the caller's own clock, perhaps driven by hand, is the only one;
-    then a time counts when the next look sees the same time or a later one.
+    then a time counts once the next tick reads the same time or a later one.
     """
 
     def __init__(self, start_ms: int, monotonic: float | None) -> None:
@@ -39,7 +39,7 @@ class ElapsedTime:
         self._last_ms: int | None = None
 
     def now_ms(self, wall_ms: int, monotonic: float) -> int | None:
-        """The trusted time in milliseconds; None at the first look at a caller's clock."""
+        """The trusted time in milliseconds; None at the first tick with a caller's clock."""
         if self._start is not None:
             return min(wall_ms, self._start_ms + int(1000 * (monotonic - self._start)))
         last, self._last_ms = self._last_ms, wall_ms
@@ -56,7 +56,7 @@ class StartsAhead:
     def known_ms(
         self, segments: Iterable[Segment], *, now_ms: int, elapsed_ms: int, latest_ms: int
     ) -> dict[SegmentId, int]:
-        """For how long every look has seen each segment start after `now_ms`, in milliseconds.
+        """For how long, in milliseconds, each segment has started in the future at every tick.
 
         The current time of the measuring clock is between `elapsed_ms` and `latest_ms`. Where possible, that clock is one that
         jumps of the wall clock do not move; where it is set back, the count starts there anew.
@@ -83,7 +83,7 @@ class Retention:
         self._config = config
         self._seal_interval_ms = segmentation.seal_interval_ms
         self._quiet: tuple[Sequence, int] = -1, 0
-        """The log's next sequence, and the time, by retention's clock, since when every look has seen that sequence."""
+        """The log's next sequence, and the time, by retention's clock, since when every tick has found that sequence."""
         self._must_flush = False
         self._url = db.url
         self._clock_difference = runtime.now_ms() / 1000 - runtime.monotonic()

@@ -111,7 +111,7 @@ class LogSegments:
     def retire(self, segment_id: SegmentId, *, is_quiet: bool) -> None:
         """Hide the segments up to and including `segment_id` from every read. Raises: lsm.Error.
 
-        Where the latest segment is among them, nothing is done unless `is_quiet`.
+        Nothing is hidden where the latest segment is among them and `is_quiet` is False.
         """
         batch = lsm.WriteBatch()
         latest = self.table.latest

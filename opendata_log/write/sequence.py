@@ -1,4 +1,4 @@
-"""Write walk, after `model/record`, before `lsm`: sequences come from blocks that are already durable.
+"""Write walk, after `model/record`, before `lsm`: sequences are given out of blocks that are already durable.
 
 A block is a row in the system segment. Opening makes the first block durable. Each next block is written while three quarters
 of the last one are left, and becomes durable in the background. So an append never waits for a block; it is refused if none is
@@ -93,7 +93,7 @@ class Sequences:
             if self._usable < SEQUENCE_MAX:
                 self._reserve(used)
         if self._ahead is not None and left < self._low >> 1 and not self._is_hurried:
-            self._is_hurried = True  # Where only waiting appends flush, there may be none.
+            self._is_hurried = True  # Where only waiters flush, there may be no waiter.
             self._db.flush_soon()
 
     def _reserve(self, used: int) -> None:

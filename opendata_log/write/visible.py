@@ -12,7 +12,7 @@ from opendata_log.write.writer import LogWriter
 
 
 class OpenState:
-    """Whether a log takes records, and whether its reads must check for a failure first."""
+    """Whether a log accepts records, and whether its reads must check for a failure first."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups

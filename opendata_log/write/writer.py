@@ -120,7 +120,7 @@ class LogWriter:
     def retire(self, segment_id: SegmentId, *, appended: Sequence | None = None) -> None:
         """Hide the segments up to and including `segment_id` from every read. Raises: lsm.Error.
 
-        Where the latest segment is among them, nothing is done if `next_sequence` is no longer `appended`.
+        Nothing is hidden where the latest segment is among them and `next_sequence` is no longer `appended`.
         """
         with self._lock:
             self.segments.retire(segment_id, is_quiet=self.next_sequence == appended)

@@ -1,4 +1,4 @@
-"""`python -m opendata_log`: what can be done with a log from a terminal."""
+"""`python -m opendata_log`: commands for a log, from a terminal."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class LogDb(Reads):
     """A keyed log, open for appends and reads by any number of tasks, loops and threads. An async context manager.
 
     Every method has the arguments, the result and the errors of the same method of the blocking `opendata_log.LogDb`. No I/O
-    runs on the loop.
+    runs on the loop. When a task is cancelled, a call that already runs in a thread goes on to its end.
 
     >>> import asyncio
     >>> async def main():

@@ -29,7 +29,7 @@ class SegmentsInTables:
         self._seen: frozenset[int] | None = None
 
     def __call__(self, tables: lsm.TableReads) -> None:
-        """Cost: no request unless the system segment's tables changed."""
+        """Load them from `tables`. Cost: no request unless the system segment's tables changed."""
         system = tables.manifest.partition(routing_prefix(SYSTEM_SEGMENT_ID))
         numbers = frozenset(table.number for table in system.tables()) if system is not None else frozenset()
         if numbers != self._seen:

@@ -204,12 +204,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """A configuration from plain names and values, mappings for the nested ones."""
+        """A configuration from names and values, with mappings for nested configurations. Raises: InvalidInputError."""
         return from_mapping(cls, values)
 
     @classmethod
     def from_file(cls, path: str | PurePath) -> Config:
-        """A configuration from a TOML or JSON file (YAML where PyYAML is installed)."""
+        """A configuration from a TOML or JSON file, or YAML where PyYAML is installed. Raises: InvalidInputError."""
         return from_mapping(cls, read_file(path))
 
 
@@ -282,12 +282,12 @@ class ReaderConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReaderConfig:
-        """A configuration from plain names and values, mappings for the nested ones."""
+        """A configuration from names and values, with mappings for nested configurations. Raises: InvalidInputError."""
         return from_mapping(cls, values)
 
     @classmethod
     def from_file(cls, path: str | PurePath) -> ReaderConfig:
-        """A configuration from a TOML or JSON file (YAML where PyYAML is installed)."""
+        """A configuration from a TOML or JSON file, or YAML where PyYAML is installed. Raises: InvalidInputError."""
         return from_mapping(cls, read_file(path))
 
 

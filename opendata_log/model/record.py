@@ -28,7 +28,7 @@ else:
 T = TypeVar("T")
 
 Sequence: TypeAlias = int
-"""The position of a record in the log's global order (u64)."""
+"""The number of a record in the log's global order (u64). Numbers ascend; there may be gaps."""
 
 SegmentId: TypeAlias = int
 """The number of a segment (u32). User segments count from 1."""

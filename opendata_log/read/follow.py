@@ -214,7 +214,7 @@ class LogFollower:
             self._turn.append(True)
 
     def _awaited_block(self) -> Iterator[LogEntry] | None:
-        """Requires: the turn."""
+        """As `_next_block`. Requires: the item of `_turn`."""
         state = self._state
         while not state.is_over:
             block = state.rest()
@@ -262,7 +262,7 @@ class LogFollower:
             self._turn.append(True)
 
     def _take(self, count: int) -> list[LogEntry]:
-        """Requires: the turn."""
+        """As `fetchmany`. Requires: the item of `_turn`."""
         entries: list[LogEntry] = []
         at = self.next_sequence
         try:

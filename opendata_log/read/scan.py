@@ -186,7 +186,7 @@ class LogIterator:
             self._turn.append(True)
 
     def _take_blocks(self, count: int) -> list[LogEntry]:
-        """Requires: the turn."""
+        """As `_take`. Requires: the item of `_turn`."""
         if self._error is not None:
             raise self._error.with_traceback(None)
         at = self.next_sequence

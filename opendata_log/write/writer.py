@@ -77,7 +77,7 @@ class LogWriter:
             handle.await_durable(timeout)
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int) -> Sequence:
-        """Requires: the lock."""
+        """As `append`. Requires: the lock."""
         first = self._sequences.ensure(len(keys))
         now_ms = self.clock.take(first, self.segments.table)
         try:

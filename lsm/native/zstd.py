@@ -37,25 +37,34 @@ def compressor(level: int) -> Callable[[bytes], bytes]:
     return partial(kind(level=level).compress, mode=kind.FLUSH_FRAME)
 
 
-def decompress(stored: bytes | memoryview, size: int) -> bytes:
-    """Return the content of a frame, which must have `size` bytes. Raises: ZstdError; if the frame states another size, before
-    any allocation."""
-    found: bytes
-    if _own is None:
-        if _package.frame_content_size(stored) not in (-1, size):
-            raise ZstdError(f"the frame states another size than {size} bytes")
-        found = _package.ZstdDecompressor().decompress(stored, max_output_size=size)
-    else:
-        if _own.get_frame_info(stored).decompressed_size not in (None, size):
-            raise ZstdError(f"the frame states another size than {size} bytes")
-        reader = _own.ZstdDecompressor()
-        # A frame may end with an empty block, which is read only if there is room for more bytes.
-        found = reader.decompress(stored, max_length=size + 1)
-        if not reader.eof:
-            raise ZstdError(f"the frame is cut short, or holds more than {size} bytes")
+def _decompress_by_package(stored: bytes | memoryview, size: int) -> bytes:
+    if _size_of(stored) not in (-1, size):
+        raise ZstdError(f"the frame states another size than {size} bytes")
+    found: bytes = _decompressor().decompress(stored, size)
     if len(found) != size:
         raise ZstdError(f"the frame holds {len(found)} bytes, not {size}")
     return found
+
+
+def _decompress_by_own(stored: bytes | memoryview, size: int) -> bytes:
+    if _own.get_frame_info(stored).decompressed_size not in (None, size):
+        raise ZstdError(f"the frame states another size than {size} bytes")
+    reader = _own.ZstdDecompressor()
+    # A frame may end with an empty block, which is read only if there is room for more bytes.
+    found: bytes = reader.decompress(stored, max_length=size + 1)
+    if not reader.eof:
+        raise ZstdError(f"the frame is cut short, or holds more than {size} bytes")
+    if len(found) != size:
+        raise ZstdError(f"the frame holds {len(found)} bytes, not {size}")
+    return found
+
+
+# Every block that is read passes here: the choice is made once, and names are looked up once.
+if _own is None:
+    _size_of, _decompressor = _package.frame_content_size, _package.ZstdDecompressor
+decompress: Callable[[bytes | memoryview, int], bytes] = _decompress_by_package if _own is None else _decompress_by_own
+"""Return the content of a frame, which must have that many bytes. Raises: ZstdError; before any allocation if the frame states
+another size."""
 
 
 def frame_contents(stored: bytes | memoryview, piece: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Read walk of another process: what a checkpoint pins, which never changes."""
+"""Read walk of another process: the version and the log that a checkpoint pins. They never change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsm.wal.replay import apply_frames, read_wal
 
 
 class Frozen:
-    """A pinned version and the log behind it. Stands where a reader that follows has `Following`."""
+    """A pinned version and the log behind it. Takes the place that `Following` has in a following reader."""
 
     def __init__(self, stores: Stores, runtime: Runtime, manifests: ManifestStore, checkpoint_id: str) -> None:
         self._stores = stores
@@ -46,17 +46,17 @@ class Frozen:
         self.state = State((View((table,), manifest), Bounds(seq, ends)), 0, 0)
 
     def catch_up(self, *, look: bool, sure: bool) -> bool:
-        """There is never any news. Cost: no request."""
+        """Return False: a checkpoint never gets new rows. Cost: no request."""
         return False
 
     def take_news(self) -> None:
-        """None ever."""
+        """Return None: a checkpoint never gets new rows."""
 
     def keep_arrivals(self) -> None:
-        """Nothing arrives here."""
+        """Do nothing: no rows arrive."""
 
     def explained(self, error: CorruptionError) -> Error:
-        """What a missing object means: the checkpoint is over, or the database is damaged. Cost: a look at the manifest."""
+        """The error for a missing object: the checkpoint has ended, or the database is damaged. Cost: a manifest refresh."""
         if self._manifests.refresh().checkpoint(self._checkpoint.id) is None:
             return SnapshotExpiredError(f"checkpoint {self._checkpoint.id} expired or was deleted: {error}")
         return error

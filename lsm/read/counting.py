@@ -1,4 +1,4 @@
-"""Read walk: how many rows a series has, and where they are, from row counts in the indexes; data only at the ends."""
+"""Read walk: counts and locates the rows of a series, from row counts in the indexes. Data is read only at the range's ends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lsm.view import View
 class TierCount(msgspec.Struct, frozen=True, kw_only=True):
     """A series' rows in level 0 or in the sorted runs of its partition.
 
-    `ssts_total`: tables a read has to consider: all of level 0, and of each run those whose keys admit the range.
-    `runs`: runs with such a table; 0 for level 0.
+    `ssts_total`: tables that a read has to consider: all of level 0, and the tables of each run whose keys admit the range.
+    `runs`: runs with at least one such table; 0 for level 0.
     """
 
     runs: int = 0
@@ -31,7 +31,7 @@ class TierCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesCount(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the rows of a series are: `memory` are in no table yet."""
+    """Where the rows of a series are. `memory` counts the rows that are in no table yet."""
 
     l0: TierCount
     sorted_runs: TierCount
@@ -53,9 +53,9 @@ def count_series(
     *,
     approximate: bool,
 ) -> int:
-    """How many rows `scan_series` yields.
+    """The number of rows that `scan_series` yields.
 
-    Cost: indexes, and per table the blocks at the ends of the range that reach beyond it; `approximate` estimates those.
+    Cost: indexes, and per table the blocks that cross an end of the range; `approximate` estimates the rows of those blocks.
     """
     total = count_memory(view, bound, family, name, low, high)
     if low < min(high, view.series_end(family)):
@@ -68,7 +68,7 @@ def count_series(
 def inspect_series(
     view: View, bound: int, family: bytes, name: bytes, low: int, high: int, tables: TableReader
 ) -> SeriesCount:
-    """`count_series` by where the rows are. Cost: as that."""
+    """`count_series`, split by where the rows are. Cost: as `count_series`."""
     prefix = series_prefix(family, name)
     first, last = prefix + low.to_bytes(8, "big"), key_after(prefix, high)
     l0 = runs = TierCount()
@@ -111,7 +111,7 @@ def _tiers(
 
 
 def count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> int:
-    # What is in tables is counted there, though a memtable that was just flushed may still hold it.
+    # Rows in tables are counted there; a memtable that was just flushed may still hold them.
     low, high = max(low, view.series_end(family)), min(high, bound)
     if low >= high:
         return 0
@@ -134,7 +134,7 @@ def _count_span(
     *,
     approximate: bool,
 ) -> tuple[int, int]:
-    """The rows of the range in one table, and how many blocks they span."""
+    """The number of rows of the range in one table, and the number of blocks they span."""
     table, index, start, end = span.table, span.index, span.start, span.end
     first, last = key_from(prefix, low, table), key_after(prefix, high)
     total = blocks = 0
@@ -161,17 +161,17 @@ def _count_span(
 
 
 def _share(rows: int, average: float, table: TableInfo, low: int, high: int, *, is_cut: bool) -> int:
-    """How many rows of a block that several series share are one's in the range: the average one's, half of it where a
-    neighbouring block has the other half, as far as the table's numbers reach into the range."""
+    """Estimate one series' rows of the range in a block that several series share. The estimate is the average per series,
+    halved where a neighbouring block has the other half, and scaled by the share of the table's numbers inside the range."""
     begin, end = table.first_number, table.last_number + 1
     inside = max(0, min(high, end) - max(low, begin)) / (end - begin) if end > begin else 1.0
     found = round(min(rows, average / 2 if is_cut else average) * inside)
-    return max(found, int(inside >= 1.0))  # Where none is there, the filter has said so before.
+    return max(found, int(inside >= 1.0))  # The filter has already ruled out tables without rows.
 
 
 def _inside(rows: int, key: bytes, after: bytes, at: int, low: int, high: int) -> int:
-    """How many rows of a block that one series has for itself, from `key` to `after`, are in the range: by their numbers,
-    which begin at byte `at`."""
+    """Estimate the rows of the range in a block that holds one series only. The block reaches from `key` to `after`; the
+    numbers in these keys begin at byte `at`."""
     begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
     inside = min(high, end) - max(low, begin)
     return max(0, rows * inside // max(1, end - begin))

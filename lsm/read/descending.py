@@ -1,7 +1,7 @@
-"""Read walk: the rows of one series in a view, newest source first, without touching what nobody asks for.
+"""Read walk: the rows of one series in a view, newest source first. Older sources are opened only on demand.
 
-The mirror of `series`: numbers only grow within a family, so newer sources hold greater numbers, and whoever wants the end
-of a series never opens what lies before it. A source is looked at when the one above it is used up.
+The mirror of `series`. Numbers only grow within a family, so newer sources hold greater numbers. A source is opened when
+the source above it is used up, so a read of a series' end never opens older sources.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def scan_series_descending(
     keep: bool,
     ahead_bytes: int,
 ) -> Iterator[NumbersAndValues]:
-    """Numbers and values of the rows with low <= number < high, descending; rows in memory below `bound`.
+    """Numbers and values of the rows with low <= number < high, descending. Rows in memory are limited to numbers
+    below `bound`.
 
-    Shape: chunks follow each other descending, and so do the rows inside a chunk.
-    Cost: of the tables that the key range admits, newest first and as far as it is iterated: one GET for filter and index,
-    and one per stretch of blocks.
+    Shape: chunks descend, and so do the rows inside a chunk.
+    Cost: per table that the key range admits and the iteration reaches, one GET for filter and index, and one per stretch
+    of blocks.
     """
     if low >= high:
         return
@@ -47,7 +48,7 @@ def scan_series_descending(
                 break
             yield numbers[::-1], values[::-1]
             high = top = numbers[0]
-    # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
+    # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
     if low >= high:
         return
     oldest = high

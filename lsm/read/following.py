@@ -1,7 +1,7 @@
-"""Read walk of another process: a manifest, and the log behind it, as far as somebody else has written them.
+"""Read walk of another process: follows a manifest and the log behind it while another process writes them.
 
-docs/protocol.md, rules R1 to R5. It shows what is durable and contiguous in the log, by the same rules as recovery replays
-it, so nothing it has shown can be taken back by a crash of the writer.
+docs/protocol.md, rules R1 to R5. A reader shows the durable, contiguous part of the log, by the same rules as replay. So a
+crash of the writer cannot take back rows that a reader has shown.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from lsm.wal.gaps import is_lost, lost, was_durable
 from lsm.wal.replay import PREFETCH, LogEntries, apply_frames, list_wal, read_wal_object
 
 SINGLE_READS_MAX: Final = 8
-"""Log objects read one after the other before the log is listed, to read the others at the same time, and to know where
-to stop beside a writer that is as fast as this reader."""
+"""Maximum log objects read one by one before the log is listed. After the listing the rest are read in parallel, and the
+read has an end even if the writer is as fast as this reader."""
 
 
 class News(NamedTuple):
-    """Rows became visible. `names`: of each series family the series that got some; None where that is not known."""
+    """Rows became visible. `names`: per family, the series that got rows; None if they are not known."""
 
     names: Mapping[bytes, set[bytes]] | None
 
 
 class State(NamedTuple):
-    """What reads see. `version` grows with every change, `rows_version` where rows that are in no series may differ."""
+    """What reads see. `version` grows with every change; `rows_version` grows when rows outside of series may have changed."""
 
     seen: tuple[View, Bounds]
     version: int
@@ -42,8 +42,8 @@ class State(NamedTuple):
 
 
 class Following:
-    """What has been read of the database so far: a manifest, and the log behind it. Requires: one caller at a time;
-    `state` may be read by any thread."""
+    """The part of the database read so far: a manifest and the log behind it. Requires: one caller at a time; any thread may
+    read `state`."""
 
     def __init__(self, stores: Stores, runtime: Runtime, manifests: ManifestStore) -> None:
         self._store = stores.wal.with_cause("poll")
@@ -75,22 +75,22 @@ class Following:
         return table
 
     def keep_arrivals(self) -> None:
-        """Rows in memory can be read in the order they came in, from now on."""
+        """From now on, keep the arrival order of rows in memory."""
         self._keeps_arrivals = True
         self._table.keep_arrivals()
 
     @property
     def next_number(self) -> int:
-        """The log object that is looked for next."""
+        """The number of the next log object to read."""
         return self._next
 
     @property
     def memory(self) -> Memtable:
-        """The rows of the log that are not in tables yet."""
+        """The log's rows that are not in tables yet."""
         return self._table
 
     def explained(self, error: TableMissingError) -> Error:
-        """Collected, or lost?"""
+        """Return the error for a missing table: it was collected, or it is lost."""
         if self._manifest.names(error.object_name):
             return error
         return SnapshotExpiredError(f"{error.object_name} was compacted away and collected: read again")
@@ -105,19 +105,19 @@ class Following:
         self.take_news()
 
     def catch_up(self, *, look: bool, sure: bool) -> bool:
-        """See everything of the log that is durable at the time of the call, with `look` of the manifest, too; whether
+        """Read all of the log that is durable at the time of the call; with `look`, the newest manifest too. Return whether
         rows became visible.
 
-        Cost: one GET per new log object and one that finds nothing; from SINGLE_READS_MAX new objects on one LIST; `look`:
-        two short GETs, and where there is a newer version some more. `sure`: a LIST of the log for the GET that finds nothing,
-        which shows whether an object is lost (rule W7), and a LIST for the two of the manifest.
-        Raises: UnavailableError, CorruptionError; what was read before that is kept and shown.
+        Cost: one GET per new log object and one that finds nothing; one LIST from SINGLE_READS_MAX new objects on. `look`
+        adds two short GETs, and some more if there is a newer version. `sure` replaces the GET that finds nothing by a LIST
+        of the log, which shows whether an object is lost (rule W7), and the two GETs of the manifest by a LIST.
+        Raises: UnavailableError, CorruptionError; the part read before the error is kept and shown.
         """
         if self._is_torn:
             self._recover()
         seen = self._shown_seq
         try:
-            # Rule R3: the manifest after the log. A missing object is the end only if it was not collected by then.
+            # Rule R3: the manifest is read after the log. A missing object is the log's end unless it was collected by then.
             while self._read_on(sure=sure) or (look and self._look(sure=sure)) or self._is_ahead:
                 pass
         finally:
@@ -125,7 +125,7 @@ class Following:
         return self._shown_seq > seen
 
     def _read_on(self, *, sure: bool) -> bool:
-        """Read the log up to its first gap. True: it goes on in tables that a look at the manifest just found."""
+        """Read the log up to its first gap. Return True if a newer manifest has the rows behind the gap in tables."""
         drops = self._drops
         try:
             goes_on = self._read_listed() if sure else self._read_up_to_a_gap()
@@ -139,7 +139,7 @@ class Following:
 
     @property
     def _is_ahead(self) -> bool:
-        """Whether the manifest may have dropped partitions, and the log that says why is not read up to there (rule R5)."""
+        """Whether the manifest may have dropped partitions, and the log is not read up to the reason yet (rule R5)."""
         return self._drops != self._drops_read
 
     def _read_up_to_a_gap(self) -> bool:
@@ -163,7 +163,7 @@ class Following:
                 raise lost(self._next)
             if not was_durable(self._next, self._marks):
                 return False
-            taken.add(self._next)  # Created since the listing, as a later one that was listed says.
+            taken.add(self._next)  # A later object was listed, so this one was created after the listing.
 
     def _read_taken(self, taken: set[int]) -> bool:
         end = self._next
@@ -188,10 +188,10 @@ class Following:
         )
 
     def _take(self, entries: LogEntries) -> bool:
-        """Add the next log object. True: it is in tables by now, and the position has moved beyond it."""
-        # Rule W3: an object of an older epoch is a fenced writer's late arrival.
+        """Add the next log object. Return True if its rows are already in tables and the position has moved beyond it."""
+        # Rule W3: an object of an older epoch is a late write of a fenced writer.
         counts = entries.epoch >= self._epoch
-        # Where a look does not explain a gap it is in the log itself, and the next open replays it so, too.
+        # A gap that the manifest does not explain is in the log itself; the next open replays the log with the same gap.
         if counts and not self._follows(entries.frames) and self._look() and self._next != entries.number:
             return True
         with self._changing():
@@ -205,15 +205,15 @@ class Following:
         return False
 
     def _follows(self, frames: Iterable[Frame]) -> bool:
-        """Rule R4: no batch is missing between what was seen and these. One is where the collector freed a number and a
-        fenced writer's late object took it; then all of them are in tables."""
+        """Rule R4: whether no batch is missing between the batches seen and `frames`. A batch is missing where the collector
+        freed a number and a fenced writer's late object took it; then all missing batches are in tables."""
         first = next((frame.seq for frame in frames if frame.last_seq > self._seq), 0)
         return first <= self._seq + 1
 
     # -- the manifest -------------------------------------------------------------------------------------------------
 
     def _look(self, *, sure: bool = True) -> bool:
-        """Take over the newest manifest. True: it knows batches that were not seen, so the log goes on elsewhere."""
+        """Adopt the newest manifest. Return True if it covers batches not seen yet, or moved the position in the log."""
         manifest = self._manifests.refresh() if sure else self._manifests.poll()
         if manifest.number == self._manifest.number:
             return False
@@ -235,12 +235,12 @@ class Following:
         return self._next != position or manifest.last_seq > seq
 
     def _rebase(self, manifest: Manifest) -> None:
-        """The front part of the log is in tables now: start a new memtable behind it. Views of the old one stay whole."""
+        """The front of the log is in tables now: start a new memtable behind it. Views of the old memtable stay whole."""
         self._log = [entries for entries in self._log if entries.number > manifest.replay_after]
         self._next = max(self._next, manifest.replay_after + 1)
         self._epoch = max(self._epoch, manifest.wal_epoch_floor)  # Rule W4.
         self._table = self._new_table()
-        self._seq = manifest.last_seq  # Without a log, tables are all there is to see.
+        self._seq = manifest.last_seq  # Without log objects, reads see the tables only.
         for entries in self._log:
             self._seq = max(self._seq, apply_frames(self._table, entries.frames, after_seq=self._seq))
 
@@ -248,7 +248,7 @@ class Following:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """An interrupt in here leaves rows half taken in: the next call starts over."""
+        """Mark a change that an interrupt can leave half done: the next call then starts over."""
         self._is_torn = True
         yield
         self._is_torn = False
@@ -264,7 +264,7 @@ class Following:
         (view, bounds), version, rows_version = self.state
         is_same = view.manifest is self._manifest and view.memtables[0] is self._table and bounds.seq == self._seq
         if self._is_torn or self._is_ahead or is_same or self._seq < bounds.seq:
-            return  # A new start shows nothing until it has all that was shown before.
+            return  # After starting over, nothing is shown until all rows shown before are read again.
         self.state = State(self._current(), version + 1, rows_version + self._has_new_rows)
         self._has_new_rows = False
 
@@ -273,12 +273,12 @@ class Following:
         return self.state.seen[1].seq
 
     def _current(self) -> tuple[View, Bounds]:
-        # The table grows with the next poll; the bounds keep this view where it is.
+        # The memtable grows with the next poll; the bounds keep this view unchanged.
         numbers = {family: series.next_number for family, series in self._table.series.items()}
         return View((self._table,), self._manifest), Bounds(self._seq, numbers)
 
     def take_news(self) -> News | None:
-        """What became visible since the last call, if anything did."""
+        """What became visible since the last call; None if nothing did."""
         added, missed, seq = self._added, self._missed_rows, self._shown_seq
         self._added, self._missed_rows = [], False
         if seq == self._told_seq:

@@ -1,4 +1,4 @@
-"""Read walk, last station: chunks of rows flattened into what the caller iterates over."""
+"""Read walk, last station: flattens chunks of rows into the rows that the caller iterates over."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class KeyValue(NamedTuple):
 
 
 _row: Any = partial(tuple.__new__, KeyValue)
-"""A row of a pair. All of it in C: two threads that iterate over one chain of rows take whole steps of it."""
+"""Makes a row of a pair. It runs in C, so two threads that share a chain of rows each take whole steps of it."""
 
 
 class Steps(Generic[T]):
-    """An iterator that calls `step`, which raises StopIteration at the end. A chain of blocks lets go of its source when
-    that raises. Where another thread is inside the source, the interpreter survives that only if it is an object of Python."""
+    """An iterator that calls `step`, which raises StopIteration at the end. `itertools.chain` releases its source when the
+    source raises. If another thread is inside the source then, only a source written in Python keeps the interpreter alive."""
 
     __slots__ = ("_step",)
 
@@ -53,15 +53,15 @@ class IterationOrder(enum.Enum):
 
 
 class DurabilityLevel(enum.Enum):
-    """What a read may see: `MEMORY` everything accepted, `REMOTE` only what a crash cannot take back."""
+    """What a read may see: `MEMORY`, all accepted writes; `REMOTE`, only writes that a crash cannot take back."""
 
     MEMORY = "memory"
     REMOTE = "remote"
 
 
 class ScanOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`durability`: what the scan may see (a snapshot sees what it was taken of). `cache_blocks`: whether the blocks it
-    reads stay in the cache."""
+    """`durability`: what the scan may see; a snapshot ignores it. `cache_blocks`: whether blocks read by the scan stay in
+    the cache."""
 
     durability: DurabilityLevel = DurabilityLevel.MEMORY
     cache_blocks: bool = True
@@ -71,10 +71,10 @@ DEFAULT_SCAN = ScanOptions()
 
 
 class RowIterator:
-    """Rows of one scan, all from the moment the scan was made. For one thread at a time: where two meet, one of them gets
-    an InvalidError, and no row comes twice.
+    """Rows of one scan, all from the moment the scan was made. Use it from one thread at a time: if two threads meet, one of
+    them gets an InvalidError, and no row is returned twice.
 
-    An error is sticky: after it, every call raises it again. Closing (or exhausting) it lets go of the tables it pins.
+    An error is sticky: every later call raises it again. Closing or exhausting the iterator releases the tables it pins.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class RowIterator:
         return row
 
     def _shared(self) -> Error:
-        """ValueError is the interpreter's word for a generator that another thread is in; it ends the chain of rows for
-        both of them, so both are told."""
+        """Return the error for a shared scan. The interpreter raises ValueError when another thread is inside the generator;
+        this ends the chain of rows for both threads, so both get the error."""
         self._error = InvalidError("another thread is reading from this scan at this moment: give each thread its own")
         return self._error
 
@@ -165,7 +165,7 @@ class RowIterator:
         self._rows = self._flatten(self._make(key))
 
     def close(self) -> None:
-        """Let go of the tables this scan pins. Iterating afterwards yields nothing."""
+        """Release the tables that this scan pins. Iterating afterwards yields nothing."""
         self._rows = iter(())
         self._make = _nothing
 
@@ -191,8 +191,8 @@ def open_scan(
     options: ScanOptions | None,
     explained: Callable[[TableMissingError], Error],
 ) -> RowIterator:
-    """An iterator over the visible rows with start <= key < end. Raises: InvalidError where start > end; while iterating,
-    for a table that is gone, what `explained` makes of it."""
+    """An iterator over the visible rows with start <= key < end. Raises: InvalidError if start > end; while iterating, the
+    error that `explained` returns for a missing table."""
     low = None if start is None else as_bytes(start, "start")
     high = None if end is None else as_bytes(end, "end")
     if low is not None and high is not None and low > high:
@@ -210,7 +210,7 @@ def open_scan(
 
 
 def range_under(prefix: BytesLike, start: BytesLike | None, end: BytesLike | None) -> tuple[bytes, bytes | None]:
-    """The range of keys that begin with `prefix` and go on with [start, end)."""
+    """The range of keys that begin with `prefix` and continue with [start, end)."""
     head = as_bytes(prefix, "prefix")
     low = head + (b"" if start is None else as_bytes(start, "start"))
     high = prefix_end(head) if end is None else head + as_bytes(end, "end")

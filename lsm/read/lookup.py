@@ -1,4 +1,4 @@
-"""Read walk: one key in a view, newest source first, stopping at the first hit."""
+"""Read walk: looks up one key in a view, newest source first, and stops at the first hit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def get(view: View, bounds: Bounds, key: bytes, tables: TableReader, layout: Ser
 def get_many(
     view: View, bounds: Bounds, keys: Sequence[bytes], tables: TableReader, layout: SeriesLayout | None
 ) -> list[bytes | None]:
-    """`get` of many keys. Cost: keys are looked up in key order, so that a block is fetched once for all of its keys."""
+    """`get` of many keys. Cost: as `get`; keys are looked up in key order, so a block is fetched once for all of its keys."""
     found = {key: get(view, bounds, key, tables, layout) for key in sorted(set(keys))}
     return [found[key] for key in keys]
 

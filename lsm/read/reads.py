@@ -1,4 +1,4 @@
-"""Read walk: what every handle offers to readers, over one view and one set of bounds."""
+"""Read walk: the read methods of every handle, over one view and one set of bounds."""
 
 from __future__ import annotations
 
@@ -38,24 +38,23 @@ class Reads:
     _layout: SeriesLayout | None
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
-        """What a read that begins now may see: the view first, then the bounds. Raises: ClosedError, or the handle's
-        failure."""
+        """What a read that begins now may see: its view and its bounds. Raises: ClosedError, or the handle's failure."""
         raise NotImplementedError
 
     def _see_family(self, family: bytes) -> tuple[View, int]:
-        """The same for one series family: the view, then the number below which its rows can be seen."""
+        """`_see` for one series family: the view, and the number below which its rows are visible."""
         view, bounds = self._see(DurabilityLevel.MEMORY)
         return view, bounds.number(family)
 
     def _explained(self, error: TableMissingError) -> Error:
-        """What a missing table means to this handle's caller."""
+        """The error that this handle's caller gets for a missing table."""
         return error
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def get(self, key: BytesLike, *, durability: DurabilityLevel = DurabilityLevel.MEMORY) -> bytes | None:
-        """The value of a key, or None. Cost: cold, one GET for filter and index and one for the block per table whose
-        filter admits the key; usually one table."""
+        """The value of a key, or None. Cost if nothing is cached: per table whose filter admits the key (usually one), one
+        GET for filter and index and one for the block."""
         view, bounds = self._see(durability)
         try:
             return lookup.get(view, bounds, as_key(key), self._tables, self._layout)
@@ -86,7 +85,7 @@ class Reads:
         order: IterationOrder = IterationOrder.ASCENDING,
         options: ScanOptions | None = None,
     ) -> RowIterator:
-        """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError where start > end."""
+        """Rows with start <= key < end, all from the moment of the call. Raises: InvalidError if start > end."""
         view, bounds = self._see((options or DEFAULT_SCAN).durability)
         return open_scan(
             view, bounds, self._tables, start, end, order=order, options=options, explained=self._explained
@@ -120,10 +119,10 @@ class Reads:
     ) -> Iterable[NumbersAndValues]:
         """Numbers and values of a series' rows with low <= number < high, some hundred rows at a time.
 
-        All from the moment of the call. Behind the first block, `read_ahead_bytes` are asked for at a time. What is
-        durable only the caller can tell, by its numbers. `descending`: newest first, chunks and the rows inside them;
-        tables are opened as far back as it is iterated, and the stretches asked for grow up to `read_ahead_bytes`.
-        Cost: no request where no table can hold such a row.
+        All rows are from the moment of the call. After the first block, requests grow up to `read_ahead_bytes`. Only the
+        caller can tell which rows are durable, by their numbers. `descending`: newest first, chunks and the rows inside
+        them; tables are opened only as far back as the caller iterates.
+        Cost: no request if no table can hold such a row.
         """
         view, bound = self._see_family(family)
         if descending:
@@ -142,7 +141,7 @@ class Reads:
     def count_series(
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
     ) -> int:
-        """How many rows `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
+        """The number of rows that `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
         view, bound = self._see_family(family)
         try:
             return count_series(view, bound, family, name, low, high, self._tables, approximate=approximate)
@@ -152,8 +151,8 @@ class Reads:
     def series_at_hand(
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
     ) -> list[NumbersAndValues] | None:
-        """What `scan_series` yields where that needs no request and little time: memory has all of the range, and at most
-        `most` rows are returned or to be put in order. Else None."""
+        """What `scan_series` yields, if memory has all of the range and at most `most` rows have to be returned or put in
+        order; else None. Cost: no request, little time."""
         view, bound = self._see_family(family)
         if not is_at_hand(view, bound, family, low, high, most):
             return None
@@ -164,15 +163,15 @@ class Reads:
     def count_at_hand(
         self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
     ) -> int | None:
-        """`count_series` where that needs no request and little time: at most `most` rows are to be put in order. Else
-        None."""
+        """`count_series`, if memory has all of the range and at most `most` rows have to be put in order; else None. Cost: no
+        request, little time."""
         view, bound = self._see_family(family)
         if not is_at_hand(view, bound, family, low, high, most):
             return None
         return count_memory(view, bound, family, name, low, high)
 
     def inspect_series(self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX) -> SeriesCount:
-        """Where the rows that `scan_series` would yield are. Cost: as `count_series`."""
+        """Where the rows are that `scan_series` would yield. Cost: as `count_series`."""
         view, bound = self._see_family(family)
         try:
             return inspect_series(view, bound, family, name, low, high, self._tables)
@@ -180,16 +179,16 @@ class Reads:
             raise self._explained(error) from error
 
     def series_arrivals(self, family: bytes, low: int, high: int = NUMBER_MAX) -> list[Arrival] | None:
-        """The family's rows with low <= number < high, of all series, in the order they were appended: `(number of the
-        first, names, values)` per batch. None where they are not all in memory in that order: see `keep_arrivals`."""
+        """The rows of all series of the family with low <= number < high, in append order: `(number of the first, names,
+        values)` per batch. None if memory does not have all of them in that order: see `keep_arrivals`."""
         view, bound = self._see_family(family)
         return recent_arrivals(view, bound, family, low, high)
 
     def series_names(
         self, family: bytes, *, below: int | None = None, prefix: bytes = b""
     ) -> Iterator[Sequence[bytes]]:
-        """The distinct names of a family's series that begin with `prefix`, sorted, some thousand at a time. `below`: of
-        rows that are in memory only, count those with a smaller number."""
+        """The distinct names of a family's series that begin with `prefix`, sorted, some thousand at a time. `below`: rows
+        that are in memory only count if their number is smaller."""
         view, bound = self._see_family(family)
         directory = self._layout.directory(family) if self._layout is not None else None
         if directory is None:
@@ -206,5 +205,5 @@ class Reads:
     # -- caches -------------------------------------------------------------------------------------------------------
 
     def drop_cached(self) -> None:
-        """Let go of the memory that caches hold for this database. For handles that share caches; reads load it again."""
+        """Release the memory that caches hold for this database. For handles that share caches; later reads load it again."""
         self._tables.drop_cached()

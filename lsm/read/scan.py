@@ -1,4 +1,4 @@
-"""Read walk: a range of keys in a view, forward and backward."""
+"""Read walk: scans a range of keys in a view, forward or backward."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scan(
 ) -> Iterator[RowChunk]:
     """The visible rows with low <= key < high, series rows included, in chunks.
 
-    Shape: chunks follow each other in the asked direction; inside a chunk keys always ascend.
+    Shape: chunks follow each other in the scan's direction; inside a chunk keys always ascend.
     Cost: per table one GET for filter and index, then one per stretch of blocks.
     """
     if low is not None and high is not None and low >= high:
@@ -97,7 +97,7 @@ def _rows_of(
 
 
 def as_rows(chunk: SeriesChunk) -> RowChunk:
-    """Series rows as ordinary rows, their keys put together."""
+    """Series rows as ordinary rows, with their storage keys."""
     prefixes = series_prefixes(chunk.family, chunk.names)
     tails = [number.to_bytes(8, "big") for number in chunk.numbers]
     heads = [prefix for prefix, count in zip(prefixes, chunk.counts, strict=True) for _ in range(count)]

@@ -1,7 +1,7 @@
 """Read walk: the rows of one series in a view, oldest source first.
 
-Numbers only ever grow within a family, so deeper sources hold smaller numbers: the sources are read one after the other,
-and nothing is merged.
+Numbers only grow within a family, so older sources hold smaller numbers: the sources are read one after the other, without
+a merge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def scan_series(
     keep: bool,
     ahead_bytes: int,
 ) -> Iterator[NumbersAndValues]:
-    """Numbers and values of the rows with low <= number < high, ascending, block by block; rows in memory below `bound`.
+    """Numbers and values of the rows with low <= number < high, ascending, block by block. Rows in memory are limited to
+    numbers below `bound`.
 
     Cost: per table that the key range and filter admit, one GET for filter and index and one per stretch of blocks.
     """
@@ -55,16 +56,16 @@ def scan_series(
                     raise CorruptionError(f"number {block.numbers[start]} comes after {newest}", object_name=table.name)
                 newest = block.numbers[end - 1]
                 yield block.numbers[start:end], block.values(start, end)
-    # What was flushed between taking the view and now is still in the view's memtable: nothing is seen twice.
+    # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
     yield from memory_rows(view, bound, family, name, max(low, newest + 1), high)
 
 
 def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> list[NumbersAndValues]:
-    """The part of `scan_series` that is in memory; all of it where low >= `view.series_end(family)`."""
+    """The part of `scan_series` that is in memory: all of it if low >= `view.series_end(family)`."""
     found: list[NumbersAndValues] = []
     for memtable in reversed(view.memtables):
         series = memtable.series.get(family)
-        if series is not None and series.next_number > low:  # A poll need not look where all is older.
+        if series is not None and series.next_number > low:  # Skips memtables with older rows only: cheap polls.
             numbers, values = series.rows(name, low, min(high, bound))
             if numbers:
                 low = numbers[-1] + 1
@@ -73,7 +74,7 @@ def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, hi
 
 
 def is_at_hand(view: View, bound: int, family: bytes, low: int, high: int, most: int) -> bool:
-    """Memory has all of the range, and at most `most` rows are to be put in order before it can be read."""
+    """Whether memory has all of the range, and at most `most` rows have to be put in order before a read."""
     high = min(high, bound)
     if low >= high:
         return True
@@ -84,8 +85,8 @@ def is_at_hand(view: View, bound: int, family: bytes, low: int, high: int, most:
 
 
 def recent_arrivals(view: View, bound: int, family: bytes, low: int, high: int) -> list[Arrival] | None:
-    """The rows of the family with low <= number < high in the order they came in; None where memory does not have all of
-    them in that order."""
+    """The rows of the family with low <= number < high in arrival order; None if memory does not have all of them in that
+    order."""
     if low < view.series_end(family):
         return None
     found: list[Arrival] = []
@@ -109,11 +110,11 @@ def series_spans(
     *,
     descending: bool = False,
 ) -> Iterator[Span]:
-    """The blocks that may hold such rows, oldest first: by the ranges of keys and numbers that the manifest knows, then by
-    the last numbers, or the filter where these do not say, then by the index. `descending`: newest first, and a table only
-    when it is its turn.
+    """The blocks that may hold rows of the series with low <= number < high, oldest first.
 
-    Cost: one GET per table that the manifest does not rule out, cached; some tables at a time where the store is far.
+    Tables are ruled out by the manifest's ranges of keys and numbers, then by the last numbers or, for series without an
+    entry there, the filter; then the index finds the blocks. `descending`: newest first; a table is opened when its turn comes.
+    Cost: one GET per table that the manifest does not rule out, cached; several tables in parallel on a distant store.
     """
     prefix = series_prefix(family, name)
     last = key_after(prefix, high)
@@ -142,8 +143,8 @@ def _candidates(manifest: Manifest, prefix: bytes, low: int, high: int) -> Itera
 
 
 def key_from(prefix: bytes, low: int, table: TableInfo) -> bytes:
-    """The storage key at which rows of the table numbered `low` or above begin: where a series begins with a block, the
-    index has the table's least number for it."""
+    """The storage key at which the table's rows numbered `low` or above begin. Not below the table's least number, which the
+    index has for a block in which a series begins."""
     return prefix + max(low, table.first_number).to_bytes(8, "big")
 
 
@@ -155,8 +156,8 @@ def key_after(prefix: bytes, high: int) -> bytes | None:
 def series_names(
     view: View, family: bytes, directory: bytes, bound: int, tables: TableReader, prefix: bytes = b""
 ) -> Iterator[Sequence[bytes]]:
-    """The distinct names beginning with `prefix` of a family that have a row in a table, or one in memory with a number
-    below `bound`; sorted.
+    """The distinct names of a family that begin with `prefix` and have a row in a table, or a row in memory numbered below
+    `bound`; sorted.
 
     Cost: the blocks of the family's directory, not its data.
     """

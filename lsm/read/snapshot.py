@@ -1,4 +1,4 @@
-"""Read walk: reads of one moment, for as long as the caller keeps it."""
+"""Read walk: reads of one moment, until the caller closes the snapshot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsm.view import Bounds, OpenSnapshots, View
 
 
 class Snapshot(Reads):
-    """Reads of one moment. A context manager; `close` lets old versions go. Thread-safe."""
+    """Reads of one moment. A context manager; `close` releases old versions. Thread-safe."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the tables of one version hold, without the log behind it and without memtables: for who decides about tables."""
+"""Reads of one version's tables, without the log behind it and without memtables: for decisions about tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lsm.view import Bounds, View
 
 
 class TableReads(Reads):
-    """Reads of the tables that `manifest` names. A table that is gone is what `explained` says."""
+    """Reads of the tables that `manifest` names. `explained` returns the error raised for a missing table."""
 
     def __init__(
         self,

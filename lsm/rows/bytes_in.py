@@ -1,4 +1,4 @@
-"""Keys and values as callers give them, taken as bytes. Pure."""
+"""Converts callers' keys and values to bytes. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BytesLike = bytes | bytearray | memoryview | str
 
 
 def as_bytes(content: object, what: str) -> bytes:
-    """`content` as bytes: bytes-like objects are copied if mutable, str is UTF-8. Raises: InvalidError."""
+    """`content` as bytes: other bytes-like objects are copied, str is encoded as UTF-8. Raises: InvalidError."""
     if type(content) is bytes:
         return content
     if isinstance(content, str):

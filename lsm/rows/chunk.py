@@ -1,4 +1,4 @@
-"""The engine's unit of work: rows in parallel columns. No stage of a write, flush, compaction or scan sees one row.
+"""The engine's unit of work: rows in parallel columns. Writes, flushes, compactions and scans handle chunks, not single rows.
 
 Two kinds of chunk, both sorted by storage key:
 
@@ -6,8 +6,8 @@ Two kinds of chunk, both sorted by storage key:
     SeriesChunk  names, counts, numbers, values   the rows of one series family, grouped by name
 
 A *series* is the set of keys `family + terminated name + u64 big-endian number`. Its rows are written once, in
-increasing order of their numbers, and never overwritten or deleted one by one. That is a log stream; keeping names and
-numbers apart is what lets a stream be appended, stored and read without composing a key per record.
+increasing order of their numbers, and never overwritten or deleted one by one: a series is a log stream. Names and numbers
+are kept apart, so that a stream is appended, stored and read without composing a key per record.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SEQ_MAX: Final = (1 << 64) - 1
 
 
 class PrefixExtractor(Protocol):
-    """Assigns every key to a partition (SlateDB calls it a segment), each of which is its own LSM tree.
+    """Assigns every key to a partition (a segment in SlateDB). Each partition is its own LSM tree.
 
-    `prefix(key)` is a non-empty prefix of `key`, and no prefix is a prefix of another. `name` is kept in the manifest:
-    opening with another extractor is refused.
+    `prefix(key)` is a non-empty prefix of `key`, and no prefix is a prefix of another. The manifest keeps `name`: opening
+    with an extractor of another name is refused.
     """
 
     @property
@@ -35,7 +35,7 @@ class PrefixExtractor(Protocol):
 
 
 class SeriesLayout(Protocol):
-    """Says which keys belong to series.
+    """Decides which keys belong to series.
 
     `family(key)` is the family prefix of a series key, or None for an ordinary key. `directory(family)` is the prefix
     under which the tables list the names of the family's series as ordinary rows, or None for no listing.
@@ -50,7 +50,7 @@ class SeriesLayout(Protocol):
 
 
 class RowChunk:
-    """Rows sorted by key, versions of a key newest first. Columns are parallel lists and are never changed."""
+    """Rows sorted by key, versions of a key newest first. Columns are parallel sequences that never change."""
 
     __slots__ = ("keys", "kinds", "seqs", "values")
 
@@ -80,7 +80,7 @@ class RowChunk:
 class SeriesChunk:
     """Rows of one family: group i is series `names[i]` with the next `counts[i]` of `numbers` and `values`.
 
-    Names ascend; so do the numbers of a group. The last name of a chunk may go on in the next chunk.
+    Names ascend, and so do the numbers of a group. The last series of a chunk may continue in the next chunk.
     """
 
     __slots__ = ("counts", "family", "names", "numbers", "values")
@@ -103,7 +103,7 @@ class SeriesChunk:
         return len(self.numbers)
 
     def rows(self, start: int, end: int) -> SeriesChunk:
-        """Rows [start, end), with the groups they are in."""
+        """Rows [start, end), with their groups."""
         bounds = list(accumulate(self.counts, initial=0))
         first = bisect_right(bounds, start) - 1
         last = bisect_left(bounds, end)
@@ -114,7 +114,7 @@ class SeriesChunk:
 
 
 def joined_rows(chunks: Sequence[RowChunk]) -> RowChunk:
-    """Consecutive chunks as one."""
+    """Consecutive chunks, joined."""
     if len(chunks) == 1:
         return chunks[0]
     return RowChunk(
@@ -126,7 +126,7 @@ def joined_rows(chunks: Sequence[RowChunk]) -> RowChunk:
 
 
 def joined_series(chunks: Sequence[SeriesChunk]) -> SeriesChunk:
-    """Consecutive chunks of one family as one. A name that goes on from one chunk to the next becomes one group."""
+    """Consecutive chunks of one family, joined. A series that continues from one chunk to the next becomes one group."""
     if len(chunks) == 1:
         return chunks[0]
     names: list[bytes] = []
@@ -181,7 +181,7 @@ def series_key(family: bytes, name: bytes, number: int) -> bytes:
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """The least byte string above every string that starts with `prefix`; None where there is none.
+    """The least byte string above every string that starts with `prefix`; None if there is none.
 
     >>> prefix_end(b"ab"), prefix_end(bytes([97, 255])), prefix_end(bytes([255]))
     (b'ac', b'b', None)
@@ -191,7 +191,7 @@ def prefix_end(prefix: bytes) -> bytes | None:
 
 
 def partition_rows(keys: Sequence[bytes], prefix_of: Callable[[bytes], bytes] | None) -> list[tuple[bytes, int, int]]:
-    """Consecutive stretches (prefix, start, end) of sorted `keys` that share a partition. Cost: O(partitions log n)."""
+    """Consecutive ranges (prefix, start, end) of sorted `keys` that share a partition. Cost: O(partitions log n)."""
     if prefix_of is None:
         return [(b"", 0, len(keys))] if keys else []
     stretches: list[tuple[bytes, int, int]] = []

@@ -1,8 +1,8 @@
-"""What a row is: the kinds of rows, and the refusal of those that this version does not know. Pure.
+"""The kinds of rows, and the refusal of kinds that this version does not know. Pure.
 
-A kind is one stored byte. Whatever reads a row switches on its kind: a merge operand or an expiring row that was taken for
-a value would give wrong answers, and dropped it would lose data. So every decoder of a kinds column refuses a kind that a
-newer version wrote (`take_kinds`), and so does every reader of rows in memory (`check_kinds`, `value_of`).
+A kind is one stored byte. Every reader of a row switches on its kind. A merge operand or an expiring row of a newer version
+would give wrong answers if it were read as a value, and lose data if it were dropped. So every decoder of a kinds column
+refuses an unknown kind (`take_kinds`), and so does every reader of rows in memory (`check_kinds`, `value_of`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class RowKind(IntEnum):
 
 VALUE: Final[int] = RowKind.VALUE.value
 TOMBSTONE: Final[int] = RowKind.TOMBSTONE.value
-"""Columns hold plain integers: the interpreter compares them faster than it compares members of an enumeration.
-A column that is an array has items of one byte."""
+"""Columns hold plain integers: the interpreter compares integers faster than members of an enumeration.
+If a column is an array, its items have one byte."""
 
 KNOWN_KINDS: Final = bytes((VALUE, TOMBSTONE))
-"""The kinds that this version reads. A kind joins them when every reader of rows knows what to make of it."""
+"""The kinds that this version reads. A kind is added when every reader of rows handles it."""
 _KNOWN: Final = frozenset(KNOWN_KINDS)
 _IS_SEEN: Final = bytes(kind == VALUE for kind in range(256))
 
 
 def take_kinds(data: bytes, at: int, count: int, *, name: str, offset: int) -> tuple[Sequence[int], int]:
-    """The kinds column of `count` rows at offset `at`, and the offset after it. `name` and `offset`: the object, and where
-    in it the block or frame lies, for the error.
+    """The kinds column of `count` rows at offset `at`, and the offset after it. `name` and `offset`: the object, and the
+    offset of the block or frame in it, for the error.
 
-    Raises: CorruptionError: a kind is unknown. Cost: one pass in C over the stored bytes.
+    Raises: CorruptionError if a kind is unknown. Cost: one pass in C over the stored bytes.
     """
     kinds, end = take_ints(data, at, count)
     if not count:
@@ -47,7 +47,7 @@ def take_kinds(data: bytes, at: int, count: int, *, name: str, offset: int) -> t
     width = data[at]
     if width == 1:
         unknown: Collection[int] = data[at + 1 : end].translate(None, KNOWN_KINDS)
-    else:  # All are equal (0), or wider than any writer makes them.
+    else:  # All items are equal (width 0), or wider than any writer stores them.
         unknown = set(kinds if width else kinds[:1]) - _KNOWN
     if unknown:
         raise unknown_row_kind(max(unknown), name=name, offset=offset)
@@ -55,7 +55,7 @@ def take_kinds(data: bytes, at: int, count: int, *, name: str, offset: int) -> t
 
 
 def check_kinds(kinds: Sequence[int]) -> None:
-    """Raise CorruptionError where a kind is unknown. Cost: one pass in C."""
+    """Raise CorruptionError if a kind is unknown. Cost: one pass in C."""
     unknown = bytes(kinds).translate(None, KNOWN_KINDS)
     if unknown:
         raise unknown_row_kind(unknown[0])
@@ -67,14 +67,14 @@ def are_values(kinds: Sequence[int]) -> bool:
 
 
 def seen(kinds: Sequence[int]) -> bytes:
-    """For each row, 1 where a read sees it, and 0 where it deletes its key. Raises: CorruptionError: a kind is unknown.
+    """For each row, 1 if a read sees it, and 0 if it deletes its key. Raises: CorruptionError if a kind is unknown.
     Cost: one pass in C."""
     check_kinds(kinds)
     return bytes(kinds).translate(_IS_SEEN)
 
 
 def value_of(kind: int, value: bytes) -> bytes | None:
-    """What a row of this kind makes of its key: its value, or None where it deletes it. Raises: CorruptionError."""
+    """The value that a row of this kind gives its key; None if the row deletes the key. Raises: CorruptionError."""
     if kind == VALUE:
         return value
     if kind == TOMBSTONE:

@@ -1,11 +1,11 @@
-"""Write walk, after `wal`, before `write/flush`: what has been written since the last flush.
+"""Write walk, after `wal`, before `write/flush`: the rows written since the last flush.
 
-Rows live in a hash map from key to its newest version, which links to older ones. The sorted index (sortedcontainers) is
-brought up to date only when somebody needs order. Series rows live in flat columns in arrival order, and are grouped by
-name only when somebody reads them or the table is flushed: an append is two list extensions.
+Rows live in a hash map from a key to its newest version, which links to older ones. The sorted index (sortedcontainers) is
+updated only when a read or a flush needs order. Series rows live in flat columns in arrival order; a read or a flush groups
+them by name. So an append is two list extensions.
 
 Threads: one writer at a time, under the database's write lock; any number of readers. A reader passes the newest sequence
-number it may see (rows) or a bound on the numbers (series), and so never sees part of a batch.
+number it may see (rows) or a bound on the numbers (series), so it never sees part of a batch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Version = tuple[int, int, bytes, Any]
 """(seq, kind, value, older version or None)"""
 
 SLICE_ROWS: Final = 1024
-"""Rows taken out of a live table at a time; series rows grouped between two chances for other threads to run."""
+"""Rows copied from a live table at a time; series rows grouped per hold of the lock."""
 READ_LATELY_ROWS: Final = 65536
-"""Rows appended since the last read of a family after which nobody is taken to be reading it."""
+"""Rows appended to a family since its last read after which it counts as unread."""
 ROW_OVERHEAD: Final = 48
-"""Bytes a row costs beyond its key and value, for the accounting of memory."""
+"""Bytes per row beyond its key and value, for memory accounting."""
 
 
 Arrival = tuple[int, Sequence[bytes], Sequence[bytes]]
@@ -74,15 +74,15 @@ class SeriesRows:
         self.lock = runtime.lock()
         self._names: list[bytes] = []
         self._values: list[bytes] = []
-        # Rows not grouped yet, as (position of the first, its number); positions count from the first pending row.
+        # Runs of rows not grouped yet: (position of the first row, its number). Positions count from the first pending row.
         self._runs: list[tuple[int, int]] = []
         self._groups: defaultdict[bytes, list[Any]] = defaultdict(list)  # name: [number, value, number, value, ...]
         self._sorted: list[bytes] = []
         self._taken = 0
-        """Rows of a slice on its way into the groups: what an interrupt left there is finished before anything else."""
+        """Rows of the slice that is being grouped; 0 if none is. A slice cut short by an interrupt is finished first."""
 
     def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
-        """Rows number first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
+        """Append rows with the numbers first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
         with self.lock:
             if first != self.next_number or not self._names:
                 self._runs.append((len(self._names), first))
@@ -94,16 +94,16 @@ class SeriesRows:
                 self.first_number = first
             self.next_number = first + len(names)
         if self._unread < READ_LATELY_ROWS:
-            # Somebody reads: they find everything in its place, and take no lock that this thread may hold.
+            # The family is being read: group now, so that readers need not take the lock that this thread may hold.
             self._unread += len(names)
-            # Twice what came: a reader may have begun to put very many in order, and this thread is not to do it all.
+            # A backlog may be very long, and one append must not group all of it: the limit is twice the new rows.
             self._group(2 * len(names) + SLICE_ROWS)
 
     def _group(self, most: int = 1 << 62) -> None:
-        """Move the rows that arrived since the last call into the groups, a slice at a time, until it is `most` or more.
+        """Move pending rows into the groups, a slice at a time, until none are left or at least `most` are moved.
 
-        Invariant: rows enter the groups in one C-level step and leave the columns in one line without a call, so an
-        interrupt finds a slice in its groups or not at all; which one its first row tells.
+        Invariant: a slice enters the groups in one C-level step and leaves the columns in one line without a call. So after
+        an interrupt a slice is in its groups as a whole or not at all; its first row shows which.
         """
         while self._names and most > 0:
             with self.lock:
@@ -127,13 +127,13 @@ class SeriesRows:
                 most -= count
 
     def keep_arrivals(self) -> None:
-        """Remember batches in the order they come, from now on."""
+        """From now on, keep batches in arrival order."""
         with self.lock:
             if self._arrivals is None:
                 self._arrivals = []
 
     def arrivals(self, low: int, high: int) -> list[Arrival] | None:
-        """The rows with low <= number < high as they arrived, batch by batch; None where they were not kept."""
+        """The rows with low <= number < high in arrival order, batch by batch; None if that order was not kept."""
         low, high = max(low, self.first_number), min(high, self.next_number)
         if low >= high:
             return []
@@ -146,30 +146,30 @@ class SeriesRows:
         return [part for one in found if (part := _clipped(one, low, high))[1]]
 
     def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
-        """Numbers and values of the series' rows with low <= number < high. Cost: grouping what is new, O(log n)."""
+        """Numbers and values of the series' rows with low <= number < high. Cost: grouping of new rows, then O(log n)."""
         group, start, end = self._find(name, low, high)
         return group[2 * start : 2 * end : 2], group[2 * start + 1 : 2 * end : 2]
 
     def last_rows(self, name: bytes, low: int, high: int, most: int) -> tuple[list[int], list[bytes]]:
-        """The last `most` of what `rows` returns, ascending. Cost: as `rows`, without copying what lies before."""
+        """The last `most` rows that `rows` returns, ascending. Cost: as `rows`, without copying earlier rows."""
         group, start, end = self._find(name, low, high)
         start = max(start, end - most)
         return group[2 * start : 2 * end : 2], group[2 * start + 1 : 2 * end : 2]
 
     def ungrouped(self, high: int) -> int:
-        """Rows that a read below `high` has to group first."""
+        """The number of rows that a read below `high` has to group first."""
         runs = self._runs
         return len(self._names) if runs and runs[0][1] < high else 0
 
     def count(self, name: bytes, low: int, high: int) -> int:
-        """How many rows `rows` returns."""
+        """The number of rows that `rows` returns."""
         _, start, end = self._find(name, low, high)
         return max(0, end - start)
 
     def _find(self, name: bytes, low: int, high: int) -> tuple[list[Any], int, int]:
         self._unread = 0
         runs = self._runs
-        # Rows that come in just now are beyond what the caller may see: it does not wait for whoever appends them.
+        # Rows being appended now are beyond the caller's bound: the caller does not wait for the writer.
         if runs and runs[0][1] < high:
             self._group()
         group = self._groups.get(name)
@@ -179,7 +179,7 @@ class SeriesRows:
         start, end = 0, count
         if group[0] < low:
             if group[2 * count - 4] < low:
-                start = count - 1  # The usual poll: one new row.
+                start = count - 1  # The usual poll finds one new row.
             else:
                 start = bisect_left(range(count), low, key=lambda at: group[2 * at])
         if group[2 * count - 2] >= high:
@@ -208,7 +208,7 @@ class SeriesRows:
         return self._sorted
 
     def chunks(self) -> Iterator[SeriesChunk]:
-        """All rows in order, some 4 slices at a time. Requires: no more appends."""
+        """All rows in order, about 4 slices at a time. Requires: no more appends."""
         names = self.names()
         groups = self._groups
         sizes = list(map(len, map(groups.__getitem__, names)))
@@ -247,10 +247,10 @@ class Memtable:
         self.rows = 0
         self.first_seq = 0
         self.last_seq = 0
-        # The log objects that hold exactly these rows. Set at freeze (or by replay); 0 where there is none.
+        # First and last log object that hold exactly these rows, set at freeze or by replay; 0 if there is none.
         self.wal_first = 0
         self.wal_last = 0
-        # Epochs: objects from wal_first on count from wal_floor up; wal_epoch is the newest one reached at wal_last.
+        # From wal_first on, objects count if their epoch is at least wal_floor; wal_epoch is the newest epoch up to wal_last.
         self.wal_floor = 0
         self.wal_epoch = 0
 
@@ -259,7 +259,7 @@ class Memtable:
         return not self.rows
 
     def keep_arrivals(self) -> None:
-        """As `SeriesRows.keep_arrivals`, for series that come, too. Requires: the write lock."""
+        """`SeriesRows.keep_arrivals` for all present and future families. Requires: the write lock."""
         self._keeps_arrivals = True
         for series in self.series.values():
             series.keep_arrivals()
@@ -267,7 +267,7 @@ class Memtable:
     def put_rows(
         self, seq: int, keys: Sequence[bytes], kinds: Sequence[int], values: Sequence[bytes], size: int
     ) -> None:
-        """One batch's rows, keys distinct. Requires: seq >= every seq so far, under the write lock."""
+        """Add one batch's rows; their keys are distinct. Requires: seq >= every seq so far, under the write lock."""
         rows, new = self._rows, self._new_keys
         get = rows.get
         for key, kind, value in zip(keys, kinds, values, strict=True):
@@ -280,7 +280,7 @@ class Memtable:
     def append_series(
         self, seq: int, family: bytes, names: Sequence[bytes], first: int, values: Sequence[bytes], size: int
     ) -> None:
-        """One batch's series rows. Requires: as `SeriesRows.append`."""
+        """Add one batch's series rows. Requires: as `SeriesRows.append`."""
         table = self.series.get(family)
         if table is None:
             table = self.series[family] = SeriesRows(family, self._runtime, keeps_arrivals=self._keeps_arrivals)
@@ -304,7 +304,7 @@ class Memtable:
     def scan(self, low: bytes | None, high: bytes | None, seq: int, *, descending: bool = False) -> Iterator[RowChunk]:
         """The newest version <= `seq` of each key in [low, high), tombstones included, in chunks.
 
-        Chunks follow each other in the asked direction; inside a chunk keys always ascend.
+        Chunks follow each other in the scan's direction; inside a chunk keys always ascend.
         """
         while True:
             with self._lock:
@@ -346,11 +346,11 @@ class Memtable:
             yield RowChunk(keys, [v[0] for v in versions], [v[1] for v in versions], [v[2] for v in versions])
 
     def _sort(self) -> None:
-        """Bring the index up to date. Requires: the table's lock. Cost: O(new log new)."""
+        """Update the index. Requires: the table's lock. Cost: O(new log new)."""
         new = self._new_keys
-        count = len(new)  # A writer may append more meanwhile: its list.append is atomic.
+        count = len(new)  # A writer may append meanwhile: list.append is atomic.
         if count or self._index is None:
-            index, self._index = self._index, None  # What an interrupt breaks off is built anew.
+            index, self._index = self._index, None  # An index cut short by an interrupt is rebuilt.
             if index is None:
                 index = SortedList({*list(self._rows), *new[:count]})
             else:

@@ -1,8 +1,8 @@
-"""Both walks: sorted streams of row chunks into one, by whole chunks. Pure.
+"""Both walks: merges sorted streams of row chunks into one, by whole chunks. Pure.
 
-Sources come newest first. A round takes from every source the rows up to the smallest last key among the chunks at hand,
-so that no later chunk can hold a smaller key; the rows are put together newest source first and sorted by key, which is
-stable, so the versions of a key stay newest first. A stretch that only one source covers is passed on untouched.
+Sources come newest first. A round takes from every source the rows up to the smallest last key among the current chunks, so
+no later chunk can hold a smaller key. The rows are joined newest source first and sorted by key. The sort is stable, so the
+versions of a key stay newest first. Rows of a key range that only one source covers are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lsm.rows.kind import are_values, check_kinds, seen
 
 
 def merge_rows(sources: Sequence[Iterator[RowChunk]], *, descending: bool = False) -> Iterator[RowChunk]:
-    """All rows of all sources. Shape: chunks in the asked direction, keys ascending inside a chunk, versions of a key
+    """All rows of all sources. Shape: chunks in the scan's direction, keys ascending inside a chunk, versions of a key
     adjacent, newest source first. No key is split between two chunks. Cost: about 0.2 µs a row where sources interleave."""
     heads = [head for head in map(_Head, sources) if len(head.chunk)]
     while len(heads) > 1:
@@ -35,7 +35,7 @@ def merge_rows(sources: Sequence[Iterator[RowChunk]], *, descending: bool = Fals
 
 
 class _Head:
-    """One source's next chunk and the rows [start, end) of it that are left."""
+    """One source's current chunk, of which the rows [start, end) are left."""
 
     __slots__ = ("chunk", "end", "start", "stream")
 
@@ -48,7 +48,7 @@ class _Head:
         self.start, self.end = 0, len(self.chunk)
 
     def take_through(self, bound: bytes) -> RowChunk | None:
-        """The rows left with keys up to `bound`; None where there are none."""
+        """Take the remaining rows with keys up to `bound`; None if there are none."""
         start = self.start
         stop = bisect_right(self.chunk.keys, bound, start, self.end)
         if start == stop:
@@ -60,7 +60,7 @@ class _Head:
         return part
 
     def take_from(self, bound: bytes) -> RowChunk | None:
-        """The rows left with keys from `bound` on; None where there are none."""
+        """Take the remaining rows with keys from `bound` on; None if there are none."""
         end = self.end
         stop = bisect_left(self.chunk.keys, bound, self.start, end)
         if stop == end:
@@ -76,7 +76,7 @@ _NO_ROWS = RowChunk([], [], [], [])
 
 
 def interleaved(parts: Sequence[RowChunk]) -> RowChunk:
-    """The rows of several chunks in key order, those of the first chunk before equal keys of the second."""
+    """The rows of several chunks in key order; rows with equal keys keep the order of their chunks."""
     if len(parts) == 1:
         return parts[0]
     keys: list[bytes] = []
@@ -106,7 +106,7 @@ def newest_rows(chunk: RowChunk) -> RowChunk:
 
 
 def visible_rows(chunk: RowChunk, seq: int) -> RowChunk:
-    """What a read at `seq` sees: of each key the newest version <= `seq`, unless that is a tombstone."""
+    """The rows that a read at `seq` sees: of each key the newest version <= `seq`, unless it is a tombstone."""
     if len(chunk) and max(chunk.seqs) > seq:
         chunk = _compress(chunk, [found <= seq for found in chunk.seqs])
     if not len(chunk):
@@ -118,11 +118,11 @@ def visible_rows(chunk: RowChunk, seq: int) -> RowChunk:
 
 
 def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) -> RowChunk:
-    """Drop the versions nobody can see: of each key the newest stays, and for each open snapshot (ascending sequence
-    numbers) the newest version it sees; at the bottom of a tree a tombstone nobody can see anything below goes too.
+    """Drop invisible versions. Of each key, the newest version stays, and for each open snapshot (ascending sequence
+    numbers) the newest version it sees. At the bottom of a tree, a tombstone that hides no version is dropped too.
 
-    Source: SlateDB keeps every version above the oldest snapshot; a version between two snapshots that neither can
-    see is dropped here as well. Raises: CorruptionError: a kind is unknown, and what hides what is unknown, too.
+    Source: SlateDB keeps every version above the oldest snapshot; here a version between two snapshots that neither can
+    see is dropped as well. Raises: CorruptionError if a kind is unknown: then it is unknown which versions it hides.
     """
     is_plain = are_values(chunk.kinds)
     if not is_plain:
@@ -131,7 +131,7 @@ def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) ->
         kept = newest_rows(chunk)
     else:
         keys, seqs = chunk.keys, chunk.seqs
-        # Two versions of a key with the same number of snapshots below them look the same to everyone.
+        # Of versions of a key with the same number of snapshots below them, every read sees only the newest.
         views = [bisect_left(snapshots, seq) for seq in seqs]
         keep = [True, *(keys[at] != keys[at - 1] or views[at] != views[at - 1] for at in range(1, len(keys)))]
         kept = chunk if all(keep) else _compress(chunk, keep)
@@ -139,7 +139,7 @@ def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) ->
         return kept
     keys = kept.keys
     hides_older = [*map(eq, keys, keys[1:]), False]
-    # A tombstone that is the oldest version left hides nothing at the bottom: no version at all reads the same.
+    # At the bottom, a tombstone that is the oldest version left hides nothing: reads find no value without it either.
     return _compress(kept, list(map(or_, seen(kept.kinds), hides_older)))
 
 

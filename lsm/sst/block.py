@@ -1,4 +1,4 @@
-"""A block: some tens of kilobytes of one chunk, in columns, compressed and checksummed. Pure.
+"""A block: some tens of kilobytes of a chunk, in columns, compressed and checksummed. Pure.
 
 Stored block:
 
@@ -29,7 +29,7 @@ Payload of a series block (g groups, n rows, all of one family):
     ..  lengths   integer column, n items
     ..  values    end to end
 
-A series row carries no sequence number of the engine: it is written once, so there are no versions to tell apart.
+A series row is written once, so it has no versions and needs no sequence number of the engine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from lsm.rows.kind import take_kinds
 HEADER: Final = struct.Struct("<BBHII")
 _UNSUMMED: Final = struct.Struct("<BBHI")
 BLOCK_CHECKSUM: Final = slice(8, 12)
-"""Where the checksum lies in a stored block."""
+"""The position of the checksum in a stored block."""
 _SEED: Final = struct.Struct("<Q")
 ROWS_HEAD: Final = struct.Struct("<IH")
 SERIES_HEAD: Final = struct.Struct("<IIH")
@@ -61,28 +61,28 @@ KIND_ROWS: Final = 1
 KIND_SERIES: Final = 2
 SAMPLE_BYTES: Final = 2048
 SHARED_SHARE: Final = 32
-"""A shared prefix that is less than this part of a row stays in its keys: taking it off and putting it back costs more."""
+"""A shared prefix shorter than 1/32 of a row stays in the keys: to cut it off and put it back costs more than it saves."""
 EXPANSION_MAX_BITS: Final = 16
-"""zstd stores at most 128 KiB of equal bytes in four: a length beyond that is forged, and nothing is allocated for it."""
+"""zstd stores at most 128 KiB of equal bytes in four bytes. A greater length is forged, so nothing is allocated for it."""
 WIDE_ROW_BYTES: Final = 512
-"""Rows from this size on cost more to copy than to decode."""
+"""Rows of at least this size cost more to copy than to decode."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
 
 
 def unknown_kind(kind: int, *, name: str, offset: int) -> CorruptionError:
-    """For a block that is neither of rows nor of series."""
+    """The error for a block that holds neither rows nor series."""
     return CorruptionError(
         f"block kind {kind} is unknown: a newer version wrote it: update the library", object_name=name, offset=offset
     )
 
 
 def checksum_seed(database: bytes, name: str) -> int:
-    """What the checksums of an object's blocks start from, so that a block is valid in its own place only."""
+    """The start value of the checksums of an object's blocks: a block is valid in its own object only."""
     return crc32c(name.encode(), crc32c(database))
 
 
 def _shared_length(first: bytes, last: bytes) -> int:
-    """How many bytes two keys, and all keys between them, have in common at the start."""
+    """The length of the prefix that two keys, and all keys between them, share."""
     limit = min(len(first), len(last), 0xFFFF)
     return next((at for at in range(limit) if first[at] != last[at]), limit)
 
@@ -112,7 +112,7 @@ def encode_series(
     values: Sequence[bytes],
     lengths: Sequence[int] | None = None,
 ) -> bytes:
-    """The payload of a series block. `lengths`: of the values, where the caller has them."""
+    """The payload of a series block. `lengths`: the values' lengths, if the caller has them."""
     parts: list[bytes] = [SERIES_HEAD.pack(len(names), len(numbers), len(family)), family]
     out = parts.append
     put_strings(names, out)
@@ -131,7 +131,7 @@ class BlockSealer:
         self._compress = zstd.compressor(level) if compression == "zstd" else None
 
     def _is_compressible(self, payload: bytes) -> bool:
-        """Judged by a sample from the middle, where the values are: random or compressed values are not tried whole."""
+        """Try a sample from the middle, where the values are: random or compressed values are not compressed whole."""
         if len(payload) < 4 * SAMPLE_BYTES or self._compress is None:
             return True
         middle = len(payload) >> 1
@@ -147,7 +147,7 @@ class BlockSealer:
         return self._finish(_UNSUMMED.pack(codec, kind, 0, len(payload)), stored, offset)
 
     def reseal(self, block: bytes, offset: int) -> bytes:
-        """A verified stored block of another table, for its place in this one: as compressed as it was."""
+        """Give a verified stored block of another table its checksum for this table. The payload stays as it is."""
         return self._finish(block[: _UNSUMMED.size], memoryview(block)[HEADER.size :], offset)
 
     def _finish(self, head: bytes, stored: bytes | memoryview, offset: int) -> bytes:
@@ -156,8 +156,8 @@ class BlockSealer:
 
 
 def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -> tuple[int, bytes | memoryview]:
-    """Verify a stored block; its kind and its payload, a view of `data` where that holds it as it is. Raises:
-    CorruptionError."""
+    """Verify a stored block. Return its kind and its payload, which is a view of `data` if it is stored uncompressed.
+    Raises: CorruptionError."""
     if len(data) < HEADER.size:
         raise CorruptionError(f"a block of {len(data)} bytes is cut short", object_name=name, offset=offset)
     codec, kind, _, length, checksum = HEADER.unpack_from(data)
@@ -184,8 +184,8 @@ def open_block(data: bytes | memoryview, *, seed: int, name: str, offset: int) -
 def decode_series(payload: bytes | memoryview, *, name: str, offset: int, may_borrow: bool = False) -> SeriesBlock:
     """The series block in a payload. Raises: CorruptionError.
 
-    `may_borrow`: it may keep hold of what `payload` is a view of, rather than copy wide rows that are copied once more when
-    they are read.
+    `may_borrow`: the block may refer to the memory that `payload` is a view of, instead of copying wide rows: reads of the
+    rows copy them anyway.
     """
     if may_borrow and not isinstance(payload, bytes) and len(payload) >= SERIES_HEAD.size:
         may_borrow = len(payload) >= WIDE_ROW_BYTES * SERIES_HEAD.unpack_from(payload)[1]
@@ -198,7 +198,7 @@ def decode_rows(payload: bytes, *, name: str, offset: int) -> RowChunk:
 
 
 class RowsBlock:
-    """A rows block with its keys found but its values still joined: who takes it over as it is stored needs no more."""
+    """A rows block with its keys decoded but its values still joined: enough to copy the stored block into another table."""
 
     __slots__ = ("_chunk", "_first_value", "_lengths", "keys", "kinds", "payload", "seqs")
 
@@ -237,14 +237,14 @@ class RowsBlock:
         return self.keys[row]
 
     def position(self, key: bytes, *, after: bool = False) -> int:
-        """How many rows lie below `key`; with `after`, including it."""
+        """The number of rows with keys below `key`; with `after`, up to and including `key`."""
         return bisect_right(self.keys, key) if after else bisect_left(self.keys, key)
 
 
 class SeriesBlock:
-    """A series block with its columns found but its values still joined: a scan cuts out what it needs.
+    """A series block with its columns decoded but its values still joined: a scan cuts out the values it needs.
 
-    Immutable, shared between threads through the block cache.
+    Immutable; the block cache shares it between threads.
     """
 
     __slots__ = ("_constant", "_ends", "_first_value", "counts", "family", "names", "numbers", "payload", "starts")
@@ -272,12 +272,12 @@ class SeriesBlock:
 
     @property
     def is_borrowed(self) -> bool:
-        """It keeps more bytes alive than its own."""
+        """Whether the block keeps bytes alive that are not its own."""
         return isinstance(self.payload, memoryview)
 
     @property
     def weight(self) -> int:
-        """Bytes this object occupies, about."""
+        """Approximate bytes that this object occupies."""
         numbers = memoryview(self.numbers).nbytes if isinstance(self.numbers, array) else 8 * len(self.numbers)
         return len(self.payload) + numbers + 40 * len(self._ends) + 90 * len(self.names) + 1000
 
@@ -312,7 +312,7 @@ class SeriesBlock:
         return SeriesChunk(self.family, self.names, self.counts, self.numbers, self.values(0, len(self.numbers)))
 
     def rows(self, start: int, end: int) -> SeriesChunk:
-        """Rows [start, end), at least one, with the groups they are in."""
+        """Rows [start, end), at least one, with their groups."""
         starts = self.starts
         first = bisect_right(starts, start) - 1
         last = bisect_left(starts, end)
@@ -328,12 +328,12 @@ class SeriesBlock:
         return series_key(self.family, self.names[bisect_right(self.starts, row) - 1], self.numbers[row])
 
     def position(self, key: bytes, *, after: bool = False) -> int:
-        """How many rows lie below the storage key `key`; with `after`, including it."""
+        """The number of rows with storage keys below `key`; with `after`, up to and including `key`."""
         return (bisect_right if after else bisect_left)(range(len(self)), key, key=self.key_at)
 
 
 def row_chunk_weight(chunk: RowChunk) -> int:
-    """Bytes a decoded rows block occupies, about."""
+    """Approximate bytes that a decoded rows block occupies."""
     keys, values = chunk.keys, chunk.values
-    filled = len(values) - values.count(b"")  # The empty value exists once.
+    filled = len(values) - values.count(b"")  # All empty values are one object.
     return 66 * len(keys) + sum(map(len, keys)) + 40 * filled + sum(map(len, values)) + 500

@@ -1,8 +1,8 @@
-"""The bloom filter of a table: may it hold this key, or this series? Pure.
+"""The bloom filter of a table: whether the table may hold a key, or a series. Pure.
 
-The items of a table come in ascending order and are taken some thousands at a time; each such group has a filter of its
-own, of 65,536 bits, so that the four 16-bit words of an item's digest are positions as they are, and the bits being set
-stay in the processor's cache. The last group of a table has as many bits as its items need; words are taken modulo that.
+The items of a table come in ascending order and form groups of some thousands. Each group has its own filter of 65,536 bits.
+So the four 16-bit words of an item's digest are bit positions, and a group's bits fit the processor's cache. The last group
+of a table has as many bits as its items need; its positions are the words modulo that number.
 
     0   policy  u8    2: four 16-bit little-endian words of the canonical xxh3-64, modulo the bits of the item's group
     1   groups  u32
@@ -16,8 +16,8 @@ Policy 1, no longer written, is one group with four 32-bit words of xxh3-128:
     1   bits    u32
     5   bitmap
 
-At 16 bits an item about one missing item in 400 is let through. Source: SlateDB builds 10 bits a key with SipHash; the
-hash is private to a filter, which is why the policy byte names ours.
+With 16 bits per item, about one absent item in 400 passes. Source: SlateDB uses 10 bits per key and SipHash. The policy byte
+names our hash.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _BIG_ENDIAN: Final = sys.byteorder == "big"
 
 
 def digest(item: bytes) -> bytes:
-    """The 8 bytes that filters of policy 2 and last numbers know an item by."""
+    """The 8 bytes that stand for an item in filters of policy 2 and in last numbers."""
     found: bytes = xxh3_64_digest(item)
     return found
 
 
 def digests(items: Sequence[bytes]) -> list[bytes]:
-    """`digest` of many."""
+    """`digest` of many items."""
     return list(map(xxh3_64_digest, items))
 
 
 class FilterBuilder:
-    """Collects the items of one table. Cost: about 0.25 µs an item."""
+    """Collects the items of one table. Cost: about 0.25 µs per item."""
 
     def __init__(self, bits_per_item: int) -> None:
         self._bits_per_item = bits_per_item
@@ -66,12 +66,12 @@ class FilterBuilder:
         self._bitmaps: list[bytes] = []
         self._last: bytes | None = None
         self.items = 0
-        """How many were added."""
+        """The number of items added."""
 
     def add(self, items: Sequence[bytes], hashed: Sequence[bytes] | None = None) -> None:
-        """Items in ascending order, also from one call to the next. Repeats are fine; inside a call they cost bits.
+        """Add items in ascending order, within a call and across calls. Repeats are allowed; inside a call they cost bits.
 
-        `hashed`: their digests, where the caller has them.
+        `hashed`: the items' digests, if the caller has them.
         """
         hashed = hashed if hashed is not None else digests(items)
         if items and items[0] == self._last:
@@ -148,7 +148,7 @@ class Filter:
 
     @property
     def estimated_items(self) -> int:
-        """How many items were added, by the bits that are set."""
+        """The number of items added, estimated from the bits that are set."""
         total = 0.0
         for bits, start in zip(self._bits, self._starts, strict=False):
             marks = int.from_bytes(self._data[start : start + bits // 8], "little").bit_count()

@@ -1,11 +1,11 @@
-"""Write walk, after `rows`, before `manifest`: chunks in, the bytes of one table out. Pure.
+"""Write walk, after `rows`, before `manifest`: turns chunks into the bytes of one table. Pure.
 
 A table:
 
     block 0 | block 1 | ... | filter | index | footer
 
-The manifest entry (`TableInfo`) says where filter and index lie, so that a reader needs no footer. The footer is for those
-who have only the file:
+The manifest entry (`TableInfo`) has the offsets of filter and index, so readers need no footer. The footer is for tools that
+have only the file:
 
     0   magic     4s   b"LSMT"
     4   version   u16
@@ -61,11 +61,11 @@ _CHECKSUM_OF: Final = itemgetter(BLOCK_CHECKSUM)
 class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A table as the manifest knows it. Keys and numbers are inclusive; offsets are bytes in the object.
 
-    `tombstones`: how many of its rows are deletes; 0 for tables of a version that did not count them.
-    `first_number` and `last_number`: no series row of any family in the table has a number outside them. 0 and -1 where
-    that is not known (tables written earlier) or the table has no series rows.
-    `content`: a digest of what is stored, so that caches tell apart two tables of one number: of two copies of a database that
-    went different ways. 0 where that is not known (tables written earlier).
+    `tombstones`: the number of its rows that are deletes; 0 for tables of a version that did not count them.
+    `first_number` and `last_number`: bounds on the numbers of all series rows in the table. 0 and -1 if they are not known
+    (tables written earlier) or if the table has no series rows.
+    `content`: a digest of the stored bytes, by which caches distinguish two tables of one number: two copies of a database may
+    each write one. 0 if it is not known (tables written earlier).
     """
 
     number: int
@@ -95,13 +95,13 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def content_digest(blocks: Sequence[bytes]) -> int:
-    """What a table holds, as a number that is never 0: the digest of the checksums of its blocks, filter and index included.
-    Cost: 0.1 µs a block."""
+    """A digest of a table's content, never 0: of the checksums of its blocks, filter and index included. Cost: 0.1 µs per
+    block."""
     return xxh3_64_intdigest(b"".join(map(_CHECKSUM_OF, blocks))) or 1
 
 
 class TableFormat(msgspec.Struct, frozen=True):
-    """How tables are written. `block_bytes`: before compression; twice as many in series of rows of 512 bytes and more."""
+    """How tables are written. `block_bytes`: before compression; doubled for series rows of 512 bytes or more."""
 
     block_bytes: int = 64 << 10
     compression: str | None = "zstd"
@@ -112,7 +112,7 @@ class TableFormat(msgspec.Struct, frozen=True):
 
 
 class TableBuilder:
-    """Collects sorted chunks and seals one table. Feed it keys in ascending order; rows of one key in one call."""
+    """Collects sorted chunks and seals one table. Add keys in ascending order, and all rows of a key in one call."""
 
     def __init__(self, database: bytes, number: int, table_format: TableFormat) -> None:
         self._database = database
@@ -143,9 +143,9 @@ class TableBuilder:
         return not self._parts
 
     def add_rows(self, chunk: RowChunk, sizes: Sequence[int] | None = None) -> None:
-        """Rows sorted by key, versions newest first. Cuts blocks between keys only.
+        """Add rows sorted by key, versions newest first. Cuts blocks between keys only.
 
-        `sizes`: of keys and values together, where the caller has them.
+        `sizes`: bytes of key and value per row, if the caller has them.
         """
         keys = chunk.keys
         if not keys:
@@ -172,20 +172,20 @@ class TableBuilder:
         values: Sequence[bytes],
         lengths: Sequence[int] | None = None,
     ) -> None:
-        """Rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere.
+        """Add rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere.
 
-        `lengths`: of the values, where the caller has them.
+        `lengths`: the values' lengths, if the caller has them.
         """
         if not numbers:
             return
         sizes = lengths if lengths is not None else list(map(len, values))
-        # A row also pays for its number: rows without a value must not make a block without an end.
+        # Rows with empty values must not make a block of unlimited size: each row counts 8 bytes for its number.
         rows_max = max(1, self._format.block_bytes // 8)
         ends = list(accumulate(sizes))
         bounds = list(accumulate(counts, initial=0))
         start = group = 0
         rows = len(numbers)
-        # What a scan does once a block is not to outweigh what it does for the rows: few wide ones fill a block.
+        # A scan has a fixed cost per block. Few wide rows fill a block, so their blocks are larger.
         block_bytes = self._format.block_bytes << (ends[-1] >= WIDE_ROW_BYTES * rows)
         while start < rows:
             target = (ends[start - 1] if start else 0) + block_bytes
@@ -207,11 +207,11 @@ class TableBuilder:
     def _note_series(
         self, family: bytes, names: Sequence[bytes], bounds: Sequence[int], numbers: Sequence[int]
     ) -> None:
-        """Take down which series there are and where they end: group i has rows [bounds[i], bounds[i + 1])."""
+        """Record the series and their last numbers: group i has rows [bounds[i], bounds[i + 1])."""
         prefixes = series_prefixes(family, names)
         hashed = digests(prefixes)
         self._filter.add(prefixes, hashed)
-        if prefixes[0] == self._last_series:  # It goes on, and goes further.
+        if prefixes[0] == self._last_series:  # The series continues: its new last number replaces the old one.
             self._series_digests.pop()
             self._lasts.pop()
         self._series_digests += hashed
@@ -220,7 +220,7 @@ class TableBuilder:
         self._first_number = min(self._first_number, min(map(numbers.__getitem__, islice(bounds, len(names)))))
 
     def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:
-        """A block of another table, taken over as it is stored; `block` is what it decoded to when it was verified."""
+        """Add a stored block of another table without recompressing it; `block` is its verified, decoded form."""
         if isinstance(block, SeriesBlock):
             family, names, numbers = block.family, block.names, block.numbers
             kind = KIND_SERIES
@@ -245,7 +245,7 @@ class TableBuilder:
         self.size += len(block)
 
     def finish(self) -> tuple[TableInfo, list[bytes]]:
-        """The manifest's entry and the object's parts."""
+        """Return the manifest entry and the object's parts."""
         filter_offset = self.size
         if self._filter.items >= self._format.min_filter_keys:
             self._append(self._sealer.seal(self._filter.finish(), KIND_FILTER, self.size))
@@ -276,7 +276,7 @@ class TableBuilder:
         return info, self._parts
 
     def _seek_keys(self) -> list[bytes]:
-        """The index's key of each block: as low as can be without touching the block before (see index.py)."""
+        """The index's key of each block: as low as possible, but above the keys of the block before (see index.py)."""
         keys = self._keys[:1]
         number = self._first_number.to_bytes(8, "big")
         for at in range(1, len(self._keys)):

@@ -1,14 +1,14 @@
-"""Decoded blocks, indexes and filters in memory, within budgets of bytes, and one load per item, however many ask.
+"""Decoded blocks, indexes and filters in memory, within budgets of bytes. Concurrent callers share one load per item.
 
-A hit takes no lock: it is one lookup in a dict and one note on the item of when it was used. What that means is decided later,
-under the lock, when room is needed:
+A hit takes no lock: it is one lookup in a dict, and it notes the time of use on the item. Evictions evaluate these times
+later, under the lock:
 
-    new      first in, first out; a quarter of the budget once proven items want the rest
-    proven   used again some time after it came; goes round once more for each round in which it was used
-    ghosts   keys of what left `new` lately; one that comes back is proven
+    new      first in, first out; limited to a quarter of the budget once proven items need the rest
+    proven   used again some time after the load; stays for another round if it was used in this round
+    ghosts   keys of items that left `new` lately; an item whose key is here is proven when it is loaded again
 
-So a scan of any length passes through `new`. That it touches a block many times while it is there (one stream after another
-lies in it) proves nothing: the uses have to be apart.
+So a scan of any length passes through `new`. A scan may use one block many times at once (it holds many streams): such uses
+do not prove an item, uses at a distance do.
 
 Source: 2Q (Johnson and Shasha, VLDB 1994), its main part kept as a clock; the distance in uses plays InnoDB's
 `innodb_old_blocks_time`.
@@ -28,17 +28,17 @@ from lsm.sst.disk_cache import DiskCacheStatus
 
 V = TypeVar("V")
 Key = tuple[Any, ...]
-"""Begins with the id of the database."""
+"""The first item is the id of the database."""
 
 BLOCK_BYTES: Final = 224 << 20
 META_BYTES: Final = 32 << 20
 
 PROOF: Final = 1000
-"""An item is proven by a use that comes this many uses of others after it, or a sixteenth of the budget loaded after it."""
+"""A use proves an item if it comes this many uses, or loads of a sixteenth of the budget, after the item's load."""
 
 
 class CacheStatus(msgspec.Struct, frozen=True):
-    """One cache: sizes in bytes; `hits` is close where threads race; `misses` are loads; `evictions` made room."""
+    """One cache; sizes in bytes. `hits` is approximate if threads race; `misses` counts loads, `evictions` removals."""
 
     capacity: int
     size: int
@@ -59,7 +59,7 @@ class _Item(Generic[V]):
 
 
 class Cache(Generic[V]):
-    """Items of at most `capacity` bytes. Thread-safe; can be shared between databases."""
+    """A cache of at most `capacity` bytes. Thread-safe; can be shared between databases."""
 
     def __init__(self, capacity: int, runtime: Runtime) -> None:
         self._capacity = capacity
@@ -72,13 +72,13 @@ class Cache(Generic[V]):
         self._size = 0
         self._loaded = 0
         self._ticks = 0
-        """What was loaded so far, as uses: the other half of the clock that `hits` is the first half of."""
+        """Bytes loaded so far, converted to uses. The cache's clock is the sum of `_hits` and `_ticks`."""
         self._hits = 0
         self._misses = 0
         self._evictions = 0
 
     def peek(self, key: Key) -> V | None:
-        """The item if it is here. Takes no lock."""
+        """The item, or None if it is not cached. Takes no lock."""
         found = self._items.get(key)
         if found is None:
             return None
@@ -87,7 +87,7 @@ class Cache(Generic[V]):
         return found.value
 
     def put(self, key: Key, value: V, weight: int) -> None:
-        """Keep an item that was not here and had to be loaded, and make room for it."""
+        """Keep a loaded item, and evict others to make room."""
         with self._lock:
             self._misses += 1
             self._remove(key)
@@ -119,7 +119,7 @@ class Cache(Generic[V]):
                 ghosts[key] = None
             else:
                 key, item = proven.popitem(last=False)
-                if item.used > item.born:  # Used since it last stood here.
+                if item.used > item.born:  # Used in this round.
                     item.born = item.used
                     proven[key] = item
                     continue
@@ -139,7 +139,7 @@ class Cache(Generic[V]):
                 del self._proven[key]
 
     def drop(self, database: bytes) -> None:
-        """Let go of one database's items."""
+        """Drop one database's items."""
         with self._lock:
             for key in [key for key in self._items if key[0] == database]:
                 self._remove(key)
@@ -150,7 +150,7 @@ class Cache(Generic[V]):
 
 
 class CachesStatus(msgspec.Struct, frozen=True):
-    """Decoded blocks; indexes and filters; of a handle that has one, its directory of stored parts."""
+    """`blocks`: decoded blocks. `meta`: indexes and filters. `disk`: the handle's directory of stored parts, if any."""
 
     blocks: CacheStatus
     meta: CacheStatus
@@ -158,10 +158,10 @@ class CachesStatus(msgspec.Struct, frozen=True):
 
 
 class Caches:
-    """Memory that several databases, logs and readers of a process share. Thread-safe; closing a handle leaves it as it is.
+    """Memory that several databases, logs and readers of a process share. Thread-safe; closing a handle does not change it.
 
-    Items of different databases never mix, nor those of two copies of one: their keys are the database's id, and a table's
-    number and content. Handles on one database share them.
+    Keys are the database's id and a table's number and content. So items of different databases never mix, nor items of two
+    copies of one database. Handles on one database share its items.
 
     >>> caches = Caches(block_bytes=1 << 20)
     >>> caches.status().blocks.capacity
@@ -171,7 +171,7 @@ class Caches:
     def __init__(
         self, *, block_bytes: int = BLOCK_BYTES, meta_bytes: int = META_BYTES, runtime: Runtime | None = None
     ) -> None:
-        """`runtime`: whose locks to use; any will do for handles of any other, as nobody waits under them."""
+        """`runtime`: provides the locks. Handles of other runtimes may use these caches: no thread waits while holding one."""
         for name, size in (("block_bytes", block_bytes), ("meta_bytes", meta_bytes)):
             if type(size) is not int or size < 0:
                 raise InvalidError(f"Caches: {name} must be an integer, at least 0, got {size!r}")
@@ -180,7 +180,7 @@ class Caches:
         self.meta: Cache[Any] = Cache(meta_bytes, runtime)
 
     def drop(self, database: bytes) -> None:
-        """Let go of what is kept of one database, by its id."""
+        """Drop the items of one database, by its id."""
         self.blocks.drop(database)
         self.meta.drop(database)
 
@@ -192,11 +192,11 @@ class Caches:
 
 
 PATIENCE_SECONDS = 1.0
-"""How long a caller waits for another one's load."""
+"""Maximum seconds that a caller waits for another caller's load."""
 
 
 class _Load:
-    """Somebody is loading this item: wait for them."""
+    """A load under way, which other callers wait for."""
 
     __slots__ = ("error", "is_done", "is_interrupted", "thread", "value")
 
@@ -209,7 +209,7 @@ class _Load:
 
 
 class Loads:
-    """The loads one handle has under way. Not shared as caches are: another handle's failure, or its end, is not ours."""
+    """The loads one handle has under way. Handles do not share them: a handle's failure or end affects no other handle."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -217,10 +217,10 @@ class Loads:
         self._loads: dict[Key, _Load] = {}
 
     def get(self, cache: Cache[V], key: Key, load: Callable[[], tuple[V, int]], *, keep: bool = True) -> V:
-        """The item, loaded by one of its callers if need be; `load` returns it with its weight in bytes.
+        """The item; if it is not cached, one of the callers loads it. `load` returns the item with its weight in bytes.
 
-        A failed load raises in every caller that waited for it, and is tried again by the next. A load that takes long may
-        never end, its thread being in a signal handler: after PATIENCE_SECONDS a caller loads for itself.
+        A failed load raises in every caller that waited for it; the next caller tries again. A load may never end if its
+        thread is in a signal handler: after PATIENCE_SECONDS a waiting caller loads the item itself.
         """
         me = self._runtime.thread_id()
         mine = _Load(me)
@@ -249,14 +249,14 @@ class Loads:
                 self._finish(key, mine, None)
         except BaseException as error:
             if self._loads.get(key) is mine:
-                # A waiter must not die of this thread's KeyboardInterrupt: it looks again and loads by itself.
+                # This thread's KeyboardInterrupt must not end a waiter: the waiter looks again and loads the item itself.
                 mine.is_interrupted = not isinstance(error, Exception)
                 self._finish(key, mine, error)
             raise
         return loaded
 
     def _wait(self, pending: _Load) -> bool:
-        """Whether it is done. Requires: the lock."""
+        """Wait for a load, and return whether it is done. Requires: the lock."""
         deadline = self._runtime.monotonic() + PATIENCE_SECONDS
         while not pending.is_done:
             left = deadline - self._runtime.monotonic()

@@ -1,8 +1,8 @@
-"""Parts of table objects in a local directory, so that a process that starts again need not fetch them again.
+"""Parts of table objects in a local directory, so that a restarted process need not fetch them again.
 
-An object is cut into parts of PART_BYTES from its start on, whatever is read of it. What is read is fetched in whole parts, so
-the next read of that neighbourhood finds it. Objects never change, and the name tells what a table holds, as two copies of a
-database may give the same number to different ones: a part is right for ever.
+An object is cut into parts of PART_BYTES from its start on. Reads fetch whole parts, so the next read nearby finds them. A part
+stays valid for ever: objects never change, and a file's name includes a digest of the table's content, because two copies of
+a database may give the same number to different tables.
 
     <directory>/table-parts-1/<database, hex>/<00 to ff>/<object's name, - for />-<content, hex>-<number of the part, hex>
 
@@ -17,10 +17,10 @@ A part's file, all little-endian:
     36  checksum  u32  crc32c of the object's name, the 36 bytes above, the part
     40  part      ...
 
-Any number of processes can share the directory. A file gets its name whole, by a rename; nothing is synced, as a file that a
-power loss damaged is noticed, deleted and fetched again. Whoever writes deletes the files used longest ago, by their times,
-and never anything that does not lie where the drawing says. Trouble with the directory is told in `status`, and costs
-requests to the store, never a read.
+Any number of processes can share the directory. A file gets its name by a rename when it is complete. Nothing is synced: a
+file damaged by a power loss fails its checksum, is deleted and fetched again. A writing process deletes the files with the
+oldest times of use, and only files at the paths shown above. `status` reports a failure of the directory, which costs
+requests to the store but fails no read.
 
 Source: the part files of SlateDB's object store cache, which fetches parts of 4 MiB.
 """
@@ -45,7 +45,7 @@ HEADER: Final = struct.Struct("<4sHH16sQII")
 MAGIC: Final = b"LSMP"
 VERSION: Final = 1
 PART_BYTES: Final = (128 << 10) - HEADER.size
-"""With its header a file fills whole blocks of the disk."""
+"""With the header, a file fills whole disk blocks."""
 
 ROOT: Final = "table-parts-1"
 RETRY_SECONDS: Final = 60.0
@@ -55,9 +55,9 @@ _OURS: Final = (re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{2}"), re.comp
 
 
 class DiskCacheStatus(msgspec.Struct, frozen=True):
-    """`size`: as last looked at, with what this handle wrote since. `hits` and `misses` are parts, `damaged` those that
-    were deleted because they did not verify, `evictions` those deleted by this handle to make room. `failure`: why nothing
-    is being written at the moment, else None."""
+    """`size`: bytes at the last sweep, and those this handle wrote since. `hits` and `misses` count parts; `damaged`, parts
+    deleted because they did not verify; `evictions`, parts that this handle deleted to make room. `failure`: the reason why
+    nothing is written at the moment; None if there is none."""
 
     directory: str
     capacity: int
@@ -70,13 +70,13 @@ class DiskCacheStatus(msgspec.Struct, frozen=True):
 
 
 def encode_part(database: bytes, name: str, offset: int, data: bytes | memoryview) -> bytes:
-    """The head of a part's file; `data` follows it."""
+    """The header of a part's file, which `data` follows."""
     head = HEADER.pack(MAGIC, VERSION, 0, database, offset, len(data), 0)[:-4]
     return head + crc32c(data, crc32c(head, crc32c(name.encode()))).to_bytes(4, "little")
 
 
 def decode_part(database: bytes, name: str, offset: int, length: int, found: bytes) -> memoryview | None:
-    """The part in a file, or None where the file does not hold exactly this one, undamaged."""
+    """The part in a file; None unless the file holds exactly this part, undamaged."""
     data = memoryview(found)[HEADER.size :]
     if len(data) != length or found[: HEADER.size] != encode_part(database, name, offset, data):
         return None
@@ -96,7 +96,7 @@ class DiskCache:
         self._is_sweeping = False
         self._size = 0
         self._until_sweep = 0
-        """Bytes that may be written before looking again at what is there."""
+        """Bytes that may be written before the next sweep of the directory."""
         self._hits = self._misses = self._damaged = self._evictions = 0
         self._failure: str | None = None
         self._retry_at = 0.0
@@ -113,10 +113,10 @@ class DiskCache:
         keep: bool = True,
     ) -> bytes:
         """Bytes [start, end) of a database's object of `size` bytes; `fetch` reads a range from the store. A clone reads its
-        parents' tables under the parents' ids, so that all of them find the same parts.
+        parents' tables under the parents' ids, so clones and parents share parts.
 
-        Without `keep` nothing is written. Cost: at most one `fetch`, from the first part that is missing to the last.
-        Raises: what `fetch` raises.
+        Without `keep`, nothing is written. Cost: at most one `fetch`, from the first part that is missing to the last.
+        Raises: the errors of `fetch`.
         """
         width = self._part_bytes
         first, stop = start // width, -(-end // width)
@@ -128,7 +128,7 @@ class DiskCache:
             data = fetch(begin, until)
             if not keep:
                 return data
-            if len(data) != until - begin:  # The object is shorter than it should be: let the caller see it as it is.
+            if len(data) != until - begin:  # The object is shorter than expected: return the bytes it has.
                 return fetch(start, end)
             for at in range(low, high):
                 part = data[at * width - begin : (at + 1) * width - begin]
@@ -136,11 +136,11 @@ class DiskCache:
                     self._save(database, name, at, part)
                 parts[at - first] = part
         base = first * width
-        whole = b"".join(cast("list[bytes | memoryview]", parts))  # None of them is missing now.
+        whole = b"".join(cast("list[bytes | memoryview]", parts))  # No part is missing now.
         return whole[start - base : end - base]
 
     def drop(self, database: bytes, name: str, start: int, end: int) -> None:
-        """Forget what holds these bytes: they turned out wrong."""
+        """Delete the parts that hold these bytes, which did not verify."""
         for at in range(start // self._part_bytes, -(-end // self._part_bytes)):
             with contextlib.suppress(OSError):
                 os.unlink(self._path(database, name, at))
@@ -198,7 +198,7 @@ class DiskCache:
             self._until_sweep -= weight
 
     def _make_room(self, weight: int) -> None:
-        """Look at what all processes have written, once per sixteenth of the budget, and delete what is too much."""
+        """Measure the files of all processes, once per sixteenth of the budget written, and delete the excess."""
         with self._lock:
             if self._is_sweeping or (self._until_sweep >= weight and self._size + weight <= self._capacity):
                 return
@@ -225,7 +225,7 @@ class DiskCache:
     # -- what happened ------------------------------------------------------------------------------------------------
 
     def _fail(self, action: str, error: OSError) -> None:
-        """Write nothing for a while: the disk may be full, or the directory not ours to write to."""
+        """Stop writing for RETRY_SECONDS: the disk may be full, or the directory not writable."""
         why = error.strerror or repr(error)
         self._failure = f"cannot {action} the cache directory {self._directory!r}: {why}; reads go to the store"
         self._retry_at = self._runtime.monotonic() + RETRY_SECONDS
@@ -264,7 +264,7 @@ def _on_disk(size: int) -> int:
 
 
 def _read_used(path: str, limit: int) -> bytes:
-    """Up to `limit` bytes of a file, which is marked as used now. Raises: OSError."""
+    """Read up to `limit` bytes of a file and mark it as used now. Raises: OSError."""
     descriptor = open_beyond_standard(path, os.O_RDONLY | _AS_IT_IS)
     try:
         found = os.read(descriptor, limit)
@@ -276,12 +276,12 @@ def _read_used(path: str, limit: int) -> bytes:
 
 
 def _write(root: str, temporary: str, path: str, head: bytes, data: bytes) -> bool:
-    """Create a file whole; false where another process made room with it before it had its name. Raises: OSError."""
+    """Create a complete file. Return False if another process evicted it before it got its name. Raises: OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_IS
     try:
         descriptor = open_beyond_standard(temporary, flags, 0o600)
     except FileNotFoundError:
-        os.makedirs(root, 0o700, exist_ok=True)  # The mode is that of the last directory, hence in two steps.
+        os.makedirs(root, 0o700, exist_ok=True)  # Two steps, because the mode applies to the last directory only.
         os.makedirs(os.path.dirname(temporary), 0o700, exist_ok=True)
         descriptor = open_beyond_standard(temporary, flags, 0o600)
     try:
@@ -305,7 +305,7 @@ def _write(root: str, temporary: str, path: str, head: bytes, data: bytes) -> bo
 
 
 def _files(root: str) -> Iterator[_File]:
-    """Every file of ours below `root`, those that a crash left unfinished included; links are not followed."""
+    """Every cache file below `root`, including unfinished files of a crash. Links are not followed."""
     for database in _entries(root, 0):
         for folder in _entries(database.path, 1):
             for file in _entries(folder.path, 2):

@@ -1,17 +1,18 @@
-"""The index of a table, which the filter precedes: one range read brings both. Pure.
+"""The index of a table. The filter lies just before it, so one range read fetches both. Pure.
 
 Index payload, compressed and checksummed like a block (kind 3), n blocks:
 
     0   n         u32
-    4   keys      string column: a key for each block, not above its first and above all keys of the block before
+    4   keys      string column: a key per block, at most its first key, and above all keys of the block before
     ..  kinds     integer column
     ..  sizes     integer column: stored bytes of each block; blocks lie end to end from offset 0
     ..  rows      integer column: rows of each block
     ..  the last numbers of the series, as in last_numbers.py; or nothing
 
-From these come the offsets and the cumulative row counts that answer `count` without reading data. A series block that
-goes on with a series has the key after its last one before; where a series begins, its least number the table could hold.
-So a cursor finds its own block, not the one before. (Tables written earlier have first keys, which cost that one more.)
+From these come the offsets, and the cumulative row counts that answer `count` without reading data. If a block continues the
+series of the block before, its key is the one after the last key there. If a block begins with a new series, its key has the
+table's least number. So a cursor finds its own block, not the block before. (Older tables have first keys, which cost reads
+that one block more.)
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Index:
             self.keys, at = take_strings(payload, _COUNT.size, count)
             self.kinds, at = take_ints(payload, at, count)
             for kind in set(self.kinds) - _DATA_KINDS:
-                # Rows of a block that nobody opens are counted by the index alone.
+                # `count` uses the index without opening blocks, so an unknown kind has to be refused here.
                 raise unknown_kind(kind, name=name, offset=offset)
             sizes, at = take_ints(payload, at, count)
             rows, at = take_ints(payload, at, count)
@@ -76,8 +77,8 @@ class Index:
         return sum(map(len, self.keys)) + 150 * len(self.keys) + 16 * series + 500
 
     def shared_rows(self, kind: int, last_key: bytes) -> tuple[int, int]:
-        """How many rows are in blocks of the kind that series rows are in, without those that are all of one series; how many
-        are in blocks of other kinds. A series' keys differ in their last eight bytes."""
+        """Return the rows in blocks of `kind` (series blocks) that several series share, and the rows in blocks of other kinds.
+        The keys of one series differ in their last eight bytes only."""
         series = [key[:-8] for key in self.keys]
         shared = other = 0
         for at, (one, following) in enumerate(pairwise([*series, last_key[:-8]])):

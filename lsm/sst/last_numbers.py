@@ -1,6 +1,6 @@
-"""Where the series of a table end: the greatest number of each, within a budget of bytes. Pure.
+"""The greatest number of each series in a table, within a budget of bytes. Pure.
 
-A cursor beyond a series' last number needs nothing of the table, and its reader learns so from the index it holds anyway.
+A cursor beyond a series' last number needs no block of the table. Readers see this in the index, which they hold anyway.
 At the end of the index payload, where the table has series and the budget is not 0:
 
     0   n         u32
@@ -8,9 +8,9 @@ At the end of the index payload, where the table has series and the budget is no
     5   hashes    integer column, ascending: the canonical xxh3-64 of `family + terminated name`, read little-endian
     ..  lasts     integer column: the greatest number of any series with that hash
 
-Where the budget does not reach, the series with the least last numbers have entries: theirs are the cursors that have
-passed them. A series without an entry is not in the table at all if `is_whole`; else it may go up to the table's last
-number, and only that can rule it out.
+If the budget is too small, the series with the least last numbers have entries: cursors have most likely passed them. A series
+without an entry is not in the table if `is_whole`; otherwise it may reach the table's last number, and only that number can
+rule it out.
 
 Source: the idea of OpenData Log's RFC on sequence ranges; the bytes are ours.
 """
@@ -27,13 +27,13 @@ from lsm.coding import int_width, put_ints, take_ints, words
 
 _HEAD: Final = struct.Struct("<IB")
 _COLUMN_HEADS: Final = 18
-"""The most bytes two columns take beside their items."""
+"""Maximum bytes of two columns beyond their items."""
 
 
 def encode_last_numbers(digests: Sequence[bytes], lasts: Sequence[int], budget: int) -> bytes:
     """The section for series with these digests (8 bytes each) and last numbers; at most `budget` bytes.
 
-    Cost: a handful of C-level passes, and a sort of the series where they overflow the budget or share hashes.
+    Cost: a few C-level passes, and a sort of the series if they overflow the budget or share hashes.
     """
     if not lasts:
         return b""
@@ -43,7 +43,7 @@ def encode_last_numbers(digests: Sequence[bytes], lasts: Sequence[int], budget: 
     hashes = words(b"".join(digests), 8)
     ends = dict(zip(hashes, lasts, strict=True))
     if len(ends) < len(lasts):
-        ends = dict(sorted(zip(hashes, lasts, strict=True)))  # Series that share a hash share the greatest number.
+        ends = dict(sorted(zip(hashes, lasts, strict=True)))  # Series with one hash share the greatest number.
     is_whole = len(ends) <= room
     entries = sorted(ends.items() if is_whole else sorted(ends.items(), key=itemgetter(1))[:room])
     parts: list[bytes] = [_HEAD.pack(len(entries), is_whole)]
@@ -66,8 +66,7 @@ class LastNumbers:
         return len(self._hashes)
 
     def last(self, digest: bytes) -> int | None:
-        """The greatest number of the series with this digest; -1 where the table has none of it, None where this cannot
-        say."""
+        """The greatest number of the series with this digest; -1 if the table has no row of it, None if it is not known."""
         wanted = int.from_bytes(digest, "little")
         at = bisect_left(self._hashes, wanted)
         if at < len(self._hashes) and self._hashes[at] == wanted:

@@ -1,8 +1,8 @@
-"""Read walk, after `sst/table`: blocks of several tables in order, asked for in growing stretches, and ahead of need.
+"""Read walk, after `sst/table`: blocks of several tables in order, requested in growing stretches, and ahead of use.
 
-The first block is read alone, so a poll or a short read costs no more than it uses. A reader that comes back for more gets
-stretches of adjacent blocks, each twice as long as the last, up to `ahead_bytes`. Where the store is far, what comes next
-is under way while a stretch is consumed: the stretch behind it, or, where the next blocks lie apart, several at a time.
+The first block is read alone, so a poll or a short read fetches nothing it does not use. A reader that continues gets
+stretches of adjacent blocks, each twice as long as the one before, up to `ahead_bytes`. On a distant store, the next
+stretch is requested while the current one is consumed; if the next blocks are not adjacent, several requests run at a time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lsm.sst.index import Index
 from lsm.sst.table import Block, TableReader
 
 READ_AHEAD_BYTES: Final = 1 << 20
-"""Stored bytes a sequential reader asks for at a time, once it has shown that it goes on."""
+"""Maximum stored bytes per request of a sequential reader that has read beyond its first blocks."""
 FAR_BYTES: Final = 256 << 10
-"""A far store sends these in less time than it takes to answer: the second stretch is as long at once."""
+"""Minimum bytes of the second stretch on a distant store, which sends them in less time than its latency."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Span:
 
 
 class _Stretch:
-    """Adjacent blocks that are read with one request, or one that is cached."""
+    """Adjacent blocks that one request reads, or one cached block."""
 
     __slots__ = ("block", "end", "index", "request", "size", "start", "table")
 
@@ -57,10 +57,10 @@ def read_blocks(
     keep: bool = True,
     ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> Generator[tuple[TableInfo, Block], None, None]:
-    """The blocks of all spans in order, or of each the last first. Close the iterator to give up what is under way.
+    """The blocks of all spans in order; `descending`: of each span the last block first. Close the iterator to cancel requests.
 
-    Cost: one GET per stretch of blocks that are not cached. Holds at most `ahead_bytes` and a block of stored bytes that
-    nobody has asked for yet; on near stores none.
+    Cost: one GET per stretch of blocks that are not cached. Holds at most `ahead_bytes` and one block of stored bytes that
+    the reader has not reached yet; on near stores none.
     """
     reading = _Reading(tables, spans, descending=descending, keep=keep, ahead_bytes=ahead_bytes)
     try:
@@ -97,7 +97,7 @@ class _Reading:
         if not self._window or self._tables.is_near:
             return self._plan()
         if not self._pending:
-            # Together with what follows it, not before: where blocks lie apart this is what saves the round trips.
+            # Request this stretch together with the next ones: for blocks that are not adjacent, this saves round trips.
             self._fill()
         if not self._pending:
             if self._failure is not None:
@@ -109,7 +109,7 @@ class _Reading:
         return stretch
 
     def blocks(self, stretch: _Stretch) -> Iterator[Block]:
-        """The stretch's blocks, waited for where they are under way, else read now."""
+        """The stretch's blocks: the result of its request if it has one, else read now."""
         if stretch.block is not None:
             return iter((stretch.block,))
         found = stretch.request.result() if stretch.request is not None else self._read(stretch)
@@ -126,12 +126,12 @@ class _Reading:
         )
 
     def grow(self, size: int) -> None:
-        """The reader came back after a stretch of `size` bytes."""
+        """Grow the window: the reader continues after a stretch of `size` bytes."""
         least = 0 if self._tables.is_near else FAR_BYTES
         self._window = min(self._ahead_bytes, max(2 * self._window, 2 * size, least))
 
     def cancel(self) -> None:
-        """Whatever is still under way ends by itself; nobody hears of it."""
+        """Cancel pending requests. Requests that already run end by themselves, and their results are dropped."""
         for stretch in self._pending:
             if stretch.request is not None:
                 stretch.request.cancel()
@@ -164,7 +164,7 @@ class _Reading:
         return _Stretch(span, low, high, block)
 
     def _fill(self) -> None:
-        """Ask for what comes next, as much as the window takes. An error in finding it is raised in its turn."""
+        """Request the next stretches, as many as fit the window. An error in planning is raised when its turn comes."""
         while self._failure is None:
             if self._planned is None:
                 try:

@@ -1,4 +1,4 @@
-"""Write walk: sorted chunks into as many tables as it takes, each small enough for one conditional PUT."""
+"""Write walk: splits sorted chunks into tables, each small enough for one conditional PUT."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lsm.sst.block import RowsBlock, SeriesBlock
 from lsm.sst.builder import TableBuilder, TableFormat, TableInfo
 
 TABLE_BYTES_MAX: Final = 88 << 20
-"""No table grows beyond this, unless a single row does."""
+"""Maximum bytes per table, unless a single row is larger."""
 PIECE_BYTES: Final = 16 << 20
-"""A chunk with more bytes of values is taken apart before it is added."""
+"""Maximum bytes of a chunk added at once; larger chunks are split."""
 
 
 class RollingTables:
-    """Starts a new table when the current one has `table_bytes`. Feed it as a `TableBuilder`."""
+    """Starts a new table when the current one has `table_bytes`. Add rows as to a `TableBuilder`."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class RollingTables:
         self._rows: list[RowChunk] = []
         self._series: list[SeriesChunk] = []
         self._lengths: list[int] = []
-        """Of the rows in `_series` the values' lengths; of those in `_rows` the keys' and values' together."""
+        """Per row in `_series`, the value's length; per row in `_rows`, the length of key and value together."""
         self._pending = 0
 
     def add_rows(self, chunk: RowChunk) -> None:
-        """Rows of one key come in one call, and stay in one table."""
+        """Add rows; those of one key come in one call, and stay in one table."""
         if not len(chunk):
             return
         self._close_series()
@@ -67,7 +67,7 @@ class RollingTables:
             self._close_series()
 
     def _close_rows(self) -> None:
-        """Small chunks are put together first, or each would end in a small block."""
+        """Write the gathered rows. Small chunks are joined first, because each would end in a small block."""
         if not self._rows:
             return
         chunks, self._rows = self._rows, []
@@ -104,14 +104,14 @@ class RollingTables:
             self._roll()
 
     def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:
-        """As `TableBuilder.splice`."""
+        """`TableBuilder.splice` into the current table."""
         self._close_rows()
         self._close_series()
         self._with_room(len(stored)).splice(stored, block)
         self._roll()
 
     def _with_room(self, size: int) -> TableBuilder:
-        """The current table, or a new one where `size` more bytes could make it too large."""
+        """The current table, or a new one if `size` more bytes could make the current one too large."""
         if self._builder is not None and self._builder.size + size > TABLE_BYTES_MAX:
             self._close_table()
         if self._builder is None:
@@ -128,7 +128,7 @@ class RollingTables:
             self._put(*builder.finish())
 
     def finish(self) -> None:
-        """Write out everything that was added."""
+        """Write everything that was added."""
         self._close_rows()
         self._close_series()
         self._close_table()

@@ -1,4 +1,4 @@
-"""What every table of a database is made by, wherever it is made."""
+"""The rules by which every table of a database is made, in every process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lsm.sst.builder import TableFormat
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What a database's tables are made by. Picklable where extractor and layout are."""
+    """The rules for a database's tables. Picklable if extractor and layout are."""
 
     database: bytes
     table_format: TableFormat
     extractor: PrefixExtractor | None = None
     layout: SeriesLayout | None = None
     owners: dict[int, bytes] = {}
-    """Of a clone: the databases of tables that are not its own."""
+    """In a clone: the databases of tables that are not its own, by number."""
 
     def prefix_of(self, key: bytes) -> bytes:
         return self.extractor.prefix(key) if self.extractor is not None else b""

@@ -31,10 +31,10 @@ from lsm.sst.disk_cache import DiskCache
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index
 
 COPY_BYTES: Final = 1 << 20
-"""Stored bytes a compaction asks for at a time."""
+"""Maximum stored bytes per request of a compaction."""
 META_WIDTH: Final = 16
 TOLD_MAX: Final = 100
-"""Damaged blocks that a handle tells of, each once."""
+"""Maximum damaged blocks that a handle reports, each once."""
 
 Block = RowChunk | SeriesBlock
 Meta = tuple[Filter | None, Index]
@@ -42,7 +42,7 @@ _NO_OWNERS: Final[Mapping[int, bytes]] = {}
 
 
 class TableBytes:
-    """The bytes of tables: from the directory of stored parts where one is given, else from the store."""
+    """The bytes of tables: from the directory of stored parts if there is one, else from the store."""
 
     def __init__(
         self, store: ReliableStore, disk: DiskCache | None, database: bytes, owners: Mapping[int, bytes]
@@ -55,7 +55,7 @@ class TableBytes:
         self._is_near = store.store.is_near
 
     def for_store(self, store: ReliableStore) -> TableBytes:
-        """Return the same, which sends its requests through another view of the store."""
+        """Return a copy that sends its requests through another view of the store."""
         return TableBytes(store, self._disk, self._database, self._owners)
 
     def owner(self, table: TableInfo) -> bytes:
@@ -63,7 +63,7 @@ class TableBytes:
         return self._owners.get(table.number, self._database)
 
     def read(self, table: TableInfo, start: int, end: int, *, keep: bool = True) -> bytes:
-        """Return the table's bytes [start, end). Without `keep` the directory is not written."""
+        """Return the table's bytes [start, end). Without `keep`, the directory is not written."""
         if self._disk is None or not table.content:
             return self._fetch(table, start, end)
         return self._disk.read(
@@ -124,30 +124,30 @@ class TableReader:
         self._unshared = object()
 
     def for_cause(self, cause: str) -> TableReader:
-        """The same reader, its requests counted under another cause."""
+        """A copy of this reader whose requests are counted under another cause."""
         twin = copy(self)
         twin._store = self._store.with_cause(cause)
         twin._bytes = self._bytes.for_store(twin._store)
         return twin
 
     def cache_status(self) -> CachesStatus:
-        """Of the memory this reader uses, whoever shares it, and of its own directory."""
+        """The status of the caches this reader uses, shared or not, and of its own directory."""
         shared = self._caches.status()
         return CachesStatus(shared.blocks, shared.meta, self._disk.status() if self._disk is not None else None)
 
     def drop_cached(self) -> None:
-        """Let go of what memory keeps of this database."""
+        """Drop this database's items from the caches in memory."""
         self._caches.drop(self._database)
 
     def _key(self, table: TableInfo) -> tuple[bytes, int, object]:
-        """Under what caches keep a table's parts. Database and number are no identity: of two copies of a database, both may
-        have written a table of that number since. One that does not say what it holds is kept for this handle alone."""
+        """The cache key of a table's parts. Database and number do not identify a table: two copies of a database may each
+        write a table of the same number. A table without a content digest is cached for this handle only."""
         return self._owners.get(table.number, self._database), table.number, table.content or self._unshared
 
     # -- filter and index -------------------------------------------------------------------------------------------------
 
     def meta(self, table: TableInfo) -> Meta:
-        """Filter (where the table has one) and index. Cost: one GET, then cached."""
+        """Filter (None without one) and index. Cost: one GET, then cached."""
         key = self._key(table)
         found = self._meta.peek(key)
         if found is None:
@@ -155,8 +155,7 @@ class TableReader:
         return found
 
     def metas(self, tables: Sequence[TableInfo], *, one_by_one: bool = False) -> Iterator[tuple[TableInfo, Meta]]:
-        """Each table with its `meta`. Where the store is far, META_WIDTH are asked for at the same time, unless
-        `one_by_one`."""
+        """Each table with its `meta`. On a distant store, META_WIDTH are requested in parallel, unless `one_by_one`."""
         if one_by_one or self.is_near:
             for table in tables:
                 yield table, self.meta(table)
@@ -173,8 +172,8 @@ class TableReader:
         return self.meta(table)[1]
 
     def rows_per_series(self, table: TableInfo) -> float:
-        """How many rows, on average, a series has in blocks that it shares. By the index and the filter, so an estimate.
-        Cost: as `meta`, and a pass over the keys of the blocks."""
+        """Estimate the average rows of a series in blocks that it shares, from the index and the filter. Cost: as `meta`, and
+        a pass over the keys of the blocks."""
         table_filter, index = self.meta(table)
         last_numbers = index.last_numbers
         series = len(last_numbers) if last_numbers is not None else 0
@@ -210,11 +209,11 @@ class TableReader:
     # -- blocks -------------------------------------------------------------------------------------------------------------
 
     def peek(self, table: TableInfo, at: int) -> Block | None:
-        """Block number `at`, if it is cached."""
+        """Block number `at`; None if it is not cached."""
         return self._blocks.peek((*self._key(table), at))
 
     def block(self, table: TableInfo, at: int, *, index: Index | None = None, keep: bool = True) -> Block:
-        """Block number `at`. Cost: one GET, then cached. `index`: where the caller has it."""
+        """Block number `at`. Cost: one GET, then cached. `index`: the table's, if the caller has it."""
         key = (*self._key(table), at)
         found = self._blocks.peek(key)
         if found is None:
@@ -222,20 +221,20 @@ class TableReader:
         return found
 
     def stored(self, table: TableInfo, index: Index, start: int, end: int, *, keep: bool) -> bytes:
-        """Blocks [start, end) as they are stored, past the cache in memory, not verified yet. Cost: one GET."""
+        """Stored bytes of blocks [start, end), not verified. Bypasses the cache in memory. Cost: one GET."""
         return self._bytes.read(table, index.offsets[start], index.offsets[end], keep=keep)
 
     def opened(
         self, table: TableInfo, index: Index, start: int, end: int, data: bytes, *, descending: bool, keep: bool
     ) -> Iterator[Block]:
-        """What `stored` gave, verified and decoded one by one. Raises: CorruptionError.
+        """Verify and decode the blocks that `stored` returned, one by one. Raises: CorruptionError.
 
-        Wide rows of a near store that are stored uncompressed are not cached: the machine does that already, and to copy
+        Wide rows stored uncompressed on a near store are not cached: the operating system caches them already, and to copy
         them would take longer than to read them again.
         """
         offsets = index.offsets
         base = offsets[start]
-        view = memoryview(data)  # A slice of bytes would be one copy more of every block.
+        view = memoryview(data)  # Slices of bytes would copy every block once more.
         key = self._key(table)
         seed = checksum_seed(key[0], table.name)
         for at in reversed(range(start, end)) if descending else range(start, end):
@@ -246,7 +245,7 @@ class TableReader:
             yield block
 
     def stored_blocks(self, table: TableInfo, wanted: Sequence[int]) -> Iterator[bytes]:
-        """Blocks as they are stored, past the cache, not verified yet; `wanted` ascends. For compaction.
+        """Stored bytes of the `wanted` blocks (ascending), not verified, for compaction. Bypasses the cache in memory.
 
         Cost: one GET per COPY_BYTES of adjacent blocks.
         """
@@ -267,7 +266,7 @@ class TableReader:
             at = stop
 
     def open_stored(self, table: TableInfo, index: Index, at: int, stored: bytes) -> RowsBlock | SeriesBlock:
-        """Verify what `stored_blocks` gave for block `at`, and find its columns. Raises: CorruptionError."""
+        """Verify block `at` as `stored_blocks` returned it, and decode its columns. Raises: CorruptionError."""
         offset = index.offsets[at]
         kind, payload = self._verified(table, stored, offset)
         if kind == KIND_ROWS:
@@ -296,9 +295,8 @@ class TableReader:
     def _verified(
         self, table: TableInfo, data: bytes | memoryview, offset: int, seed: int | None = None
     ) -> tuple[int, bytes | memoryview]:
-        """Kind and payload of a stored block. Where it may have been damaged on its way from the store, the store is asked
-        again; and where the disk kept it: a cache must not make a passing fault a lasting one. `seed`: the table's, where
-        the caller has it."""
+        """Kind and payload of a stored block. If it does not verify, it is fetched again: it may have been damaged on its way
+        from a distant store, or in the directory of stored parts. `seed`: the table's, if the caller has it."""
         name = table.name
         if seed is None:
             seed = checksum_seed(self._bytes.owner(table), name)
@@ -319,14 +317,14 @@ class TableReader:
                 raise
 
     def _tell_damage(self, name: str, offset: int, error: CorruptionError) -> None:
-        """Once for each place: the same block may be read in a loop."""
+        """Report damage once per block: the same block may be read in a loop."""
         if (name, offset) not in self._told and len(self._told) < TOLD_MAX:
             self._told.add((name, offset))
             events.tell(events.CORRUPTION, url=self._store.url, reason=events.reason(error))
 
 
 def table_missing(error: ObjectMissing, table: TableInfo, offset: int) -> TableMissingError:
-    """A table that is not there. Where it belongs to another database that a clone reads in place, that one is named."""
+    """The error for a missing table. If a clone reads the table in place, the error names the parent database."""
     why = "the table is missing"
     if isinstance(error, MissingInParent):
         why += f" at {error.url}, which this clone reads in place: that database is gone, has moved, or lost it"
@@ -334,12 +332,13 @@ def table_missing(error: ObjectMissing, table: TableInfo, offset: int) -> TableM
 
 
 def _part_name(table: TableInfo) -> str:
-    """A table's name in the directory of stored parts: with what it holds, as two copies of a database may share both."""
+    """A table's name in the directory of stored parts. The content is part of it, because two copies of a database may share
+    the directory and the table's name."""
     return f"{table.name}-{table.content:016x}"
 
 
 def decode_block(kind: int, payload: bytes | memoryview, *, name: str, offset: int, may_borrow: bool = False) -> Block:
-    """A data block's content. Raises: CorruptionError."""
+    """Decode a data block's payload. Raises: CorruptionError."""
     if kind == KIND_SERIES:
         return decode_series(payload, name=name, offset=offset, may_borrow=may_borrow)
     if kind == KIND_ROWS:
@@ -348,5 +347,5 @@ def decode_block(kind: int, payload: bytes | memoryview, *, name: str, offset: i
 
 
 def weight_of(block: Block) -> int:
-    """Bytes a decoded block occupies, about."""
+    """Approximate bytes that a decoded block occupies."""
     return block.weight if isinstance(block, SeriesBlock) else row_chunk_weight(block)

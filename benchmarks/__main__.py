@@ -20,7 +20,7 @@ _LATEST = Path(__file__).resolve().parent / "results" / "latest.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 measured, 1 some measurement failed, 2 bad options, 130 interrupted."""
+    """Return the exit status: 0 measured, 1 a measurement failed, 2 bad options, 130 interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     for name in options.scenarios:  # argparse's own `choices` beside nargs="*" would refuse an empty list.

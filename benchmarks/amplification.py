@@ -1,4 +1,4 @@
-"""What is written and stored for what came in: a database of random keys beside RocksDB, and a log that is sealed."""
+"""Bytes written and stored per byte of input: a database of random keys beside RocksDB, and a log that is sealed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTLING_SECONDS = 240.0
 
 
 def random_keys(task: Task) -> Figures:
-    """Put rows under keys of 16 random bytes into a plain database and let it compact: bytes written for each of theirs."""
+    """Put rows with keys of 16 random bytes into a plain database and let it compact: bytes written per byte of the rows."""
     batches = list(task.workload.batches())
     before = written_bytes()
     rows = {"ours": _into_ours, "rocksdict": _into_rocks}[task.store](task, batches)
@@ -60,8 +60,8 @@ def _into_rocks(task: Task, batches: list[Any]) -> int:
 
 
 def sealed_log(task: Task) -> Figures:
-    """Append to a log that is sealed every `seal_bytes`: bytes of tables written for each one flushed, and bytes stored in
-    the end, garbage collected, for each one of keys and values. In threads, which count what they write."""
+    """Append to a log that is sealed every `seal_bytes`: table bytes written per byte flushed, and bytes stored after garbage
+    collection per byte of keys and values. Flushes and compactions run in threads, where their writes are counted."""
     from lsm import FlushType, Settings
     from opendata_log import Config, LogDb, SegmentConfig
 
@@ -84,7 +84,7 @@ def sealed_log(task: Task) -> Figures:
             log.try_append(batch)
         log.seal_segment()
         log.try_append([(b"next", b"")])
-        log._db.flush(FlushType.MEMTABLE)  # Closing would, and nobody could count it.
+        log._db.flush(FlushType.MEMTABLE)  # Otherwise closing flushes, after the counts are read.
         settle(log)
     with LogDb.open(config) as log:
         settle(log)

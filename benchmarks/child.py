@@ -54,7 +54,7 @@ def run(task: Task, *, timeout: float = 300.0) -> Figures:
 
 
 def _end_session(child: subprocess.Popen[bytes]) -> None:
-    """Stop what the child may have left running: it leads a session of its own, nobody else is in it."""
+    """Stop processes that the child may have left running: all are in the session that the child leads."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -1,7 +1,7 @@
-"""Measured step of asyncio programs: many tasks on one loop, against threads that do the same with the blocking face.
+"""Measured step of asyncio programs: many tasks on one loop, against threads that do the same with the blocking API.
 
 Two comparisons: tasks that append, against one blocking loop with the same batches; and tasks that append and follow, against a
-thread for each of them. They alternate in one process, so that whatever else the machine does falls on all.
+thread for each of them. They alternate in one process, so that other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ APPENDERS = 100
 FOLLOWERS = 1000
 BATCH = 100
 FOLLOWED = 10
-"""Records of a batch that go to followed keys."""
+"""Records per batch that go to followed keys."""
 
 Batches = list[list[tuple[bytes, bytes]]]
 
 
 def _batches(task: Task) -> list[Batches]:
-    """What each appender appends: every followed key gets its share, the rest goes to other keys."""
+    """Each appender's batches: every followed key gets its share, the other records go to other keys."""
     rounds = max(1, task.workload.records // PAIRS // (APPENDERS * BATCH))
     value = b"x" * 100
     made = []
@@ -80,7 +80,7 @@ def _threads(path: Path, work: list[Batches]) -> float:
 
 
 async def _appending(path: Path, work: list[Batches]) -> float:
-    """A task for each appender, and nobody follows."""
+    """A task for each appender, without followers."""
     log = await aio.LogDb.open(storage=f"file://{path}")
 
     async def append(batches: Batches) -> None:
@@ -95,7 +95,7 @@ async def _appending(path: Path, work: list[Batches]) -> float:
 
 
 async def _beat(late: list[float], spent: list[float]) -> None:
-    """How late each beat is, and how much of that time the loop's thread was at work."""
+    """Record how late each beat is, and the CPU time of the loop's thread in that time."""
     while True:
         start, busy = _now(), time.thread_time()
         await asyncio.sleep(0.001)
@@ -104,14 +104,14 @@ async def _beat(late: list[float], spent: list[float]) -> None:
 
 
 async def _idle(late: list[float]) -> None:
-    """What the machine alone does to a heartbeat."""
+    """Record how late a heartbeat is on a loop without other work."""
     beating = asyncio.create_task(_beat(late, []))
     await asyncio.sleep(0.5)
     beating.cancel()
 
 
 async def _tasks(path: Path, work: list[Batches], late: list[float], spent: list[float]) -> tuple[float, int]:
-    """Seconds until the last append, and entries that followers had by then."""
+    """Seconds until the last append, and the entries that followers had by then."""
     log = await aio.LogDb.open(storage=f"file://{path}")
     followed = 0
 

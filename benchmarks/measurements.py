@@ -1,7 +1,7 @@
-"""The measured steps. Each runs in a process of its own, on one store, and returns named figures.
+"""The measured steps. Each runs in its own process, on one store, and returns named figures.
 
-A step builds its records before its clock starts, moves them out of the garbage collector's sight (they belong to
-the benchmark, not to the store), and verifies what it read after its clock stopped.
+A step builds its records before its clock starts and hides them from the garbage collector, because they belong to the
+benchmark, not to the store. It verifies the records it read after its clock stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _prepared(workload: Workload) -> list[Batch]:
 
 
 def ingest(task: Task) -> Figures:
-    """Append everything, flush, settle, close: a rate to each of the marks, and CPU over all of it."""
+    """Append everything, flush, settle, close: the rate up to each of these points, and the CPU time of all."""
     batches, records = _prepared(task.workload), task.workload.records
     store = task.open()
     append = store.append
@@ -100,7 +100,7 @@ def threads(task: Task) -> Figures:
 def load(task: Task) -> Figures:
     """Append everything and close, for a later process to read. Not a measurement.
 
-    What closing leaves to be compacted is compacted before anybody measures, or it would run beside the first scan.
+    Compaction that closing leaves is finished before any measurement, because it would run beside the first scan.
     """
     store = task.open()
     for batch in task.workload.batches():
@@ -122,7 +122,7 @@ def scan(task: Task) -> Figures:
 
 
 def rescan(task: Task) -> Figures:
-    """The same a second time, with whatever the store kept in memory of the first."""
+    """Read every key a second time, with the caches that the first time filled."""
     store = task.open()
     _read_all(store, task.workload)
     elapsed = _read_all(store, task.workload)
@@ -131,7 +131,7 @@ def rescan(task: Task) -> Figures:
 
 
 def _read_all(store: Store, workload: Workload) -> float:
-    """Seconds that reading every key took, verifying left out."""
+    """Seconds to read every key, without the verification."""
     elapsed = 0.0
     for number in range(workload.keys):
         key = workload.key(number)
@@ -143,7 +143,7 @@ def _read_all(store: Store, workload: Workload) -> float:
 
 
 def crash(task: Task) -> Figures:
-    """Append everything, make it durable in the write-ahead log only, and die."""
+    """Append everything, make it durable in the write-ahead log only, and kill this process."""
     store = task.open()
     for batch in task.workload.batches():
         store.append(batch)
@@ -181,7 +181,7 @@ def latency(task: Task) -> Figures:
 
 
 def memory_ingest(task: Task) -> Figures:
-    """Peak resident memory of the whole process over an ingest of records that nobody else keeps."""
+    """Peak resident memory of the process during an ingest of records that only the store keeps."""
     store = task.open()
     for batch in task.workload.batches():
         store.append(batch)
@@ -199,13 +199,13 @@ def _warm_base(task: Task) -> int:
     os.makedirs(small.path, exist_ok=True)
     load(small)
     store = small.open()
-    store.scan(small.workload.key(0))  # Some stores load what they read with at the first read.
+    store.scan(small.workload.key(0))  # Some stores load the code for reads at the first read.
     store.close()
     return process.resident_bytes()
 
 
 def memory_keys(task: Task) -> Figures:
-    """Resident bytes a live key costs with one record each, the record included."""
+    """Resident bytes per live key with one record each, the record included."""
     base = _warm_base(task)
     store = task.open()
     for batch in task.workload.batches():
@@ -217,7 +217,7 @@ def memory_keys(task: Task) -> Figures:
 
 
 def memory_reopened(task: Task) -> Figures:
-    """The same after a clean close, in a fresh process that has read one key."""
+    """Resident bytes per live key after a clean close, in a fresh process that has read one key."""
     base = _warm_base(task)
     store = task.open()
     assert len(store.scan(task.workload.key(0))) == 1

@@ -1,7 +1,7 @@
-"""What one core merges: a compaction job on tables in memory, in four shapes, by the CPU time of its thread.
+"""Merge rate of one core: a compaction job on tables in memory, in four shapes, by the CPU time of its thread.
 
-`interleaved`: the sources' keys lie between each other, so every row is merged. `spliced`: stretches of a few megabytes
-belong to one source each, so blocks are taken over as they are stored. `rows` have keys of 16 bytes; `series` are a thousand
+`interleaved`: the sources' keys alternate, so every row is merged. `spliced`: stretches of a few megabytes belong to one
+source each, so stored blocks are copied. `rows` have keys of 16 bytes; `series` are a thousand
 streams. The floor sorts the same number of tuples where rows are merged, and packs the bytes that were merged, as blocks,
 with zstd where they are copied, in hexadecimal digits: a machine that is busy slows both.
 """
@@ -48,7 +48,7 @@ Fill = Callable[[RollingTables], None]
 
 
 class _OneFamily:
-    """Every key is of one series family, which is listed nowhere."""
+    """All keys are of one series family, which has no directory."""
 
     name = "one family"
 
@@ -60,7 +60,7 @@ class _OneFamily:
 
 
 def merge(task: Task) -> Figures:
-    """All four shapes: rows a CPU second, and megabytes of keys and values a CPU second."""
+    """All four shapes: rows, and megabytes of keys and values, per CPU second."""
     figures: Figures = {}
     for shape, fills in _shapes(task.workload):
         seconds = _floor(task.workload, shape) if task.store == "floor" else _compaction(task.workload, shape, fills)
@@ -123,7 +123,7 @@ def _source(store: ReliableStore, number: int, fill: Fill) -> tuple[TableInfo, .
 
 
 def _shapes(workload: Workload) -> Iterator[tuple[str, list[Fill]]]:
-    """Each shape with what fills its sources, oldest first."""
+    """Each shape with the functions that fill its sources, oldest first."""
     records, row_bytes = workload.records, 16 + workload.value_bytes
     keys = _keys(records)
     values = [value for batch in workload.batches() for _, value in batch]
@@ -155,7 +155,7 @@ def _rows(keys: list[bytes], values: list[bytes], stretches: list[range]) -> Fil
 
 
 def _series(values: list[bytes], stretches: list[range], streams: int) -> Fill:
-    """Each stretch's rows over `streams` series; those of different stretches share names where there is one a source."""
+    """Spread each stretch's rows over `streams` series. The names are the same in every source if a source is one stretch."""
 
     def fill(tables: RollingTables) -> None:
         for rows in stretches:

@@ -1,4 +1,4 @@
-"""Measured steps of consumers that keep up: polls, followers, counts. Each runs as those in `measurements` do."""
+"""Measured steps of caught-up consumers: polls, followers, counts. They run like the steps in `measurements`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Poll = Callable[[bytes, int], tuple[Entries, int]]
 
 
 def _poll_of(store: Store) -> Poll:
-    """How a consumer of this store asks for what is new: entries, and where to ask next."""
+    """The function by which a consumer of this store polls: it returns new entries and the next position."""
     own: Poll | None = getattr(store, "poll", None)
     if own is not None:
         return own
@@ -39,7 +39,7 @@ def _percentile(times: list[float], share: float) -> float:
 
 
 def poll(task: Task) -> Figures:
-    """Consumers that are caught up ask again: with nothing new, and with one new record of their key."""
+    """Caught-up consumers poll again: without new records, and with one new record of their key."""
     store, workload = task.open(), task.workload
     for batch in workload.batches():
         store.append(batch)
@@ -68,8 +68,8 @@ def poll(task: Task) -> Figures:
 
 
 def poll_of_many_keys(task: Task) -> Figures:
-    """The same of logs with a thousand, a hundred thousand and a million keys, records per key being equal: the median of the
-    slowest of the three, by that of the fastest. The logs take turns."""
+    """Poll logs of a thousand, a hundred thousand and a million keys with equally many records per key: the slowest log's
+    median divided by the fastest log's. The logs take turns."""
     logs = [LogDb.open(storage=f"file://{task.path}/{count}") for count in _KEYS]
     cursors: list[dict[bytes, int]] = []
     for count, log in zip(_KEYS, logs, strict=True):
@@ -112,8 +112,8 @@ def _polled(log: LogDb, key: bytes, cursor: int) -> tuple[Entries, int]:
 
 
 def poll_beside_ingest(task: Task) -> Figures:
-    """Caught-up consumers of quiet keys, a thousand polls a second, while another thread appends as fast as it can: the call
-    by itself, and from when it was due to its end."""
+    """Caught-up consumers of quiet keys, a thousand polls per second, while another thread appends at full speed: the time of
+    the call, and the time from when the poll was due to its end."""
     store, workload = task.open(), task.workload
     batches = list(workload.batches())
     quiet = [b"quiet-%09d" % number for number in range(_POLLED_KEYS)]
@@ -161,7 +161,7 @@ def poll_beside_ingest(task: Task) -> Figures:
 
 
 def follow(task: Task) -> Figures:
-    """From an append to the follower's thread having the entry, and how often it was late. For stores that can follow."""
+    """Time from an append until the follower's thread has the entry, and how often it was late. For stores that can follow."""
     store, workload = task.open(), task.workload
     key = workload.key(0)
     woken: list[float] = []

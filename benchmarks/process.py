@@ -1,7 +1,7 @@
-"""What this process and its descendants cost: CPU seconds and resident memory.
+"""Costs of this process and its descendants: CPU seconds and resident memory.
 
-Engines may work in child processes. Reaped children are in `RUSAGE_CHILDREN`; those still alive are read from
-/proc (Linux), so that a difference of two readings misses neither.
+Engines may work in child processes. Reaped children are in `RUSAGE_CHILDREN`; living children are read from /proc
+(Linux), so the difference of two readings includes both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def cpu_seconds() -> float:
 
 
 def written_bytes() -> int:
-    """What this process and its reaped children have handed to `write` so far: files, and what little goes through pipes."""
+    """Bytes that this process and its reaped children have passed to `write` so far: to files, and a few to pipes."""
     for line in (_PROC / "self/io").read_text().splitlines():
         if line.startswith("wchar:"):
             return int(line.split()[1])
@@ -43,7 +43,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Highest resident memory this process ever had. `getrusage` alone would count the one it was forked from, too."""
+    """Peak resident memory of this process. `getrusage` alone would include the process it was forked from."""
     try:
         for line in (_PROC / "self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -54,12 +54,12 @@ def peak_bytes() -> int:
 
 
 def children_peak_bytes() -> int:
-    """Highest resident memory of any single reaped child."""
+    """Peak resident memory of any single reaped child."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _descendants() -> dict[int, list[str]]:
-    """Process id to the fields of /proc/PID/stat after the command name, for every living descendant."""
+    """For every living descendant: process id to the fields of /proc/PID/stat after the command name."""
     stats: dict[int, list[str]] = {}
     if not _PROC.is_dir():
         return stats

@@ -15,7 +15,7 @@ from benchmarks.scenarios import Row
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table. `met` is None where no goal is set or ours did not run."""
+    """One line of the table. `met` is None if no goal is set or our store did not run."""
 
     scenario: str
     label: str
@@ -31,7 +31,7 @@ class Line:
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[Line]:
-    """Every row against every peer, in the order of the scenarios; our own figure once where there is no peer."""
+    """Every row against every peer, in the order of the scenarios; without a peer, our own figure once."""
     return [line for outcome in outcomes for row in outcome.scenario.rows for line in _lines(outcome, row)]
 
 
@@ -61,7 +61,7 @@ _TITLES = ("", "against", "ratio", "goal", "", "ours", "peer", "", "spread")
 
 
 def table(found: Sequence[Line], *, colour: bool) -> str:
-    """Lines under a heading; a repeated label is left out. Met goals carry a tick, missed ones a cross."""
+    """Lines under a heading; a repeated label is left out. A tick marks a met goal, a cross a missed one."""
     out = [_joined(_TITLES), "─" * (sum(_WIDTHS) + len(_WIDTHS) - 1)]
     previous: tuple[str, str] | None = None
     for line in found:
@@ -114,7 +114,7 @@ def _figure(value: float | None) -> str:
 
 
 def document(outcomes: Sequence[Outcome], machine: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Everything measured, round by round, with what is needed to judge it later."""
+    """All measurements, round by round, with the data needed to judge them later."""
     return {
         "format": 1,
         "machine": machine,

@@ -1,4 +1,4 @@
-"""Runs scenarios: rounds of all stores in rotating order, one process at a time, into comparable outcomes."""
+"""Runs scenarios: rounds of all stores in rotating order, one process at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.workloads import Workload
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asked for. `stores`: those that can run, ours first if it can."""
+    """The options of the command line. `stores`: the stores that can run, ours first if it can."""
 
     scenarios: Sequence[Scenario]
     stores: Sequence[str]
@@ -29,7 +29,7 @@ class Plan:
     directory: str | None = None
 
     def stores_of(self, scenario: Scenario) -> list[str]:
-        """Ours and the scenario's own peers; with `forced`, exactly the stores asked for."""
+        """Our store and the scenario's peers; with `forced`, exactly the stores of the command line."""
         if self.forced:
             return list(self.stores)
         return [name for name in self.stores if name == "ours" or name in scenario.peers]
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Figures of one scenario: store to one dict a round (None where it failed), and what went wrong."""
+    """Figures of one scenario: store to one dict per round (None if it failed), and the failures."""
 
     scenario: Scenario
     rounds: dict[str, list[Figures | None]]
@@ -49,14 +49,14 @@ class Outcome:
         return statistics.median(found) if found else None
 
     def ratios(self, row: Row, peer: str) -> list[float]:
-        """Ours over the peer, round by round, turned so that more is better."""
+        """Our figure divided by the peer's, or the inverse where less is better, round by round."""
         paired = zip(self.rounds.get("ours", []), self.rounds.get(peer, []))
         pairs = [(ours[row.metric], theirs[row.metric]) for ours, theirs in paired if ours and theirs]
         return [ours / theirs if row.more_is_better else theirs / ours for ours, theirs in pairs if ours and theirs]
 
 
 def conduct(plan: Plan, tell: Callable[[str], None]) -> list[Outcome]:
-    """Run the whole plan. A measurement that fails leaves a hole and a line in `failures`; the rest goes on."""
+    """Run the whole plan. A failed measurement leaves None and a line in `failures`; the other measurements go on."""
     return [_scenario(plan, scenario, tell) for scenario in plan.scenarios]
 
 

@@ -1,4 +1,4 @@
-"""What is compared: scenarios, their default sizes, the rows they give and the goals the project set itself."""
+"""The scenarios, their default sizes, the rows they give and the project's goals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchmarks.workloads import Workload
 class Row:
     """One figure of a scenario, as the report shows it.
 
-    `goals`: peer to the least ratio ours/peer, written so that more is better whatever the unit.
-    `limit`: the most (or, for rates, least) our own figure may be.
+    `goals`: peer to the minimum ratio, inverted where less is better, so that more is always better.
+    `limit`: maximum of our own figure, or minimum if more is better.
     """
 
     metric: str
@@ -27,10 +27,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Steps run one after the other in processes of their own on one directory, once per store and round.
+    """Steps that run in sequence, each in its own process, on one directory per store and round.
 
-    `prepare`: a step run once per store and run instead, its directory shared by all rounds.
-    `scale`: the share of the records a slow peer gets, so that a round stays short; rates are per record anyway.
+    `prepare`: a step that runs once per store; all rounds share its directory.
+    `scale`: the share of the records that a slow peer gets, to keep a round short; rates are per record anyway.
     """
 
     name: str

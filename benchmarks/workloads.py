@@ -1,4 +1,4 @@
-"""The records every store is given: the same lists of `(key, value)` tuples, built before the clock starts.
+"""The records that every store gets: the same lists of `(key, value)` tuples, built before the clock starts.
 
 Record `i` of a workload belongs to key `(i * STEP) mod keys`: every run of `keys` records touches each key once,
 in a scattered order, so a key's records are known without keeping them. Values are distinct and reproducible from
@@ -22,7 +22,7 @@ _CHUNK = 1000  # records whose values are cut from one seeded block
 
 @dataclass(frozen=True)
 class Workload:
-    """So many records of `value_bytes` over `keys` keys. `kind`: incompressible, hexadecimal, or like an event."""
+    """`records` records of `value_bytes` over `keys` keys. `kind`: incompressible, hexadecimal, or like an event."""
 
     records: int
     keys: int = 1000
@@ -64,7 +64,7 @@ class Workload:
         return range(first, self.records, self.keys)
 
     def verify(self, key_number: int, entries: Entries) -> None:
-        """Raise AssertionError unless `entries` are this key's records, complete, in order, with their values."""
+        """Raise AssertionError unless `entries` are all of this key's records, in order, with their values."""
         key, expected = self.key(key_number), self.sequences(key_number)
         found = [sequence for _, sequence, _ in entries]
         assert found == list(expected), f"{key!r}: {len(found)} entries instead of {len(expected)}, or out of order"

@@ -1,4 +1,4 @@
-"""A process of its own that writes a log, and dies or is fenced. The parent reads its ledger from a pipe.
+"""A separate process that writes a log, and dies or is fenced. The parent reads its ledger from a pipe.
 
     python -m tests.crashes.child < specification, one line of JSON
 
@@ -27,7 +27,7 @@ Pair = tuple[bytes, bytes]
 
 
 def batches(seed: int, *, keys: int = 30) -> Iterator[list[Pair]]:
-    """The same batches for the same seed, without an end."""
+    """An endless stream of batches, equal for equal seeds."""
     chance = random.Random(seed)
     while True:
         yield [
@@ -47,7 +47,7 @@ def large_batches(records: int) -> Iterator[list[Pair]]:
 
 
 def write_and_wait(spec: dict[str, Any]) -> None:
-    """Append a large log with default settings, flush, say so, and wait to be killed."""
+    """Append a large log with default settings, flush, report it, and wait for the kill."""
     log = LogDb.open(storage=StorageConfig(url=spec["url"], storage_options=spec.get("storage_options", {})))
     for batch in large_batches(spec["large"]):
         log.append_timeout(batch, 60)
@@ -57,7 +57,7 @@ def write_and_wait(spec: dict[str, Any]) -> None:
 
 
 def config_of(spec: dict[str, Any]) -> Config:
-    """The configuration a specification asks for: small tables, so that a second's work goes through every stage."""
+    """The configuration of a specification. Its tables are small, so that a second's work passes through every stage."""
     return Config(
         storage=StorageConfig(url=spec["url"], storage_options=spec.get("storage_options", {})),
         segmentation=SegmentConfig(seal_byte_limit=spec.get("seal_byte_limit", 1 << 20)),

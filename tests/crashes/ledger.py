@@ -1,4 +1,4 @@
-"""What a log must hold after its writer died: the ledger of the batches it had accepted, kept outside of it."""
+"""The ledger of a writer's accepted batches, kept outside the writer: what the log must hold after the writer died."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[int, bytes, bytes]
 
 @dataclass
 class Child:
-    """A child process and what it has said so far."""
+    """A child process and its output so far."""
 
     spec: dict[str, Any]
     first: int | None = None
@@ -43,7 +43,7 @@ class Child:
         self.process.stdin.flush()
 
     def listen(self) -> list[str]:
-        """The next line, as words; empty when the child has ended."""
+        """The words of the next line; none if the child has ended."""
         assert self.process.stdout is not None
         words = self.process.stdout.readline().decode().split()
         if words:
@@ -55,7 +55,7 @@ class Child:
         return words
 
     def listen_for(self, *wanted: str) -> list[str]:
-        """Listen until one of these words starts a line. The child must not end before."""
+        """Read until a line starts with one of these words. The child must not end before."""
         while words := self.listen():
             if words[0] in wanted:
                 return words
@@ -69,12 +69,12 @@ class Child:
         os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, and then what it had said before."""
+        """Send SIGKILL, then read the output up to it."""
         self.signal(signal.SIGKILL)
         self.end()
 
     def end(self) -> None:
-        """Everything it still says, until it has ended."""
+        """Read the output until the child has ended."""
         self.listen_to_the_end()
         self.process.wait(timeout=60)
         for pipe in (self.process.stdin, self.process.stdout):
@@ -87,7 +87,7 @@ class Child:
 
 
 def rows_of(log: LogDb) -> list[Row]:
-    """Everything in a log, in the order of the sequences, by scans of its keys."""
+    """All rows of a log, in sequence order, by scans of its keys."""
     names = [found.key for found in log.list_keys()]
     assert names == sorted(set(names))
     rows = []
@@ -99,14 +99,14 @@ def rows_of(log: LogDb) -> list[Row]:
 
 
 class Ledger:
-    """The rows that are known to be in a log, round by round."""
+    """The rows known to be in a log, round by round."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
     def check(self, log: LogDb, child: Child) -> None:
-        """The log holds the rows of earlier rounds and whole batches from the start of the child's, in order, and all
-        that the child was told is durable. What it holds counts as kept from here on."""
+        """Assert that the log holds the rows of earlier rounds, then whole batches from the start of the child's stream, in
+        order, and all rows that were acknowledged to the child as durable. From now on, the log must keep its rows."""
         found = rows_of(log)
         known = len(self.rows)
         assert found[:known] == self.rows

@@ -1,4 +1,4 @@
-"""Kill writers for hours: `python -m tests.crashes.long_run`, or `make kills`. It can be stopped, and goes on where it was.
+"""Kill writers for hours: `python -m tests.crashes.long_run`, or `make kills`. After a stop it continues where it was.
 
 A lot is one log: some writers in a row, each killed at a random moment, every fifth while it opens; then one is stopped
 (SIGSTOP), overtaken, and woken up. What was durable must be there after each. A finished lot is a row in the file of the
@@ -24,12 +24,12 @@ from tests.crashes.rounds import killed_while_it_opens, round_of_death, stop_and
 from tests.servers.s3 import Ministack
 
 LOT = 10
-"""Kills of one log."""
+"""Kills per log."""
 TELL_SECONDS = 10.0
 
 
 def run_lot(place: dict[str, Any], number: int, kills: int) -> dict[str, Any]:
-    """A row of the report. Raises AssertionError where something is wrong with the log."""
+    """Run a lot and return its row of the report. Raises AssertionError if the log is wrong."""
     chance, ledger = random.Random(number), Ledger()
     began = time.monotonic()
     for at in range(kills):
@@ -43,13 +43,13 @@ def run_lot(place: dict[str, Any], number: int, kills: int) -> dict[str, Any]:
 
 
 class State:
-    """The lots that are done, in a file."""
+    """The finished lots, in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         if path.exists():
-            for line in path.read_text("utf-8").split("\n")[:-1]:  # A last line that was cut off counts for nothing.
+            for line in path.read_text("utf-8").split("\n")[:-1]:  # A last line that was cut off is ignored.
                 self.add(json.loads(line))
 
     def add(self, row: dict[str, Any]) -> None:

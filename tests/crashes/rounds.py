@@ -1,4 +1,4 @@
-"""What happens to writers, and what must be there afterwards."""
+"""Kills and freezes of writers, and checks of the log afterwards."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.crashes.child import Pair, batches, config_of
 from tests.crashes.ledger import Child, Ledger, rows_of
 
 LAZY = {"flush_interval": 3600.0, "wal_object_bytes": 1 << 20, "l0_sst_size_bytes": 1 << 20}
-"""Nothing is sent before somebody waits for it."""
+"""Nothing is sent before a caller waits for it."""
 
 
 def round_of_death(spec: dict[str, Any], ledger: Ledger, chance: random.Random) -> None:
-    """A child writes, is killed at a random moment; the log is opened here and compared."""
+    """A child writes and is killed at a random moment. Then this process opens the log and compares it."""
     child = Child(spec)
     child.listen_for("opened")
     for _ in range(chance.randrange(12)):
@@ -38,7 +38,7 @@ def killed_while_it_opens(spec: dict[str, Any], ledger: Ledger, chance: random.R
 
 
 def killed_before_anything_is_durable(place: dict[str, Any], seed: int) -> None:
-    """A child is told sequences, and dies before its log object is sent: nobody may be told one of them again (rule S1)."""
+    """A child gets sequences, and dies before its log object is sent: no writer may get one of them again (rule S1)."""
     child = Child({**place, "seed": seed, "flushes": 0.0, "says_all": True, "engine": LAZY})
     child.listen_for("opened")
     seen = [int(child.listen_for("accepted")[1]) for _ in range(3)]
@@ -49,7 +49,7 @@ def killed_before_anything_is_durable(place: dict[str, Any], seed: int) -> None:
 
 
 def check_acknowledged(child: Child, rows: dict[int, Pair]) -> None:
-    """Every record that the child was told is durable is there, under its sequence."""
+    """Assert that the log holds every record acknowledged to the child as durable, under its sequence."""
     if child.first is None:
         return
     at = child.first
@@ -62,7 +62,7 @@ def check_acknowledged(child: Child, rows: dict[int, Pair]) -> None:
 
 
 def stop_and_go(place: dict[str, Any]) -> None:
-    """A writer freezes in the middle of its work, another takes over, and the first one wakes up."""
+    """A writer freezes in the middle of its work, another takes over, and the first continues."""
     child = Child({**place, "seed": 1, "flushes": 0.2})
     for _ in range(6):
         child.listen()

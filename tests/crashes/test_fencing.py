@@ -1,4 +1,4 @@
-"""Two processes want one log: one owns it, the other is told, and nothing that was acknowledged is missing."""
+"""Two processes open one log: one owns it, the other gets an error, and no acknowledged record is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS_S3, ROUNDS_S3_LONG = 2, 10
 
 
 def race(place: dict[str, Any], round_number: int) -> None:
-    """Two processes open and write at once. Afterwards one of them is the owner, or was until it was done."""
+    """Two processes open and write at once. Afterwards one of them is the owner, or was until it had finished."""
     children = [
         Child({**place, "seed": 100 * round_number + at, "batches": 40, "flushes": 0.2, "waits": True}) for at in (1, 2)
     ]

@@ -1,5 +1,5 @@
-"""kill -9 of writers under a reader that stays, or is opened again: of every key it sees each record once, in order, and
-what it has seen is never missing later."""
+"""kill -9 of writers while a reader stays open, or is opened again. Per key, the reader sees each record once, in order, and
+no record it has seen is missing later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = [b"key-%d" % at for at in range(30)]
 
 
 class Follower:
-    """Polls every key from where its last scan said to go on, and keeps what it got."""
+    """Polls every key from the position that its last scan returned, and keeps the records."""
 
     def __init__(self, place: dict[str, Any], chance: random.Random) -> None:
         self.seen: dict[bytes, list[tuple[int, bytes]]] = {key: [] for key in KEYS}
@@ -73,7 +73,7 @@ class Follower:
 
 
 def check(log: LogDb, follower: Follower) -> None:
-    """The log holds what was seen, and the reader sees what the log holds."""
+    """Assert that the log holds the records seen, and that the reader sees the log's records."""
     for key in KEYS:
         seen = follower.seen[key]
         rows = [(entry.sequence, entry.value) for entry in log.scan(key)]
@@ -85,7 +85,7 @@ def check(log: LogDb, follower: Follower) -> None:
 
 
 def kills(place: dict[str, Any], count: int, chance: random.Random) -> Follower:
-    """Children that write and die; some are fenced by the next one before they do."""
+    """Children write and die; the next child fences some of them before."""
     children = [Child({**place, "seed": 0})]
     children[0].listen_for("opened")
     follower = Follower(place, chance)

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of work: what was durable is there, byte for byte, and what is there is a prefix."""
+"""kill -9 in the middle of work: the log holds the durable records, byte for byte, and a prefix of the stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK_MAX = 1 << 20
 
 
 def lots(every_run: int, long_run: int) -> list[Any]:
-    """Numbers of lots of kills: these few in every run, the others in the long one."""
+    """Numbers of lots of kills: these few in every run, the others in the long run."""
     return [pytest.param(lot, marks=[pytest.mark.slow] if lot >= every_run else []) for lot in range(long_run)]
 
 

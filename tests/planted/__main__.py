@@ -1,7 +1,7 @@
-"""Plant each bug of this folder in a copy of the tree, and say which layer of the tests catches it, and how soon.
+"""Plant each bug of this folder in a copy of the tree, and report which layer of the tests catches it, and how soon.
 
-`python -m tests.planted [NAME ...]`. A patch begins with what it does and, behind "Caught by:", the layer that must find it:
-`simulation`, or a file of tests.
+`python -m tests.planted [NAME ...]`. A patch begins with a description of its bug. After "Caught by:" it names the layer that
+must find the bug: `simulation`, or a file of tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ for seed in range(int(sys.argv[1])):
 
 
 class Verdict(NamedTuple):
-    """`by` empty: nothing noticed."""
+    """`by` is empty if no layer caught the bug."""
 
     name: str
     by: str
@@ -43,7 +43,7 @@ def patches() -> list[Path]:
 
 
 def layer_of(patch: Path) -> str:
-    """What must notice it."""
+    """The layer that must catch the bug."""
     found = re.search(r"^Caught by: (\S+)$", patch.read_text("utf-8"), re.MULTILINE)
     if found is None:
         raise ValueError(f"{patch.name} has no line 'Caught by: ...'")
@@ -51,7 +51,7 @@ def layer_of(patch: Path) -> str:
 
 
 def plant(patch: Path, target: Path) -> None:
-    """A copy of the tree with the bug in it. Raises: CalledProcessError where the patch does not fit any more."""
+    """Make a copy of the tree with the bug in it. Raises: CalledProcessError if the patch no longer applies."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -62,7 +62,7 @@ def plant(patch: Path, target: Path) -> None:
 
 
 def hunt(patch: Path, seeds: int) -> Verdict:
-    """Run the layer that must notice."""
+    """Run the layer that must catch the bug."""
     layer = layer_of(patch)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)

@@ -1,7 +1,7 @@
 """Proxies in front of an S3 server, in this process: TLS with a certificate of its own, and what other servers do to a PUT.
 
 `loopback.pem` is the key and the certificate of 127.0.0.1, made for these tests and good for nothing else; `loopback_ca.pem` is
-the certificate alone, which a client must be told to trust.
+the certificate alone, which a client must be configured to trust.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
 class Proxy:
-    """Passes requests on as they are, but for what the attributes say. Remembers the headers of every PUT."""
+    """Passes requests on unchanged, except as the attributes configure. Remembers the headers of every PUT."""
 
     def __init__(self, server: ServerProcess, *, tls: bool) -> None:
         self.server = server
@@ -77,7 +77,7 @@ class _Server(ThreadingHTTPServer):
         self.target = target
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no error."""
+        """Ignore errors: a client may hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Length"] = str(len(body))
             if proxy.drops_conditions:
                 headers = {key: value for key, value in headers.items() if key.lower() != "if-none-match"}
-            # What knows nothing of aws-chunked keeps the framing as content.
+            # A server that does not know aws-chunked stores the framing as content.
             for key in [each for each in headers if each.lower() in ("content-encoding", "x-amz-trailer")]:
                 del headers[key]
         backend = http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=30)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 
 class Act(enum.Enum):
-    """What becomes of a request. It reaches the server where the name says so."""
+    """The fate of a request. The name shows whether the request reaches the server."""
 
     RESET_BEFORE = "the connection breaks, nothing was applied"
     RESET_AFTER = "applied, then the connection breaks"
@@ -114,7 +114,7 @@ class FaultProxy:
                 writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request. False: the connection is over."""
+        """Handle one request. Return False if the connection has ended."""
         head = await reader.readuntil(b"\r\n\r\n")
         method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         if _header(head, b"expect"):
@@ -153,7 +153,7 @@ class FaultProxy:
         writer.close()
         split = answer.find(b"\r\n\r\n") + 4
         if _header(answer[:split], b"transfer-encoding"):
-            return answer  # Self-delimiting; and the client is told that the connection ends.
+            return answer  # Self-delimiting, with a header that announces the end of the connection.
         return answer
 
 
@@ -171,7 +171,7 @@ def _header(head: bytes, name: bytes) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """RST instead of FIN, as a firewall or a dying machine has it."""
+    """Send RST instead of FIN, as a firewall or a dying machine does."""
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

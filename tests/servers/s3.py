@@ -1,4 +1,4 @@
-"""S3 servers for the tests: real processes on free loopback ports, started when the first test asks for one.
+"""S3 servers for the tests: real processes on free loopback ports, started when the first test needs one.
 
     Ministack   pure Python, in memory, up in 0.6 s: the fast default
     Seaweed     SeaweedFS (`weed mini`), persistent, strict: survives `kill` and `start` on the same ports and directory
@@ -60,7 +60,7 @@ class ServerProcess:
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """A fresh copy of what s3fs needs."""
+        """A fresh copy of the options that s3fs needs."""
         return {
             "key": ACCESS_KEY,
             "secret": SECRET_KEY,
@@ -69,7 +69,7 @@ class ServerProcess:
         }
 
     def start(self) -> None:
-        """Start and wait until requests are answered. On the same ports and directory as before."""
+        """Start on the same ports and directory as before, and wait until requests are answered."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *self._command()],
@@ -183,7 +183,7 @@ class Ministack(ServerProcess):
 
 
 class Seaweed(ServerProcess):
-    """`weed mini`: master, volume, filer and S3 gateway in one process, every port chosen here."""
+    """`weed mini`: master, volume, filer and S3 gateway in one process, with all ports chosen here."""
 
     name = "seaweed"
 
@@ -236,7 +236,7 @@ _SEAWEED_PORTS = (
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on. All are held open until the last is found, so they differ."""
+    """Free ports. All are held open until the last is found, so they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,6 +1,6 @@
 """An S3 bucket in this process, behind the s3fs object that the adapter talks to: every exception is botocore's own.
 
-No sockets, so thousands of runs are affordable. What the sockets themselves do is tried through `rough.py`.
+It uses no sockets, so thousands of runs are affordable. `rough.py` tests the behaviour of the sockets themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _METHODS = {
 
 
 class ScriptedBucket:
-    """The objects, and a rule that says what becomes of each request. Copies are independent."""
+    """The objects, and a rule that decides the fate of each request. Copies are independent."""
 
     def __init__(self, objects: dict[str, bytes] | None = None) -> None:
         self.objects = dict(objects or {})
@@ -44,7 +44,7 @@ class ScriptedBucket:
         return ScriptedFileSystem(self)
 
     def answer(self, method: str, fields: dict[str, Any]) -> Any:
-        """What the client makes of one request. Raises: as s3fs does."""
+        """The client's result of one request. Raises: as s3fs does."""
         key = fields.get("Key", fields.get("Prefix", ""))
         with self._lock:
             seen = Seen(len(self.seen), _METHODS[method], key)
@@ -102,7 +102,7 @@ class ScriptedBucket:
 
 
 class ScriptedFileSystem(s3fs.S3FileSystem):  # type: ignore[misc]
-    """s3fs, with the bucket in the place of its client."""
+    """s3fs with the bucket in place of its client."""
 
     cachable = False
 

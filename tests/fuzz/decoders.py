@@ -75,7 +75,7 @@ class Decoder:
     decode: Callable[[bytes], Any]
     """The decoded value, in a form that can be compared."""
     reseal: Callable[[bytes], bytes] | None = None
-    """The same bytes with checksums that hold; None where there are none."""
+    """The same bytes with valid checksums; None if there are no checksums."""
 
 
 # -- objects in an envelope -------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def manifest_body(manifest: Manifest) -> bytes:
 
 
 def through(wrap: Callable[[bytes], bytes], decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A decoder of what lies below a compression or a checksum."""
+    """A decoder of bytes below a compression or a checksum."""
     return lambda data: decode(wrap(data))
 
 

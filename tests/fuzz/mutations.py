@@ -1,4 +1,4 @@
-"""What is done to valid bytes before a decoder gets them: seeded, so that a number repeats a case."""
+"""Damages valid bytes before a decoder gets them. Seeded, so that a number repeats a case."""
 
 from __future__ import annotations
 

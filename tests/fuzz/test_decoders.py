@@ -1,4 +1,4 @@
-"""Random damage to everything that is stored: what was written, or CorruptionError; no other error, no waste of memory."""
+"""Random damage to all stored formats gives the written value or CorruptionError: no other error, no waste of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fuzz.mutations import mutated
 CASES = 1500
 CASES_LONG = 100_000
 SECONDS_MAX = 5.0
-"""For one decoder call: only a hang, or something that grows without bound, takes as long."""
+"""Maximum seconds per decoder call: only a hang or unbounded growth takes longer."""
 
 
 def memory_max(size: int) -> int:
@@ -34,7 +34,7 @@ def traced() -> Iterator[None]:
 
 
 def decoded(decoder: Decoder, data: bytes, seed: int) -> Any:
-    """What comes out, or None for an error that is documented. Fails on anything else."""
+    """The decoded value, or None for a documented error. Fails on any other result."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     began = time.monotonic()
@@ -52,7 +52,7 @@ def decoded(decoder: Decoder, data: bytes, seed: int) -> Any:
 
 
 def fuzz(decoder: Decoder, first: int, cases: int) -> tuple[int, int]:
-    """How many cases gave a value, and how many an error."""
+    """The number of cases with a value, and with an error."""
     whole = [decoder.decode(sample) for sample in decoder.samples]
     values = errors = 0
     for seed in range(first, first + cases):

@@ -31,7 +31,7 @@ from opendata_log import Error, LogDb, LogDbReader, ReentrantError
 from tests.opendata_log.support import tiny
 
 SECONDS = 20.0
-"""A round takes less than two where the machine does nothing else; what hangs hangs for ever."""
+"""A round takes less than two on an idle machine; a hanging round hangs for ever."""
 KEYS = (b"a", b"b", b"c")
 INTERRUPTIONS = ("signals", "raising signals", "finalizers", "weak references", "nothing")
 ENDINGS = (
@@ -48,7 +48,7 @@ ENDINGS = (
 
 
 class Stop(BaseException):
-    """What a signal handler raises."""
+    """The exception that a signal handler raises."""
 
 
 class Ledger:
@@ -65,7 +65,7 @@ class Ledger:
 
 
 class Round:
-    """One process's life."""
+    """The life of one process."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.random = random.Random(seed)
@@ -112,7 +112,7 @@ class Round:
         except Error:
             self.has_failed = True  # The next call says nothing any more, as all was said.
             raise
-        if not self.has_failed and os.getpid() == self.pid:  # A forked child closes nothing: the log is its parent's.
+        if not self.has_failed and os.getpid() == self.pid:  # A forked child closes nothing: the parent owns the log.
             self.ledger.write("durable", before)
 
     def read(self) -> None:
@@ -203,7 +203,7 @@ class Round:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Ends as a program ends, or raises SystemExit."""
+        """End like a program, or raise SystemExit."""
         ending = self.ending
         if ending == "atexit":
             atexit.register(self.call, "close")
@@ -286,7 +286,7 @@ class Closer:
 
 
 def play(root: Path, seed: int) -> None:
-    """In a child process: the round, with its complaints in files."""
+    """In a child process: run the round, with its output in files."""
     errors = os.open(root / "stderr", os.O_WRONLY | os.O_CREAT)
     os.dup2(errors, 2)
     faulthandler.enable(2)
@@ -296,7 +296,7 @@ def play(root: Path, seed: int) -> None:
 
 
 def look(root: Path) -> None:
-    """In a child process: whether what is stored is what the ledger says. Raises AssertionError."""
+    """In a child process: assert that the stored rows match the ledger. Raises AssertionError."""
     lines = [json.loads(line) for line in (root / "ledger").read_text().splitlines()]
     tried: set[tuple[str, ...]] = set()
     accepted: dict[int, list[str]] = {}
@@ -333,7 +333,7 @@ def look(root: Path) -> None:
 
 
 def in_a_child(root: Path, call: Callable[[], None]) -> str:
-    """What went wrong; empty if nothing did."""
+    """Return the failure; empty if there is none."""
     child = os.fork()
     if not child:
         # From here the child lives the whole life of a program: it returns to the end of the main module.

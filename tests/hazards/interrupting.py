@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = (f"{ROOT}/lsm/", f"{ROOT}/opendata_log/")
 CALLS = ("CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD")
-"""Instructions after which the interpreter looks for signals."""
+"""Instructions after which the interpreter checks for signals."""
 
 
 @cache
@@ -36,7 +36,7 @@ def is_never_reached(code: CodeType, at: int) -> bool:
 
 @cache
 def handler_of(code: CodeType, at: int) -> int | None:
-    """Where the exception handler begins that covers the instruction there; None: none does."""
+    """The start of the exception handler that covers the instruction; None if no handler does."""
     found = [each.target for each in dis.Bytecode(code).exception_entries if each.start <= at < each.end]
     return found[0] if found else None
 

@@ -31,13 +31,13 @@ from tests.servers.scripted import BUCKET, ScriptedBucket, ScriptedFileSystem
 URL = f"s3://{BUCKET}/log"
 KEYS = (b"a", b"b", b"c")
 REFUSALS = {Act.FORBIDDEN, Act.MOVED}
-"""What the caller is told at once; everything else is asked again without a word."""
+"""Errors raised to the caller at once; after any other, the request is silently repeated."""
 STORAGE = StorageConfig(url=URL)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """A log with tables, garbage and a log behind them. Pauses are short: nothing here depends on how long they are."""
+    """A log with tables, garbage and log objects behind them. Pauses are short, as no test depends on their length."""
     made = World(ScriptedBucket())
     sleep = lsm.Runtime.sleep
     monkeypatch.setattr(lsm.Runtime, "sleep", lambda self, seconds: sleep(self, min(seconds, 0.0005)))
@@ -152,7 +152,7 @@ PHASES: dict[str, Phase] = {
 
 
 def handling(work: Callable[[], None], *, is_inside: bool) -> None:
-    """Do it, or do it while an HTTP error of the application is handled."""
+    """Run the call, or run it while an HTTP error of the application is handled."""
     if not is_inside:
         work()
         return
@@ -163,7 +163,7 @@ def handling(work: Callable[[], None], *, is_inside: bool) -> None:
 
 
 class Plan:
-    """Which of the requests from now on fail, and how."""
+    """The requests from now on that fail, and how."""
 
     def __init__(self, acts: dict[int, Act]) -> None:
         self.acts = acts
@@ -179,7 +179,7 @@ class Plan:
 
 
 def attempt(world: World, plan: Plan, work: Callable[[], None], *, is_inside: bool) -> None:
-    """`work` under the plan. Only a refusal may come out of it, as what it is."""
+    """Run `work` under the plan. It may raise only a refusal, unchanged."""
     world.bucket.rule = plan
     try:
         handling(work, is_inside=is_inside)
@@ -212,7 +212,7 @@ def check_afterwards(world: World, database: bytes) -> None:
 
 
 def run_phase(world: World, phase: Phase, acts: dict[int, Act], *, is_inside: bool = False) -> int:
-    """One run of a phase; how many requests it made."""
+    """Run a phase once and return its number of requests."""
     world.begin_again()
     plan = Plan(acts)
     with world.open() as log, world.reader() as reader:

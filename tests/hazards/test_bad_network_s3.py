@@ -1,4 +1,4 @@
-"""A bad network between a log and real S3 servers: a part of what test_bad_network.py tries in process, through sockets."""
+"""A bad network between a log and real S3 servers: some faults of test_bad_network.py, but through sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full from any write on: it is said, nothing acknowledged is lost, and it goes on when there is room."""
+"""A disk that is full from any write on: an error is raised, no acknowledged row is lost. Work resumes when there is room."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITES = ("writev", "fdatasync", "link", "mkdir")
 
 
 class Disk:
-    """Counts what takes space, and refuses it from call number `full_at` on until somebody makes room."""
+    """Counts the calls that take space, and refuses them from call number `full_at` on until room is made."""
 
     def __init__(self, patch: pytest.MonkeyPatch, root: Path, full_at: int | None) -> None:
         self.root = root
@@ -44,7 +44,7 @@ class Disk:
 
 
 def insistent(disk: Disk, call: Callable[[], T]) -> T:
-    """The call's result; where the disk is full, room is made and the call is repeated until it works."""
+    """The call's result. If the disk is full, make room and repeat the call until it succeeds."""
     deadline = time.monotonic() + 20
     while True:
         try:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def complaints(folder: Path, first: int, count: int) -> str:
-    """What went wrong in these rounds."""
+    """The failures of these rounds."""
     ended = subprocess.run(
         [sys.executable, "-m", "tests.hazards.endings", str(folder), str(first), str(count)],
         cwd=ROOT,

@@ -33,7 +33,7 @@ Row = tuple[int, bytes, bytes]
 
 @dataclass
 class Case:
-    """One log, what was appended to it, and what is known of each batch."""
+    """One log, the batches appended to it, and the known state of each batch."""
 
     store: MemoryStore = field(default_factory=MemoryStore)
     known: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
@@ -139,7 +139,7 @@ SCENES: dict[str, tuple[Callable[[Case], None], Callable[[Case, Interrupter], An
 
 
 def interrupted(name: str, at: int | None, error: type[BaseException]) -> Interrupter:
-    """One case from beginning to end. Raises what is wrong."""
+    """Run one case from beginning to end. Raises its failure."""
     prepare, act = SCENES[name]
     case = Case()
     prepare(case)
@@ -154,7 +154,7 @@ def interrupted(name: str, at: int | None, error: type[BaseException]) -> Interr
 
 
 def go_on(case: Case) -> bool:
-    """Whether the handle still does all that is asked of it. What it refuses, it refuses with an error of its own."""
+    """Return whether the handle still works. It may refuse a call only with an error of the library."""
     is_well = True
     calls: list[Callable[[], Any]] = [
         case.append,
@@ -180,7 +180,7 @@ def go_on(case: Case) -> bool:
 
 
 def check_read(case: Case, found: list[Row], *, after: int = SEQUENCE_MAX) -> None:
-    """All that was acknowledged below `after`, and whole batches in doubt; nothing else, in order."""
+    """All rows acknowledged below `after`, and whole batches in doubt, in order, and no other rows."""
     here = {sequence: (key, value) for sequence, key, value in found}
     assert len(here) == len(found)
     for sequence, key, value in case.expected():
@@ -212,7 +212,7 @@ def check(case: Case, is_well: bool) -> None:
 
 
 def in_time(name: str, at: int | None, error: type[BaseException]) -> Interrupter:
-    """The case in a thread of its own, which must end."""
+    """Run the case in its own thread, which must end."""
     told: list[Any] = []
 
     def run() -> None:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Threads:
-    """Lets so many threads start, and refuses all after that, as a limit of the system does."""
+    """Lets a number of threads start, and refuses all later ones, as a limit of the system does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 1 << 30
@@ -140,7 +140,7 @@ def test_a_pool_without_a_thread_refuses_the_call_and_does_not_make_it_later(thr
 
 
 class Memory:
-    """Refuses so many allocations of a function."""
+    """Refuses a number of a function's allocations."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
         self.refusals = 0

@@ -1,4 +1,4 @@
-"""Threads that die, threads in numbers, and event loops around calls that know nothing of them."""
+"""Threads that die, many threads, and event loops around calls that are not aware of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Death(BaseException):
-    """What no handler expects."""
+    """An exception that no handler expects."""
 
 
 class DeadlyStore(WrappedStore):

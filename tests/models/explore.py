@@ -11,7 +11,7 @@ STATES_MAX = 400_000
 
 
 class Found(NamedTuple):
-    """How many states were seen, the steps to the first bad one, and what is wrong there; None where there is none."""
+    """The number of states seen, the steps to the first bad state, and its fault; None if no state is bad."""
 
     states: int
     steps: list[str] | None
@@ -25,7 +25,7 @@ def explore(
     *,
     states_max: int = STATES_MAX,
 ) -> Found:
-    """`is_bad` may say in words what is wrong."""
+    """`is_bad` may return the fault as text."""
     came_from: dict[S, tuple[S, str] | None] = {start: None}
     queue = deque([start])
     while queue:

@@ -66,7 +66,7 @@ def first_gap(state: State) -> int:
 
 
 def replay(state: State, until: int, rules: Rules) -> tuple[frozenset[Record], frozenset[int], int]:
-    """Records that count, numbers to be kept (fences and what is left out), and the epoch reached."""
+    """Records that count, numbers to be kept (of fences and objects left out), and the epoch reached."""
     newest = state.floor if rules.keeps_floor else 0
     records, kept = set(), set()
     for number in range(state.replay_after + 1, until + 1):
@@ -104,7 +104,7 @@ def problem(state: State, rules: Rules) -> str | None:
 
 
 class LogModel:
-    """`writes`: how many records each writer appends."""
+    """`writes`: records that each writer appends."""
 
     def __init__(self, rules: Rules, writes: tuple[int, ...], *, numbers: int, window: int) -> None:
         self.rules, self.writes, self.numbers, self.window = rules, writes, numbers, window

@@ -40,7 +40,7 @@ class Process(NamedTuple):
 class State(NamedTuple):
     versions: tuple[Version | None, ...]
     contents: tuple[Version, ...]
-    """What the versions were, deleted ones too."""
+    """The contents of all versions, including deleted ones."""
     tables: frozenset[Table] = frozenset()
     promised: frozenset[Table] = frozenset()
     processes: tuple[Process, ...] = ()

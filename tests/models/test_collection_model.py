@@ -123,7 +123,7 @@ def collect(state: State, at: int, rule: str) -> Iterator[tuple[str, State]]:
             state._replace(collectors=go(at=after, version=state.version, named=live(state, rule))),
         )
     elif proc.at == "commit":
-        if state.horizon >= proc.horizon:  # Committed by the other one.
+        if state.horizon >= proc.horizon:  # The other collector committed it.
             yield f"gc {at} has it", state._replace(collectors=go(at="read again"))
         elif proc.version != state.version:
             yield f"gc {at} lost", state._replace(collectors=go(at="read"))

@@ -1,4 +1,4 @@
-"""The models hold with every rule, and fail without any one of them: each rule is there for a reason."""
+"""The models hold with all rules, and fail if any one rule is missing: every rule is needed."""
 
 from __future__ import annotations
 

@@ -49,21 +49,21 @@ class Appends:
 
     def try_append(self, records: Iterable[RecordLike]) -> AppendOutput:
         """As `LogDb.try_append`."""
-        keys, values, size, batch = self._welcome(records)
-        return self._append(keys, values, size, batch) if keys else _NOTHING_WRITTEN
-
-    def _welcome(
-        self, records: Iterable[RecordLike], *, may_wait: bool = False
-    ) -> tuple[list[bytes], list[bytes], int, list[Any]]:
-        """Check that a batch may be appended now; returns keys, values, their size in bytes, and the batch for errors."""
         keys, values, key_bytes, value_bytes, batch = columns(records)
+        if not keys or self._state.is_closed or not self._db.has_space:
+            self._check(keys, batch)
+            if not keys:
+                return _NOTHING_WRITTEN
+        return self._append(keys, values, key_bytes + value_bytes, batch)
+
+    def _check(self, keys: list[bytes], batch: list[Any], *, may_wait: bool = False) -> None:
+        """Check that a batch may be appended now. Raises: ClosedError if it is empty, otherwise an error that has the batch."""
         if not keys:
             self._state.check()
         elif self._state.is_closed:
             raise ShutdownError("the log is closed: open it again", batch)
         elif not (may_wait or self._db.has_space):
             raise self._full(batch)
-        return keys, values, key_bytes + value_bytes, batch
 
     def _append(self, keys: list[bytes], values: list[bytes], size: int, batch: list[Any]) -> AppendOutput:
         try:
@@ -86,7 +86,9 @@ class Appends:
         Raises: WouldBlock where another thread is appending. Then nothing was appended; a thread that may wait can wait for
         the lock (`await_turn`).
         """
-        keys, values, size, batch = self._welcome(records)
+        keys, values, key_bytes, value_bytes, batch = columns(records)
+        self._check(keys, batch)
+        size = key_bytes + value_bytes
         try:
             first = self._writer.append_nowait(keys, values, size) if keys else 0
         except SequencesShortError as error:
@@ -107,7 +109,9 @@ class Appends:
     def append_timeout(self, records: Iterable[RecordLike], timeout: float | timedelta | None) -> AppendOutput:
         """As `LogDb.append_timeout`."""
         seconds = timeout_seconds(timeout)
-        keys, values, size, batch = self._welcome(records, may_wait=True)
+        keys, values, key_bytes, value_bytes, batch = columns(records)
+        self._check(keys, batch, may_wait=True)
+        size = key_bytes + value_bytes
         if not keys:
             return _NOTHING_WRITTEN
         begun = self._runtime.monotonic()

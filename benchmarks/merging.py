@@ -78,7 +78,7 @@ def _compaction(workload: Workload, shape: str, fills: list[Fill]) -> float:
         sources=Sources(tuple(reversed(groups)), is_bottom=True),
         snapshots=(),
         table_bytes=_SETTINGS.max_sst_size,
-        table_numbers=(1 << 30, 1 << 31),
+        table_ids=(1 << 30, 1 << 31),
     )
     gc.collect()
     start = time.thread_time()

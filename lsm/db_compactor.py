@@ -27,7 +27,7 @@ from lsm.errors import (
 )
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.observe import events
 from lsm.observe.health import BackgroundHealth
 from lsm.opening.executors import Executors, compaction_workplace, scheduler_of
@@ -135,7 +135,7 @@ class DbCompactor:
             part_bytes=settings.compaction_part_bytes,
             # Snapshots of the writer need no old versions here, because each keeps the tables that it reads (rule G4).
             snapshots=tuple,
-            numbers=TableNumbers(self._runtime, self.epoch),
+            table_ids=TableIds(self._runtime, self.epoch),
             on_commit=lambda manifest: None,
             on_failure=self._fail,
             health=self._health,

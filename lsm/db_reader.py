@@ -278,7 +278,7 @@ class DbReader(Reads):
     def series_end(self, family: bytes) -> int:
         """Return one more than the greatest number of the family's durable rows seen so far; 0 if there are none."""
         view, bounds = self._following.state.seen
-        return max(view.series_end(family), bounds.number(family))
+        return max(view.series_end(family), bounds.position(family))
 
     def _see(self, durability: DurabilityLevel) -> tuple[View, Bounds]:
         self._check_open()

@@ -34,15 +34,15 @@ class View:
 class Bounds:
     """How much of a view a read sees: batches up to `seq`, and in each series family the numbers below its bound."""
 
-    __slots__ = ("_numbers", "seq")
+    __slots__ = ("_positions", "seq")
 
-    def __init__(self, seq: int, numbers: Mapping[bytes, int]) -> None:
+    def __init__(self, seq: int, positions: Mapping[bytes, int]) -> None:
         self.seq = seq
-        self._numbers = numbers
+        self._positions = positions
 
-    def number(self, family: bytes) -> int:
+    def position(self, family: bytes) -> int:
         """Return the bound of a family: 0 if the family was empty when the bounds were taken."""
-        return self._numbers.get(family, 0)
+        return self._positions.get(family, 0)
 
 
 class LiveViews:
@@ -86,7 +86,7 @@ class LiveViews:
             views = list(self._held)
         numbers: set[int] = set()
         for manifest in {view.manifest.number: view.manifest for view in views}.values():
-            numbers |= manifest.table_numbers()
+            numbers |= manifest.table_ids()
         return numbers
 
 

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 def number_of(name: str) -> int | None:
     """The number in the name of an object of a database, whatever its kind."""
-    kinds = (names.manifest_number, names.wal_number, names.table_number, names.note_number, names.pinned_number)
+    kinds = (names.manifest_number, names.wal_number, names.table_number, names.marker_number, names.pinned_number)
     return next((number for kind in kinds if (number := kind(name)) is not None), None)
 
 

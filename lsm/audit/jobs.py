@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lsm.audit.report import FsckReport
 from lsm.audit.tables import TableCheck
-from lsm.compaction.completion_markers import read_note
+from lsm.compaction.completion_markers import read_marker
 from lsm.errors import CorruptionError
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest, Partition
 from lsm.object_store.contract import ObjectInfo, ObjectMissing
-from lsm.object_store.names import note_name, note_number
+from lsm.object_store.names import marker_name, marker_number
 from lsm.object_store.reliable import ReliableStore
 from lsm.sst.builder import TableInfo
 
@@ -29,7 +29,7 @@ def check_claims(
     `is_claimed`: whether the newest manifest still has the claim of a table whose marker is gone. A table without a marker is
     being written, or is garbage.
     """
-    notes = [number for info in stored if (number := note_number(info.name)) is not None]
+    notes = [number for info in stored if (number := marker_number(info.name)) is not None]
     for job in manifest.jobs:
         finished = [table for part in job.parts for table in part.done]
         finished += _noted(store, manifest, job, notes, report, is_claimed)
@@ -49,9 +49,9 @@ def _noted(
         if not any(part.first <= number < part.end for part in job.parts):
             continue
         try:
-            yield read_note(store, number, manifest.database, is_known=True)
+            yield read_marker(store, number, manifest.database, is_known=True)
         except ObjectMissing:
             if is_claimed(number):
-                report.add("is gone, and the claim it belongs to is not", object_name=note_name(number))
+                report.add("is gone, and the claim it belongs to is not", object_name=marker_name(number))
         except CorruptionError as error:
             report.add_error(error)

@@ -197,11 +197,11 @@ class TableCheck:
                 problem = _row_problem(block, self._manifest.last_seq)
                 items = list(dict.fromkeys(block.keys))
             else:
-                first = series_key(block.family, block.names[0], block.numbers[0])
-                last = series_key(block.family, block.names[-1], block.numbers[-1])
+                first = series_key(block.family, block.names[0], block.positions[0])
+                last = series_key(block.family, block.names[-1], block.positions[-1])
                 problem = _series_problem(block)
                 items = series_prefixes(block.family, block.names)
-                problem = problem or _numbers_problem(block, items, table, index)
+                problem = problem or _positions_problem(block, items, table, index)
             key = index.keys[at]
             if (
                 not (before < key <= first if at else key == first)
@@ -243,21 +243,22 @@ def _footer_problem(data: bytes, table: TableInfo, owner: bytes) -> str | None:
     return None
 
 
-def _numbers_problem(block: SeriesBlock, prefixes: Sequence[bytes], table: TableInfo, index: Index) -> str | None:
+def _positions_problem(block: SeriesBlock, prefixes: Sequence[bytes], table: TableInfo, index: Index) -> str | None:
     """Return the problem if manifest or index exclude a number of the block: readers would miss its row."""
     for prefix, (start, end) in zip(prefixes, pairwise(block.starts), strict=True):
-        first, last = block.numbers[start], block.numbers[end - 1]
+        first, last = block.positions[start], block.positions[end - 1]
         if not (table.may_reach(first, first + 1) and table.may_reach(last, last + 1)):
-            return f"number {first} or {last} is outside what the manifest says, {table.first_number} to {table.last_number}"
-        if index.last_numbers is not None and not index.last_numbers.may_reach(digest(prefix), last):
+            known = f"{table.first_position} to {table.last_position}"
+            return f"position {first} or {last} is outside what the manifest says, {known}"
+        if index.last_positions is not None and not index.last_positions.may_reach(digest(prefix), last):
             return f"the index says that a series of the block ends before number {last}"
     return None
 
 
 def _extents_of(block: SeriesBlock, age: int) -> Iterator[Extent]:
-    numbers = block.numbers
+    positions = block.positions
     for name, (start, end) in zip(block.names, pairwise(block.starts), strict=True):
-        yield block.family, name, age, numbers[start], numbers[end - 1]
+        yield block.family, name, age, positions[start], positions[end - 1]
 
 
 def _row_problem(rows: RowChunk, last_seq: int) -> str | None:
@@ -274,9 +275,9 @@ def _row_problem(rows: RowChunk, last_seq: int) -> str | None:
 def _series_problem(block: SeriesBlock) -> str | None:
     if not all(map(gt, block.names[1:], block.names)):
         return "series names are not sorted"
-    numbers = block.numbers
+    positions = block.positions
     for start, end in pairwise(block.starts):
-        part = numbers[start:end]
+        part = positions[start:end]
         if not part or not all(map(gt, part[1:], part)):
             return "the numbers of a series do not ascend"
     return None

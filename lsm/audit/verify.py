@@ -35,7 +35,7 @@ from lsm.object_store.names import (
     is_probe,
     manifest_name,
     manifest_number,
-    note_number,
+    marker_number,
     pinned_name,
     pinned_number,
     table_number,
@@ -237,7 +237,7 @@ class _Fsck:
         check = self._table_check(newest)
         for partition in newest.partitions:
             check.check_partition(partition)
-        seen = newest.table_numbers()
+        seen = newest.table_ids()
         for pinned in self._pinned.values():
             check = self._table_check(pinned)
             for partition in pinned.partitions:
@@ -270,7 +270,7 @@ class _Fsck:
         now = self._manifests.current
         kept = {each.manifest_id for each in now.checkpoints}
         pinned = (manifest for at, manifest in self._pinned.items() if at in kept)
-        return any(number in manifest.table_numbers() for manifest in (now, *pinned))
+        return any(number in manifest.table_ids() for manifest in (now, *pinned))
 
     def _is_claimed(self, number: int) -> bool:
         """Whether a claimed compaction still needs the table."""
@@ -279,13 +279,13 @@ class _Fsck:
 
     def _find_orphans(self, objects: list[ObjectInfo], newest: Manifest) -> None:
         report = self._report
-        named = newest.table_numbers().union(*(each.table_numbers() for each in self._pinned.values()))
+        named = newest.table_ids().union(*(each.table_ids() for each in self._pinned.values()))
         pinned = {each.manifest_id for each in newest.checkpoints}
         for info in objects:
-            table, note, copy = table_number(info.name), note_number(info.name), pinned_number(info.name)
+            table, note, copy = table_number(info.name), marker_number(info.name), pinned_number(info.name)
             is_stray_table = table is not None and table not in named and not newest.is_claimed(table)
-            is_stray_note = note is not None and not newest.is_claimed(note)
-            if is_stray_table or is_stray_note or (copy is not None and copy not in pinned):
+            is_stray_marker = note is not None and not newest.is_claimed(note)
+            if is_stray_table or is_stray_marker or (copy is not None and copy not in pinned):
                 report.orphans.append(Orphan(info.name, info.size))
             if is_probe(info.name) and info.name != PROBE:
                 report.notes.append(f"{info.name} was left by an interrupted create: it is harmless and may be deleted")
@@ -312,6 +312,6 @@ def _step_problem(older: Manifest, newer: Manifest) -> str | None:
             return f"{field} goes back from {before} to {after}"
     if not set(older.fences) <= set(newer.fences):
         return f"forgets the fences {sorted(set(older.fences) - set(newer.fences))}"
-    born = newer.table_numbers() - older.table_numbers()
+    born = newer.table_ids() - older.table_ids()
     late = sorted(number for number in born if older.is_given_up(number))
     return f"publishes tables {late} that were given up" if late else None

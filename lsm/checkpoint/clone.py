@@ -106,7 +106,7 @@ def _check_empty(clone: Stores, made: Checkpoint) -> None:
 
 def _parents(pinned: Manifest, stores: Stores, runtime: Runtime, made: Checkpoint) -> tuple[Parent, ...]:
     """Return the databases whose tables the clone reads, each with a checkpoint: the pinned version's own, and its parents."""
-    named = pinned.table_numbers()
+    named = pinned.table_ids()
     parents = []
     for grand in pinned.parents:
         used = tuple(number for number in grand.tables if number in named)
@@ -163,9 +163,9 @@ def detach(
     if not current.parents:
         return []
     store = stores.main.with_cause("clone")
-    named = current.table_numbers() | held
+    named = current.table_ids() | held
     for pinned in {each.manifest_id for each in current.checkpoints}:
-        named |= load_version(store, pinned, current.database).table_numbers()
+        named |= load_version(store, pinned, current.database).table_ids()
     gone = [each for each in current.parents if named.isdisjoint(each.tables)]
     for parent in gone:
         kept = ManifestStore.load(stores.parent(parent.url).with_cause("clone"), runtime)

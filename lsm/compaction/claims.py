@@ -26,7 +26,7 @@ from lsm.errors import Error, FencedError, InvalidError, TableMissingError
 from lsm.manifest.job_record import JobRecord
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import Edit, ManifestStore
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
@@ -43,7 +43,7 @@ class Claims:
         runtime: Runtime,
         store: ReliableStore,
         manifests: ManifestStore,
-        numbers: TableNumbers,
+        table_ids: TableIds,
         *,
         epoch: int,
         database: bytes,
@@ -53,7 +53,7 @@ class Claims:
         self._runtime = runtime
         self._store = store.with_cause("compaction")
         self._manifests = manifests
-        self._numbers = numbers
+        self._table_ids = table_ids
         self._database = database
         self._table_bytes = table_bytes
         self._on_commit = on_commit
@@ -80,7 +80,7 @@ class Claims:
 
     def new_record(self, spec: CompactionSpec, sources: Sources, ranges: Sequence[KeyRange]) -> JobRecord:
         """Return the record of a new job, with table numbers for its outputs."""
-        first, count = self._take_numbers(sum(table.size for table in sources.tables), sources, len(ranges))
+        first, count = self._take_ids(sum(table.size for table in sources.tables), sources, len(ranges))
         now_ms = self._runtime.now_ms()
         return new_record(
             spec, sources, ranges, first=first, count=count, epoch=self.epoch, where=self._where, now_ms=now_ms
@@ -102,7 +102,7 @@ class Claims:
             sources = check_spec(self._manifests.current, spec_of(record))
             if not any(finished) and not any(part.done for part in record.parts):
                 raise InvalidError("nothing of it is finished: the scheduler may decide anew")
-            first, count = self._take_numbers(record.size, sources, len(record.parts))
+            first, count = self._take_ids(record.size, sources, len(record.parts))
             claim = continued(record, finished, first=first, count=count, epoch=self.epoch, where=self._where)
             self.claim(claim, replaces=record)
         except InvalidError:
@@ -110,14 +110,14 @@ class Claims:
             return None
         return claim, sources
 
-    def _take_numbers(self, size: int, sources: Sources, parts: int) -> tuple[int, int]:
+    def _take_ids(self, size: int, sources: Sources, parts: int) -> tuple[int, int]:
         """Reserve table numbers for a job. Return the first, and the maximum per part."""
         count = outputs_max(size, sum(table.rows for table in sources.tables), self._table_bytes)
-        return self._numbers.take(count * parts), count
+        return self._table_ids.take(count * parts), count
 
     def release(self, first: int) -> None:
         """Release a job's table numbers, which begin at `first`. Requires: its tables are in the manifest, or never will be."""
-        self._numbers.release(first)
+        self._table_ids.release(first)
 
     def drop(self, record: JobRecord) -> None:
         """Commit the removal of a claim."""
@@ -134,12 +134,12 @@ class Claims:
         def edit(manifest: Manifest) -> Manifest | None:
             if record is not None:
                 changed = with_result(manifest, record, outputs)
-            elif wanted and wanted <= manifest.table_numbers():
+            elif wanted and wanted <= manifest.table_ids():
                 changed = None  # An earlier attempt has done it; its reply was lost.
             else:
                 check_compactor(manifest, self.epoch)
                 changed = with_compaction(manifest, job.spec, outputs, moved=False)
-            return None if changed is None else self._numbers.settle(changed, committing=job.first)
+            return None if changed is None else self._table_ids.settle(changed, committing=job.first)
 
         return edit
 
@@ -150,7 +150,7 @@ class Claims:
         def edit(manifest: Manifest) -> Manifest:
             check_compactor(manifest, self.epoch)
             changed = with_compaction(manifest, spec, moved, moved=True)
-            return self._numbers.settle(without_claims_of(changed, spec.prefix) if spec.is_drain else changed)
+            return self._table_ids.settle(without_claims_of(changed, spec.prefix) if spec.is_drain else changed)
 
         self._commit(edit)
         self.committed += 1

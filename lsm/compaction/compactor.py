@@ -26,7 +26,7 @@ from lsm.errors import (
 )
 from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events
 from lsm.observe.health import BackgroundHealth
@@ -58,7 +58,7 @@ class Compactor:
         table_bytes: int,
         part_bytes: int,
         snapshots: Callable[[], tuple[int, ...]],
-        numbers: TableNumbers,
+        table_ids: TableIds,
         on_commit: Callable[[Manifest], None],
         on_failure: Callable[[Error], None],
         health: BackgroundHealth,
@@ -71,7 +71,7 @@ class Compactor:
             runtime,
             store,
             manifests,
-            numbers,
+            table_ids,
             epoch=epoch,
             database=rules.database,
             table_bytes=table_bytes,

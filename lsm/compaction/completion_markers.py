@@ -14,7 +14,7 @@ import msgspec
 from lsm.coding import ENVELOPE, KIND_NOTE, open_envelope, seal_envelope
 from lsm.errors import CorruptionError
 from lsm.object_store.contract import ObjectMissing
-from lsm.object_store.names import COUNTER_BITS, note_name
+from lsm.object_store.names import COUNTER_BITS, marker_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.sst.builder import TableInfo
 
@@ -23,9 +23,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(TableInfo)
 
 
-def encode_note(database: bytes, table: TableInfo) -> list[bytes]:
+def encode_marker(database: bytes, table: TableInfo) -> list[bytes]:
     return seal_envelope(
-        note_name(table.number),
+        marker_name(table.number),
         KIND_NOTE,
         NOTE_VERSION,
         database=database,
@@ -36,9 +36,9 @@ def encode_note(database: bytes, table: TableInfo) -> list[bytes]:
     )
 
 
-def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
+def decode_marker(data: bytes, *, number: int, database: bytes) -> TableInfo:
     """Decode a note. Raises: CorruptionError."""
-    name = note_name(number)
+    name = marker_name(number)
     found = open_envelope(name, data, kinds=(KIND_NOTE,), versions=NOTE_VERSION, number=number, database=database)
     try:
         table = _decoder.decode(data[ENVELOPE.size : found.end])
@@ -49,11 +49,11 @@ def decode_note(data: bytes, *, number: int, database: bytes) -> TableInfo:
     return table
 
 
-def put_note(store: ReliableStore, database: bytes, table: TableInfo) -> None:
+def put_marker(store: ReliableStore, database: bytes, table: TableInfo) -> None:
     """Store a note that a table is finished. Requires: the table is stored."""
-    parts = encode_note(database, table)
-    decode_note(b"".join(parts), number=table.number, database=database)  # An unreadable note must not be stored.
-    store.put_new(note_name(table.number), parts)
+    parts = encode_marker(database, table)
+    decode_marker(b"".join(parts), number=table.number, database=database)  # An unreadable note must not be stored.
+    store.put_new(marker_name(table.number), parts)
 
 
 def finished_tables(store: ReliableStore, database: bytes, first: int, end: int) -> list[TableInfo]:
@@ -61,14 +61,14 @@ def finished_tables(store: ReliableStore, database: bytes, first: int, end: int)
     found: list[TableInfo] = []
     for number in range(first, end):
         try:
-            found.append(read_note(store, number, database))
+            found.append(read_marker(store, number, database))
         except ObjectMissing:
             break
     return found
 
 
-def read_note(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> TableInfo:
+def read_marker(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> TableInfo:
     """Read the note of table `number`. `is_known`: as `ReliableStore.insist`. Raises: ObjectMissing, CorruptionError."""
     return store.insist(
-        lambda: decode_note(store.get(note_name(number)), number=number, database=database), is_known=is_known
+        lambda: decode_marker(store.get(marker_name(number)), number=number, database=database), is_known=is_known
     )

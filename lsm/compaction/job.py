@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from lsm.compaction.block_places import BlockPlace, places
-from lsm.compaction.completion_markers import put_note
+from lsm.compaction.completion_markers import put_marker
 from lsm.compaction.merge_rounds import Head, Round, Stored, rounds
 from lsm.compaction.plan import Sources
 from lsm.compaction.series_merge import merge_series
@@ -39,11 +39,11 @@ class CompactionJob(msgspec.Struct, frozen=True):
     sources: Sources
     snapshots: tuple[int, ...]
     table_bytes: int
-    table_numbers: tuple[int, int]
+    table_ids: tuple[int, int]
     low: bytes | None = None
     high: bytes | None = None
     """Only keys in [low, high) are merged. `None`: unbounded."""
-    keeps_notes: bool = False
+    keeps_markers: bool = False
     """Whether a note is stored after each table, so that another compactor can continue the job."""
 
 
@@ -73,11 +73,11 @@ def compact(
 
     def put(info: TableInfo, parts: list[bytes]) -> None:
         output_store.put_new(info.name, parts)
-        if job.keeps_notes:
-            put_note(output_store, rules.database, info)
+        if job.keeps_markers:
+            put_marker(output_store, rules.database, info)
         outputs.append(info)
 
-    numbers = iter(range(*job.table_numbers))
+    numbers = iter(range(*job.table_ids))
     output = RollingTables(job.rules.database, numbers, job.rules.table_format, table_bytes=job.table_bytes, put=put)
 
     def between_slices() -> None:

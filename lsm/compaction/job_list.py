@@ -58,14 +58,14 @@ class RunningJobs:
         """Whether parts of one job can run at the same time."""
         return self._workplace.is_parallel
 
-    def has_room(self, *, is_relief: bool) -> bool:
-        """Whether a further job would get a slot. `is_relief`: it shrinks level 0."""
-        return self._workplace.has_room(self._jobs, is_relief=is_relief)
+    def has_room(self, *, is_level0_priority: bool) -> bool:
+        """Whether a further job would get a slot. `is_level0_priority`: it shrinks level 0."""
+        return self._workplace.has_room(self._jobs, is_level0_priority=is_level0_priority)
 
     def begin(self, record: JobRecord, sources: Sources, *, is_claimed: bool) -> None:
         """Add a job. Its parts start when they get slots."""
         rules, snapshots = self._rules, self._snapshots()
-        jobs = jobs_of(record, sources, rules, snapshots, table_bytes=self._table_bytes, keeps_notes=is_claimed)
+        jobs = jobs_of(record, sources, rules, snapshots, table_bytes=self._table_bytes, keeps_markers=is_claimed)
         job = RunningJob(
             spec_of(record),
             sources,

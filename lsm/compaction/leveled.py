@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from lsm.compaction.plan import CompactionSpec, is_busy, is_level0_busy, merge_spec, overlapping, relief_on_top
+from lsm.compaction.plan import CompactionSpec, is_busy, is_level0_busy, level0_on_top, merge_spec, overlapping
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 
@@ -38,15 +38,15 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         """Propose to shrink level 0 while a job works on the runs."""
         if len(partition.l0) < self.l0_min or is_level0_busy(partition, busy):
             return []
-        usual = self._relief(partition)
+        usual = self._level0_job(partition)
         level1 = {table.number for table in _level(partition, 1)}
         if usual is not None and busy.isdisjoint(level1 | usual.numbers):
             return [usual]
         # Merging into level 1 would put tables before those that the running job takes from there (rule C5).
-        on_top = relief_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max)
+        on_top = level0_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max)
         return [on_top] if on_top is not None else []
 
-    def _relief(self, partition: Partition) -> CompactionSpec | None:
+    def _level0_job(self, partition: Partition) -> CompactionSpec | None:
         oldest = partition.l0[-self.l0_max :] if len(partition.l0) >= self.l0_min else ()
         above = [run for run in partition.runs if run.level < 1]  # Former level 0; or another policy made it.
         if not oldest and not above:
@@ -57,9 +57,9 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(spec, tables=spec.tables + level1)
 
     def _for(self, partition: Partition) -> Iterator[CompactionSpec]:
-        relief = self._relief(partition)
-        if relief is not None:
-            yield relief
+        level0_job = self._level0_job(partition)
+        if level0_job is not None:
+            yield level0_job
             return
         for run in partition.runs:
             # The target goes by the level, not by the number of runs: otherwise a single run would be pushed down for ever.

@@ -10,7 +10,7 @@ from lsm.compaction.job_edits import SourcesClaimedError
 from lsm.compaction.job_list import RunningJobs
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_form, check_spec, is_move
-from lsm.compaction.running import is_relief
+from lsm.compaction.running import is_level0_priority
 from lsm.compaction.split import KeyRange, key_ranges
 from lsm.errors import InvalidError
 from lsm.manifest.model import Manifest
@@ -105,7 +105,7 @@ class NextJobs:
             if spec.is_drain:
                 self._cut_off(spec.prefix)
             return
-        if not self._running.has_room(is_relief=is_relief(spec, sources)):
+        if not self._running.has_room(is_level0_priority=is_level0_priority(spec, sources)):
             return
         size = sum(table.size for table in sources.tables)
         record = self._claims.new_record(spec, sources, self._ranges(sources, size))

@@ -226,7 +226,7 @@ def is_level0_busy(partition: Partition, busy: frozenset[int]) -> bool:
     return any(table.number in busy for table in partition.l0)
 
 
-def relief_on_top(partition: Partition, busy: frozenset[int], *, l0_min: int, l0_max: int) -> CompactionSpec | None:
+def level0_on_top(partition: Partition, busy: frozenset[int], *, l0_min: int, l0_max: int) -> CompactionSpec | None:
     """Propose to shrink level 0 beside a job that works on the runs: with `l0_min` tables, the oldest, at most `l0_max`, become
     a run above all others. The jobs cannot conflict, because all tables of the running job lie below that run."""
     if len(partition.l0) < l0_min or is_level0_busy(partition, busy):

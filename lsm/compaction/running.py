@@ -41,7 +41,7 @@ def jobs_of(
     snapshots: tuple[int, ...],
     *,
     table_bytes: int,
-    keeps_notes: bool,
+    keeps_markers: bool,
 ) -> list[CompactionJob]:
     """Return one job per key range of a record."""
     return [
@@ -50,10 +50,10 @@ def jobs_of(
             sources=sources,
             snapshots=snapshots,
             table_bytes=table_bytes,
-            table_numbers=(part.first, part.end),
+            table_ids=(part.first, part.end),
             low=part.low,
             high=part.high,
-            keeps_notes=keeps_notes,
+            keeps_markers=keeps_markers,
         )
         for part in record.parts
     ]
@@ -97,7 +97,7 @@ class RunningJob:
         self.record = record
         self.first = first
         self.size = sum(table.size for table in sources.tables)
-        self.is_relief = is_relief(spec, sources)
+        self.is_level0_priority = is_level0_priority(spec, sources)
         self.parts = [Part(job) for job in jobs]
         self.started_at = started_at
         self.where = where
@@ -170,7 +170,7 @@ def status_of(claim: JobRecord, now_ms: int) -> JobStatus:
     )
 
 
-def is_relief(spec: CompactionSpec, sources: Sources) -> bool:
+def is_level0_priority(spec: CompactionSpec, sources: Sources) -> bool:
     """Whether a job counts as shrinking level 0: a third of its bytes or more are from there, or some are and it is small."""
     size = sum(table.size for table in sources.tables)
     level0 = sum(group[0].size for group in sources.groups[: len(spec.l0)])

@@ -22,23 +22,25 @@ def merge_series(chunks: Sequence[SeriesChunk]) -> SeriesChunk:
     parts: dict[bytes, list[tuple[Sequence[int], Sequence[bytes]]]] = {}
     for chunk in reversed(chunks):
         row = 0
-        numbers, values = chunk.numbers, chunk.values
+        positions, values = chunk.positions, chunk.values
         for name, count in zip(chunk.names, chunk.counts, strict=True):
-            parts.setdefault(name, []).append((numbers[row : row + count], values[row : row + count]))
+            parts.setdefault(name, []).append((positions[row : row + count], values[row : row + count]))
             row += count
     family = chunks[0].family
     names = sorted(parts)
     counts: list[int] = []
-    all_numbers: list[int] = []
+    all_positions: list[int] = []
     all_values: list[bytes] = []
     for name in names:
         newest = -1
-        before = len(all_numbers)
-        for numbers, values in parts[name]:
-            if numbers[0] <= newest:
-                raise CorruptionError(f"series {name!r} of family {family!r}: number {numbers[0]} comes after {newest}")
-            newest = numbers[-1]
-            all_numbers += numbers
+        before = len(all_positions)
+        for positions, values in parts[name]:
+            if positions[0] <= newest:
+                raise CorruptionError(
+                    f"series {name!r} of family {family!r}: number {positions[0]} comes after {newest}"
+                )
+            newest = positions[-1]
+            all_positions += positions
             all_values += values
-        counts.append(len(all_numbers) - before)
-    return SeriesChunk(family, names, counts, all_numbers, all_values)
+        counts.append(len(all_positions) - before)
+    return SeriesChunk(family, names, counts, all_positions, all_values)

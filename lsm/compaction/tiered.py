@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lsm.compaction.plan import CompactionSpec, is_busy, level_above, merge_spec, relief_on_top
+from lsm.compaction.plan import CompactionSpec, is_busy, level0_on_top, level_above, merge_spec
 from lsm.manifest.model import Manifest, Partition, Run
 
 
@@ -31,8 +31,8 @@ class SizeTieredScheduler(msgspec.Struct, frozen=True):
         for partition in sorted(manifest.partitions, key=lambda each: -len(each.l0)):
             if not is_busy(partition, busy):
                 found += self._for(partition)
-            elif relief := relief_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max):
-                found.append(relief)
+            elif level0_job := level0_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max):
+                found.append(level0_job)
         return found
 
     def _for(self, partition: Partition) -> list[CompactionSpec]:

@@ -10,7 +10,7 @@ from lsm.compaction.running import WORKER_BYTES_MIN, Part, RunningJob
 from lsm.concurrency.threads import call_here
 from lsm.errors import UnavailableError
 from lsm.object_store.contract import ObjectMissing
-from lsm.object_store.names import note_name, table_name
+from lsm.object_store.names import marker_name, table_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
@@ -59,24 +59,24 @@ class Workplace:
     def waiting(self, running: Sequence[RunningJob]) -> list[tuple[RunningJob, Part]]:
         """Return the parts that get a slot now, those of jobs that shrink level 0 first."""
         busy = sum(part.is_running for job in running for part in job.parts)
-        deep = sum(part.is_running for job in running if not job.is_relief for part in job.parts)
+        deep = sum(part.is_running for job in running if not job.is_level0_priority for part in job.parts)
         found: list[tuple[RunningJob, Part]] = []
-        for job in sorted(running, key=lambda each: not each.is_relief):
+        for job in sorted(running, key=lambda each: not each.is_level0_priority):
             for part in job.parts:
                 if part.future is not None or busy >= self._slots:
                     continue
-                if job.is_relief or deep < self._slots - 1:
+                if job.is_level0_priority or deep < self._slots - 1:
                     found.append((job, part))
                     busy += 1
-                    deep += not job.is_relief
+                    deep += not job.is_level0_priority
         return found
 
-    def has_room(self, running: Sequence[RunningJob], *, is_relief: bool) -> bool:
+    def has_room(self, running: Sequence[RunningJob], *, is_level0_priority: bool) -> bool:
         """Whether a further job would get a slot. Parts that already wait for a slot come first."""
         busy = sum(not part.is_done for job in running for part in job.parts)
-        deep = sum(not part.is_done for job in running if not job.is_relief for part in job.parts)
+        deep = sum(not part.is_done for job in running if not job.is_level0_priority for part in job.parts)
         # Waiting parts of deep jobs must not take the slot that is reserved for level 0.
-        return busy - max(0, deep - (self._slots - 1)) < self._slots if is_relief else deep < self._slots - 1
+        return busy - max(0, deep - (self._slots - 1)) < self._slots if is_level0_priority else deep < self._slots - 1
 
     def start(self, job: RunningJob, part: Part, on_done: Callable[[object], None]) -> None:
         now = self._runtime.monotonic()
@@ -128,9 +128,9 @@ class Workplace:
 
     def _is_finished(self, part: Part) -> bool:
         """Whether the part's next table is stored: by the table's note, or by the table itself if the part keeps no notes."""
-        number = part.job.table_numbers[0] + part.tables
+        number = part.job.table_ids[0] + part.tables
         try:
-            self._store.head(note_name(number) if part.job.keeps_notes else table_name(number))
+            self._store.head(marker_name(number) if part.job.keeps_markers else table_name(number))
         except ObjectMissing:
             return False
         return True

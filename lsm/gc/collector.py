@@ -120,13 +120,13 @@ class GarbageCollector:
                 self._pinned[number] = self._load_pinned(number, manifest)
         for number in self._pinned.keys() - {each.manifest_id for each in manifest.checkpoints}:
             del self._pinned[number]
-        return manifest.table_numbers().union(self._held_tables(), *(self._pinned[number] for number in kept))
+        return manifest.table_ids().union(self._held_tables(), *(self._pinned[number] for number in kept))
 
     def _load_pinned(self, number: int, manifest: Manifest) -> set[int]:
         """Return the tables that a pinned version names. Raises: CorruptionError if the version is lost, so that nothing is
         deleted."""
         try:
-            return load_version(self._store, number, manifest.database).table_numbers()
+            return load_version(self._store, number, manifest.database).table_ids()
         except ObjectMissing:
             if any(each.manifest_id == number for each in self._manifests.refresh().checkpoints):
                 raise CorruptionError(
@@ -147,7 +147,7 @@ class GarbageCollector:
             return set()
         # A process that was late to create the database may have put version 1 of its own database here, after ours was
         # deleted (M4).
-        return version.table_numbers() if version.database == self._manifests.current.database else set()
+        return version.table_ids() if version.database == self._manifests.current.database else set()
 
     def _old_enough(self, objects: Iterable[ObjectInfo], age: float) -> list[ObjectInfo]:
         limit = self._runtime.now_ms() - int(age * 1000)

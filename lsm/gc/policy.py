@@ -16,7 +16,7 @@ from lsm.object_store.contract import ObjectInfo
 from lsm.object_store.names import (
     COUNTER_BITS,
     manifest_number,
-    note_number,
+    marker_number,
     pinned_number,
     table_number,
     wal_number,
@@ -39,7 +39,7 @@ def dead_tables(
     `horizons`: the horizon of each epoch in use, as the manifest has it or is about to have it.
     """
     for info in tables:
-        number, note = table_number(info.name), note_number(info.name)
+        number, note = table_number(info.name), marker_number(info.name)
         if number is not None and number in live:
             continue
         number = number if number is not None else note

@@ -125,7 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
         """Return one more than the greatest flushed number, for every series family."""
         return dict(chain.from_iterable(partition.series_ends for partition in self.partitions))
 
-    def table_numbers(self) -> set[int]:
+    def table_ids(self) -> set[int]:
         return {table.number for partition in self.partitions for table in partition.tables()}
 
     def names(self, object_name: str) -> bool:

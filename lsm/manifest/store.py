@@ -169,7 +169,7 @@ class ManifestStore:
         known = {id(partition) for partition in self.current.partitions}
         changed = [at for at, partition in enumerate(proposed.partitions) if id(partition) not in known]
         kept = set(map(id, proposed.partitions))
-        named = self._named if self._named is not None else self.current.table_numbers()
+        named = self._named if self._named is not None else self.current.table_ids()
         named = named - _numbers(each for each in self.current.partitions if id(each) not in kept)
         for at in changed:
             proposed.check_partition(at)

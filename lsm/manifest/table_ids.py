@@ -7,7 +7,7 @@ from lsm.object_store.names import COUNTER_BITS
 from lsm.runtime import Runtime
 
 
-class TableNumbers:
+class TableIds:
     """Assigns numbers `epoch << 40 | counter`. An epoch belongs to one process for ever, so no two tables share a number.
     Newer epochs have greater numbers. Thread-safe."""
 

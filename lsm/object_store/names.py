@@ -46,7 +46,7 @@ def table_name(number: int) -> str:
     return f"{TABLES}{number:020d}.sst"
 
 
-def note_name(number: int) -> str:
+def marker_name(number: int) -> str:
     return f"{TABLES}{number:020d}.done"
 
 
@@ -75,7 +75,7 @@ def table_number(name: str) -> int | None:
     return _number(name, TABLES, ".sst")
 
 
-def note_number(name: str) -> int | None:
+def marker_number(name: str) -> int | None:
     return _number(name, TABLES, ".done")
 
 
@@ -95,10 +95,10 @@ def is_leftover(name: str) -> bool:
 def is_foreign(name: str) -> bool:
     """Whether no object of a database has a name like `name`.
 
-    >>> is_foreign("sst/notes.txt"), is_foreign(note_name(1))
+    >>> is_foreign("sst/notes.txt"), is_foreign(marker_name(1))
     (True, False)
     """
-    kinds = (manifest_number, wal_number, table_number, note_number, pinned_number)
+    kinds = (manifest_number, wal_number, table_number, marker_number, pinned_number)
     return not is_probe(name) and all(kind(name) is None for kind in kinds)
 
 

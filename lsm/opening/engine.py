@@ -14,7 +14,7 @@ from lsm.errors import CorruptionError, Error, FencedError, SnapshotExpiredError
 from lsm.gc.collector import GarbageCollector
 from lsm.gc.policy import Garbage
 from lsm.manifest.model import Manifest
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.observe import events
 from lsm.observe.health import BackgroundHealth
 from lsm.opening.executors import Executors, compaction_workplace, scheduler_of, worker_address
@@ -76,7 +76,7 @@ class Engine:
         self.stores.attach(manifest.parents)
         self.rules = Rules(manifest.database, table_format(settings), extractor, layout, manifest.owners())
         self.tables = table_reader(self.stores.main, manifest, self.runtime, settings, parts)
-        self.numbers = TableNumbers(self.runtime, recovered.epoch)
+        self.table_ids = TableIds(self.runtime, recovered.epoch)
         self.views = LiveViews(self.runtime, View(tuple(recovered.memtables), manifest))
         self.lock = self.runtime.lock(WRITE)
         self._assemble_writes(recovered)
@@ -122,7 +122,7 @@ class Engine:
             on_freeze=lambda: self.flusher.wake_locked(),
             on_growth=lambda: self.flusher.warm_up(),
         )
-        self.writer.restore_numbers(recovered.numbers)
+        self.writer.restore_positions(recovered.positions)
 
     def _assemble_flush(self, new_fences: tuple[int, ...]) -> None:
         settings = self.settings
@@ -144,7 +144,7 @@ class Engine:
                 worker_slots=slots,
             ),
             snapshots=self.snapshots.held,
-            numbers=self.numbers,
+            table_ids=self.table_ids,
         )
         self.flusher = Flusher(
             self.runtime,
@@ -152,7 +152,7 @@ class Engine:
             writer=self.writer,
             views=self.views,
             builds=builds,
-            commits=FlushCommits(self.manifests, self.views, self.numbers, new_fences),
+            commits=FlushCommits(self.manifests, self.views, self.table_ids, new_fences),
             limits=FlushLimits(
                 slots=slots,
                 slots_at_close=settings.l0_flush_parallelism,
@@ -180,7 +180,7 @@ class Engine:
                 table_bytes=settings.max_sst_size,
                 part_bytes=settings.compaction_part_bytes,
                 snapshots=self.snapshots.held,
-                numbers=self.numbers,
+                table_ids=self.table_ids,
                 on_commit=self._committed,
                 on_failure=self.fail,
                 health=self.health,
@@ -192,7 +192,7 @@ class Engine:
             manifests=self.manifests,
             min_age=settings.gc_min_age,
             held_tables=self.views.held_tables,
-            own_horizons=lambda: {self.epoch: self.numbers.horizon()},
+            own_horizons=lambda: {self.epoch: self.table_ids.horizon()},
         )
 
     def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:

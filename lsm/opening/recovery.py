@@ -64,7 +64,7 @@ class Recovered:
     last_seq: int
     next_wal_number: int
     fences: tuple[int, ...]
-    numbers: dict[bytes, int] = field(default_factory=dict)
+    positions: dict[bytes, int] = field(default_factory=dict)
 
 
 def open_database(
@@ -233,7 +233,7 @@ def _replay(
         manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(sorted(fences)), manifest.series_ends()
     )
     for each in tables:
-        recovered.numbers.update((family, series.next_number) for family, series in each.series.items())
+        recovered.positions.update((family, series.next_position) for family, series in each.series.items())
     return recovered
 
 

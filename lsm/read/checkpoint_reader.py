@@ -42,7 +42,7 @@ class Frozen:
         floor = manifest.wal_epoch_floor
         for entries in read_wal(log, self._runtime, numbers, manifest.database, epoch_floor=floor):
             seq = max(seq, apply_frames(table, entries.frames, after_seq=seq))
-        ends = {family: series.next_number for family, series in table.series.items()}
+        ends = {family: series.next_position for family, series in table.series.items()}
         self.state = State((View((table,), manifest), Bounds(seq, ends)), 0, 0)
 
     def catch_up(self, *, look: bool, sure: bool) -> bool:

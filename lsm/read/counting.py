@@ -118,7 +118,7 @@ def count_memory(view: View, bound: int, family: bytes, name: bytes, low: int, h
     total = 0
     for memtable in view.memtables:
         series = memtable.series.get(family)
-        if series is not None and series.next_number > low:
+        if series is not None and series.next_position > low:
             total += series.count(name, low, high)
     return total
 
@@ -163,7 +163,7 @@ def _count_span(
 def _share(rows: int, average: float, table: TableInfo, low: int, high: int, *, is_cut: bool) -> int:
     """Estimate one series' rows of the range in a block that several series share. The estimate is the average per series,
     halved where a neighbouring block has the other half, and scaled by the share of the table's numbers inside the range."""
-    begin, end = table.first_number, table.last_number + 1
+    begin, end = table.first_position, table.last_position + 1
     inside = max(0, min(high, end) - max(low, begin)) / (end - begin) if end > begin else 1.0
     found = round(min(rows, average / 2 if is_cut else average) * inside)
     return max(found, int(inside >= 1.0))  # The filter has already ruled out tables without rows.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from lsm.errors import CorruptionError
-from lsm.read.series import NumbersAndValues, series_spans
+from lsm.read.series import PositionsAndValues, series_spans
 from lsm.rows.memtable import SLICE_ROWS
 from lsm.sst.block import SeriesBlock
 from lsm.sst.read_ahead import read_blocks
@@ -29,7 +29,7 @@ def scan_series_descending(
     *,
     keep: bool,
     ahead_bytes: int,
-) -> Iterator[NumbersAndValues]:
+) -> Iterator[PositionsAndValues]:
     """Numbers and values of the rows with low <= number < high, descending. Rows in memory are limited to numbers
     below `bound`.
 
@@ -43,11 +43,11 @@ def scan_series_descending(
         series = memtable.series.get(family)
         top = min(high, bound)
         while series is not None and low < top:
-            numbers, values = series.last_rows(name, low, top, SLICE_ROWS)
-            if not numbers:
+            positions, values = series.last_rows(name, low, top, SLICE_ROWS)
+            if not positions:
                 break
-            yield numbers[::-1], values[::-1]
-            high = top = numbers[0]
+            yield positions[::-1], values[::-1]
+            high = top = positions[0]
     # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
     if low >= high:
         return
@@ -59,9 +59,9 @@ def scan_series_descending(
                 continue
             start, end = block.find(family, name, low, high)
             if start < end:
-                if block.numbers[end - 1] >= oldest:
+                if block.positions[end - 1] >= oldest:
                     raise CorruptionError(
-                        f"number {block.numbers[end - 1]} comes before {oldest}", object_name=table.name
+                        f"number {block.positions[end - 1]} comes before {oldest}", object_name=table.name
                     )
-                oldest = block.numbers[start]
-                yield block.numbers[start:end][::-1], block.values(start, end)[::-1]
+                oldest = block.positions[start]
+                yield block.positions[start:end][::-1], block.values(start, end)[::-1]

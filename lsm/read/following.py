@@ -274,8 +274,8 @@ class Following:
 
     def _current(self) -> tuple[View, Bounds]:
         # The memtable grows with the next poll; the bounds keep this view unchanged.
-        numbers = {family: series.next_number for family, series in self._table.series.items()}
-        return View((self._table,), self._manifest), Bounds(self._seq, numbers)
+        positions = {family: series.next_position for family, series in self._table.series.items()}
+        return View((self._table,), self._manifest), Bounds(self._seq, positions)
 
     def take_news(self) -> News | None:
         """What became visible since the last call; None if nothing did."""

@@ -78,18 +78,18 @@ def _get_series_row(view: View, bounds: Bounds, key: bytes, family: bytes, table
         return None
     if len(key) - at != 8:
         return None
-    number = int.from_bytes(key[at:], "big")
+    position = int.from_bytes(key[at:], "big")
     for memtable in view.memtables:
         series = memtable.series.get(family)
-        if series is not None and number < bounds.number(family):
-            values = series.rows(name, number, number + 1)[1]
+        if series is not None and position < bounds.position(family):
+            values = series.rows(name, position, position + 1)[1]
             if values:
                 return values[0]
     for table in _candidates(view.manifest, key):
         if tables.may_contain(table, key[:at]):
             block = tables.block(table, max(0, last_at_or_before(tables.index(table).keys, key)))
             if isinstance(block, SeriesBlock):
-                found = block.find(family, name, number, number + 1)
+                found = block.find(family, name, position, position + 1)
                 if found[0] < found[1]:
                     return block.values(*found)[0]
     return None

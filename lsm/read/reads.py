@@ -19,7 +19,7 @@ from lsm.read.iterator import (
     open_scan,
     range_under,
 )
-from lsm.read.series import NumbersAndValues, is_at_hand, memory_rows, recent_arrivals, scan_series, series_names
+from lsm.read.series import PositionsAndValues, is_at_hand, memory_rows, recent_arrivals, scan_series, series_names
 from lsm.rows.bytes_in import BytesLike, as_key
 from lsm.rows.chunk import SeriesLayout
 from lsm.rows.memtable import Arrival
@@ -28,7 +28,7 @@ from lsm.sst.table import TableReader
 from lsm.view import Bounds, View
 
 T = TypeVar("T")
-NUMBER_MAX = (1 << 64) - 1
+POSITION_MAX = (1 << 64) - 1
 
 
 class Reads:
@@ -44,7 +44,7 @@ class Reads:
     def _see_family(self, family: bytes) -> tuple[View, int]:
         """`_see` for one series family: the view, and the number below which its rows are visible."""
         view, bounds = self._see(DurabilityLevel.MEMORY)
-        return view, bounds.number(family)
+        return view, bounds.position(family)
 
     def _explained(self, error: TableMissingError) -> Error:
         """The error that this handle's caller gets for a missing table."""
@@ -111,12 +111,12 @@ class Reads:
         family: bytes,
         name: bytes,
         low: int = 0,
-        high: int = NUMBER_MAX,
+        high: int = POSITION_MAX,
         *,
         descending: bool = False,
         cache_blocks: bool = True,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
-    ) -> Iterable[NumbersAndValues]:
+    ) -> Iterable[PositionsAndValues]:
         """Numbers and values of a series' rows with low <= number < high, some hundred rows at a time.
 
         All rows are from the moment of the call. After the first block, requests grow up to `read_ahead_bytes`. Only the
@@ -139,7 +139,7 @@ class Reads:
         return self._guarded(stream)
 
     def count_series(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, approximate: bool = False
+        self, family: bytes, name: bytes, low: int = 0, high: int = POSITION_MAX, *, approximate: bool = False
     ) -> int:
         """The number of rows that `scan_series` would yield. Cost: indexes and the blocks at the ends of the range."""
         view, bound = self._see_family(family)
@@ -149,8 +149,8 @@ class Reads:
             raise self._explained(error) from error
 
     def series_at_hand(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
-    ) -> list[NumbersAndValues] | None:
+        self, family: bytes, name: bytes, low: int = 0, high: int = POSITION_MAX, *, most: int
+    ) -> list[PositionsAndValues] | None:
         """What `scan_series` yields, if memory has all of the range and at most `most` rows have to be returned or put in
         order; else None. Cost: no request, little time."""
         view, bound = self._see_family(family)
@@ -161,7 +161,7 @@ class Reads:
         return memory_rows(view, bound, family, name, low, high)
 
     def count_at_hand(
-        self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX, *, most: int
+        self, family: bytes, name: bytes, low: int = 0, high: int = POSITION_MAX, *, most: int
     ) -> int | None:
         """`count_series`, if memory has all of the range and at most `most` rows have to be put in order; else None. Cost: no
         request, little time."""
@@ -170,7 +170,7 @@ class Reads:
             return None
         return count_memory(view, bound, family, name, low, high)
 
-    def inspect_series(self, family: bytes, name: bytes, low: int = 0, high: int = NUMBER_MAX) -> SeriesCount:
+    def inspect_series(self, family: bytes, name: bytes, low: int = 0, high: int = POSITION_MAX) -> SeriesCount:
         """Where the rows are that `scan_series` would yield. Cost: as `count_series`."""
         view, bound = self._see_family(family)
         try:
@@ -178,7 +178,7 @@ class Reads:
         except TableMissingError as error:
             raise self._explained(error) from error
 
-    def series_arrivals(self, family: bytes, low: int, high: int = NUMBER_MAX) -> list[Arrival] | None:
+    def series_arrivals(self, family: bytes, low: int, high: int = POSITION_MAX) -> list[Arrival] | None:
         """The rows of all series of the family with low <= number < high, in append order: `(number of the first, names,
         values)` per batch. None if memory does not have all of them in that order: see `keep_arrivals`."""
         view, bound = self._see_family(family)

@@ -99,7 +99,7 @@ def _rows_of(
 def as_rows(chunk: SeriesChunk) -> RowChunk:
     """Series rows as ordinary rows, with their storage keys."""
     prefixes = series_prefixes(chunk.family, chunk.names)
-    tails = [number.to_bytes(8, "big") for number in chunk.numbers]
+    tails = [position.to_bytes(8, "big") for position in chunk.positions]
     heads = [prefix for prefix, count in zip(prefixes, chunk.counts, strict=True) for _ in range(count)]
     keys = list(map(bytes.__add__, heads, tails))
     return RowChunk(keys, [0] * len(keys), [VALUE] * len(keys), chunk.values)
@@ -109,7 +109,7 @@ def _series_sources(
     memtable: Memtable, bounds: Bounds, low: bytes | None, high: bytes | None, *, descending: bool
 ) -> list[Iterator[RowChunk]]:
     return [
-        _series_rows(series, bounds.number(family), low, high, descending=descending)
+        _series_rows(series, bounds.position(family), low, high, descending=descending)
         for family, series in memtable.series.items()
         if (high is None or family < high) and (low is None or (prefix_end(family) or low + b"\x00") > low)
     ]
@@ -123,9 +123,9 @@ def _series_rows(
     for start in reversed(starts) if descending else starts:
         part = names[start : start + NAMES_AT_ONCE]
         found = [series.rows(name, 0, bound) for name in part]
-        numbers = [number for group, _ in found for number in group]
+        positions = [position for group, _ in found for position in group]
         values = [value for _, group in found for value in group]
-        rows = as_rows(SeriesChunk(series.family, part, [len(group) for group, _ in found], numbers, values))
+        rows = as_rows(SeriesChunk(series.family, part, [len(group) for group, _ in found], positions, values))
         rows = rows.clip(low, high)
         if len(rows):
             yield rows

@@ -22,7 +22,7 @@ from lsm.sst.read_ahead import Span, read_blocks
 from lsm.sst.table import TableReader
 from lsm.view import View
 
-NumbersAndValues = tuple[Sequence[int], list[bytes]]
+PositionsAndValues = tuple[Sequence[int], list[bytes]]
 
 
 def scan_series(
@@ -36,7 +36,7 @@ def scan_series(
     *,
     keep: bool,
     ahead_bytes: int,
-) -> Iterator[NumbersAndValues]:
+) -> Iterator[PositionsAndValues]:
     """Numbers and values of the rows with low <= number < high, ascending, block by block. Rows in memory are limited to
     numbers below `bound`.
 
@@ -52,24 +52,26 @@ def scan_series(
                 continue
             start, end = block.find(family, name, low, high)
             if start < end:
-                if block.numbers[start] <= newest:
-                    raise CorruptionError(f"number {block.numbers[start]} comes after {newest}", object_name=table.name)
-                newest = block.numbers[end - 1]
-                yield block.numbers[start:end], block.values(start, end)
+                if block.positions[start] <= newest:
+                    raise CorruptionError(
+                        f"number {block.positions[start]} comes after {newest}", object_name=table.name
+                    )
+                newest = block.positions[end - 1]
+                yield block.positions[start:end], block.values(start, end)
     # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
     yield from memory_rows(view, bound, family, name, max(low, newest + 1), high)
 
 
-def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> list[NumbersAndValues]:
+def memory_rows(view: View, bound: int, family: bytes, name: bytes, low: int, high: int) -> list[PositionsAndValues]:
     """The part of `scan_series` that is in memory: all of it if low >= `view.series_end(family)`."""
-    found: list[NumbersAndValues] = []
+    found: list[PositionsAndValues] = []
     for memtable in reversed(view.memtables):
         series = memtable.series.get(family)
-        if series is not None and series.next_number > low:  # Skips memtables with older rows only: cheap polls.
-            numbers, values = series.rows(name, low, min(high, bound))
-            if numbers:
-                low = numbers[-1] + 1
-                found.append((numbers, values))
+        if series is not None and series.next_position > low:  # Skips memtables with older rows only: cheap polls.
+            positions, values = series.rows(name, low, min(high, bound))
+            if positions:
+                low = positions[-1] + 1
+                found.append((positions, values))
     return found
 
 
@@ -121,7 +123,7 @@ def series_spans(
     item = digest(prefix)
     found = list(_candidates(manifest, prefix, low, high))
     for table, (table_filter, index) in tables.metas(found[::-1] if descending else found, one_by_one=descending):
-        greatest = index.last_numbers.last(item) if index.last_numbers is not None else None
+        greatest = index.last_positions.last(item) if index.last_positions is not None else None
         if greatest is None:
             if table_filter is not None and not table_filter.may_contain(prefix):
                 continue
@@ -145,7 +147,7 @@ def _candidates(manifest: Manifest, prefix: bytes, low: int, high: int) -> Itera
 def key_from(prefix: bytes, low: int, table: TableInfo) -> bytes:
     """The storage key at which the table's rows numbered `low` or above begin. Not below the table's least number, which the
     index has for a block in which a series begins."""
-    return prefix + max(low, table.first_number).to_bytes(8, "big")
+    return prefix + max(low, table.first_position).to_bytes(8, "big")
 
 
 def key_after(prefix: bytes, high: int) -> bytes | None:

@@ -83,24 +83,24 @@ class SeriesChunk:
     Names ascend, and so do the numbers of a group. The last series of a chunk may continue in the next chunk.
     """
 
-    __slots__ = ("counts", "family", "names", "numbers", "values")
+    __slots__ = ("counts", "family", "names", "positions", "values")
 
     def __init__(
         self,
         family: bytes,
         names: Sequence[bytes],
         counts: Sequence[int],
-        numbers: Sequence[int],
+        positions: Sequence[int],
         values: Sequence[bytes],
     ) -> None:
         self.family = family
         self.names = names
         self.counts = counts
-        self.numbers = numbers
+        self.positions = positions
         self.values = values
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.positions)
 
     def rows(self, start: int, end: int) -> SeriesChunk:
         """Rows [start, end), with their groups."""
@@ -110,7 +110,9 @@ class SeriesChunk:
         counts = list(self.counts[first:last])
         counts[-1] -= bounds[last] - end
         counts[0] -= start - bounds[first]
-        return SeriesChunk(self.family, self.names[first:last], counts, self.numbers[start:end], self.values[start:end])
+        return SeriesChunk(
+            self.family, self.names[first:last], counts, self.positions[start:end], self.values[start:end]
+        )
 
 
 def joined_rows(chunks: Sequence[RowChunk]) -> RowChunk:
@@ -137,9 +139,9 @@ def joined_series(chunks: Sequence[SeriesChunk]) -> SeriesChunk:
             counts[-1] += chunk.counts[0]
         names += chunk.names[skip:]
         counts += chunk.counts[skip:]
-    numbers = list(chain.from_iterable(chunk.numbers for chunk in chunks))
+    positions = list(chain.from_iterable(chunk.positions for chunk in chunks))
     values = list(chain.from_iterable(chunk.values for chunk in chunks))
-    return SeriesChunk(chunks[0].family, names, counts, numbers, values)
+    return SeriesChunk(chunks[0].family, names, counts, positions, values)
 
 
 def terminated(name: bytes) -> bytes:
@@ -175,9 +177,9 @@ def series_prefixes(family: bytes, names: Sequence[bytes]) -> list[bytes]:
     return [family + name + TERMINATOR for name in names]
 
 
-def series_key(family: bytes, name: bytes, number: int) -> bytes:
+def series_key(family: bytes, name: bytes, position: int) -> bytes:
     """The storage key of one series row."""
-    return family + terminated(name) + number.to_bytes(8, "big")
+    return family + terminated(name) + position.to_bytes(8, "big")
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

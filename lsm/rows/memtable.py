@@ -36,7 +36,7 @@ ROW_OVERHEAD: Final = 48
 Arrival = tuple[int, Sequence[bytes], Sequence[bytes]]
 """A batch as it arrived: the number of its first row, names, values."""
 
-_number_of = itemgetter(0)
+_position_of = itemgetter(0)
 
 
 def _clipped(arrival: Arrival, low: int, high: int) -> Arrival:
@@ -60,15 +60,15 @@ class SeriesRows:
         "_unread",
         "_values",
         "family",
-        "first_number",
+        "first_position",
         "lock",
-        "next_number",
+        "next_position",
     )
 
     def __init__(self, family: bytes, runtime: Runtime, *, keeps_arrivals: bool = False) -> None:
         self.family = family
-        self.first_number = -1
-        self.next_number = -1
+        self.first_position = -1
+        self.next_position = -1
         self._arrivals: list[Arrival] | None = [] if keeps_arrivals else None
         self._unread = READ_LATELY_ROWS
         self.lock = runtime.lock()
@@ -84,15 +84,15 @@ class SeriesRows:
     def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
         """Append rows with the numbers first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
         with self.lock:
-            if first != self.next_number or not self._names:
+            if first != self.next_position or not self._names:
                 self._runs.append((len(self._names), first))
             self._values += values
             self._names += names
             if self._arrivals is not None:
                 self._arrivals.append((first, names, values))
-            if self.first_number < 0:
-                self.first_number = first
-            self.next_number = first + len(names)
+            if self.first_position < 0:
+                self.first_position = first
+            self.next_position = first + len(names)
         if self._unread < READ_LATELY_ROWS:
             # The family is being read: group now, so that readers need not take the lock that this thread may hold.
             self._unread += len(names)
@@ -120,7 +120,7 @@ class SeriesRows:
                     else:
                         pairs = zip(range(first, first + count), values[:count], strict=True)
                         deque(map(list.extend, map(self._groups.__getitem__, names[:count]), pairs), maxlen=0)
-                later = [(at - count, number) for at, number in runs[1:]]
+                later = [(at - count, position) for at, position in runs[1:]]
                 if count < end:
                     later.insert(0, (0, first + count))
                 self._runs, names[:count], values[:count], self._taken = later, (), (), 0
@@ -134,15 +134,15 @@ class SeriesRows:
 
     def arrivals(self, low: int, high: int) -> list[Arrival] | None:
         """The rows with low <= number < high in arrival order, batch by batch; None if that order was not kept."""
-        low, high = max(low, self.first_number), min(high, self.next_number)
+        low, high = max(low, self.first_position), min(high, self.next_position)
         if low >= high:
             return []
         with self.lock:
             arrivals = self._arrivals
             if not arrivals or arrivals[0][0] > low:
                 return None
-            start = bisect_right(arrivals, low, key=_number_of) - 1
-            found = arrivals[start : bisect_left(arrivals, high, key=_number_of)]
+            start = bisect_right(arrivals, low, key=_position_of) - 1
+            found = arrivals[start : bisect_left(arrivals, high, key=_position_of)]
         return [part for one in found if (part := _clipped(one, low, high))[1]]
 
     def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
@@ -186,16 +186,16 @@ class SeriesRows:
             end = bisect_left(range(count), high, key=lambda at: group[2 * at])
         return group, start, end
 
-    def names_below(self, number: int, prefix: bytes = b"") -> list[bytes]:
+    def names_below(self, position: int, prefix: bytes = b"") -> list[bytes]:
         """The names beginning with `prefix` that have a row with a smaller number, sorted."""
         names = self.names()
         if prefix:
             after = prefix_end(prefix)
             names = names[bisect_left(names, prefix) : None if after is None else bisect_left(names, after)]
-        if self.next_number <= number:
+        if self.next_position <= position:
             return names
         groups = self._groups
-        return [name for name in names if groups[name][0] < number]
+        return [name for name in names if groups[name][0] < position]
 
     def names(self) -> list[bytes]:
         """Every name, sorted. The list is shared: do not change it."""

@@ -108,16 +108,16 @@ def encode_series(
     family: bytes,
     names: Sequence[bytes],
     counts: Sequence[int],
-    numbers: Sequence[int],
+    positions: Sequence[int],
     values: Sequence[bytes],
     lengths: Sequence[int] | None = None,
 ) -> bytes:
     """The payload of a series block. `lengths`: the values' lengths, if the caller has them."""
-    parts: list[bytes] = [SERIES_HEAD.pack(len(names), len(numbers), len(family)), family]
+    parts: list[bytes] = [SERIES_HEAD.pack(len(names), len(positions), len(family)), family]
     out = parts.append
     put_strings(names, out)
     put_ints(counts, out)
-    put_ints(numbers, out)
+    put_ints(positions, out)
     put_ints(lengths if lengths is not None else list(map(len, values)), out)
     parts += values
     return b"".join(parts)
@@ -247,7 +247,7 @@ class SeriesBlock:
     Immutable; the block cache shares it between threads.
     """
 
-    __slots__ = ("_constant", "_ends", "_first_value", "counts", "family", "names", "numbers", "payload", "starts")
+    __slots__ = ("_constant", "_ends", "_first_value", "counts", "family", "names", "payload", "positions", "starts")
 
     def __init__(self, payload: bytes | memoryview, *, name: str, offset: int) -> None:
         with decoding(name, offset):
@@ -257,7 +257,7 @@ class SeriesBlock:
             self.names, at = take_strings(payload, at, groups)
             self.counts, at = take_ints(payload, at, groups)
             self.starts = list(accumulate(self.counts, initial=0))
-            self.numbers, at = take_ints(payload, at, rows)
+            self.positions, at = take_ints(payload, at, rows)
             lengths, at = take_ints(payload, at, rows)
             self.payload = payload
             self._first_value = at
@@ -268,7 +268,7 @@ class SeriesBlock:
                 raise ValueError(f"columns of {rows} rows do not add up to {len(payload)} bytes")
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.positions)
 
     @property
     def is_borrowed(self) -> bool:
@@ -278,8 +278,8 @@ class SeriesBlock:
     @property
     def weight(self) -> int:
         """Approximate bytes that this object occupies."""
-        numbers = memoryview(self.numbers).nbytes if isinstance(self.numbers, array) else 8 * len(self.numbers)
-        return len(self.payload) + numbers + 40 * len(self._ends) + 90 * len(self.names) + 1000
+        positions = memoryview(self.positions).nbytes if isinstance(self.positions, array) else 8 * len(self.positions)
+        return len(self.payload) + positions + 40 * len(self._ends) + 90 * len(self.names) + 1000
 
     def values(self, start: int, end: int) -> list[bytes]:
         """The values of rows [start, end)."""
@@ -300,16 +300,16 @@ class SeriesBlock:
         if group == len(self.names) or self.names[group] != name:
             return 0, 0
         start, end = self.starts[group], self.starts[group + 1]
-        numbers = self.numbers
-        if numbers[start] < low:
-            start = bisect_left(numbers, low, start, end)
-        if numbers[end - 1] >= high:
-            end = bisect_left(numbers, high, start, end)
+        positions = self.positions
+        if positions[start] < low:
+            start = bisect_left(positions, low, start, end)
+        if positions[end - 1] >= high:
+            end = bisect_left(positions, high, start, end)
         return start, end
 
     def chunk(self) -> SeriesChunk:
         """All rows."""
-        return SeriesChunk(self.family, self.names, self.counts, self.numbers, self.values(0, len(self.numbers)))
+        return SeriesChunk(self.family, self.names, self.counts, self.positions, self.values(0, len(self.positions)))
 
     def rows(self, start: int, end: int) -> SeriesChunk:
         """Rows [start, end), at least one, with their groups."""
@@ -320,12 +320,12 @@ class SeriesBlock:
         counts[-1] -= starts[last] - end
         counts[0] -= start - starts[first]
         return SeriesChunk(
-            self.family, self.names[first:last], counts, self.numbers[start:end], self.values(start, end)
+            self.family, self.names[first:last], counts, self.positions[start:end], self.values(start, end)
         )
 
     def key_at(self, row: int) -> bytes:
         """The storage key of a row. Cost: about 1 µs."""
-        return series_key(self.family, self.names[bisect_right(self.starts, row) - 1], self.numbers[row])
+        return series_key(self.family, self.names[bisect_right(self.starts, row) - 1], self.positions[row])
 
     def position(self, key: bytes, *, after: bool = False) -> int:
         """The number of rows with storage keys below `key`; with `after`, up to and including `key`."""

@@ -50,7 +50,7 @@ from lsm.sst.block import (
 )
 from lsm.sst.bloom import FilterBuilder, digests
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, encode_index
-from lsm.sst.last_numbers import encode_last_numbers
+from lsm.sst.last_positions import encode_last_positions
 
 FOOTER: Final = struct.Struct("<4sHH16sQQQQQ")
 FOOTER_MAGIC: Final = b"LSMT"
@@ -77,8 +77,8 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index_offset: int
     index_end: int
     tombstones: int = 0
-    first_number: int = 0
-    last_number: int = -1
+    first_position: int = 0
+    last_position: int = -1
     content: int = 0
 
     @property
@@ -91,7 +91,7 @@ class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def may_reach(self, low: int, high: int) -> bool:
         """Whether the table may hold a series row with low <= number < high."""
-        return self.first_number < high and (self.last_number >= low or self.last_number < 0)
+        return self.first_position < high and (self.last_position >= low or self.last_position < 0)
 
 
 def content_digest(blocks: Sequence[bytes]) -> int:
@@ -134,7 +134,7 @@ class TableBuilder:
         self._series_digests: list[bytes] = []
         self._lasts: list[int] = []
         self._last_series = b""
-        self._first_number = SEQ_MAX
+        self._first_position = SEQ_MAX
         self._tombstones = 0
         self.size = 0
 
@@ -168,7 +168,7 @@ class TableBuilder:
         family: bytes,
         names: Sequence[bytes],
         counts: Sequence[int],
-        numbers: Sequence[int],
+        positions: Sequence[int],
         values: Sequence[bytes],
         lengths: Sequence[int] | None = None,
     ) -> None:
@@ -176,7 +176,7 @@ class TableBuilder:
 
         `lengths`: the values' lengths, if the caller has them.
         """
-        if not numbers:
+        if not positions:
             return
         sizes = lengths if lengths is not None else list(map(len, values))
         # Rows with empty values must not make a block of unlimited size: each row counts 8 bytes for its number.
@@ -184,7 +184,7 @@ class TableBuilder:
         ends = list(accumulate(sizes))
         bounds = list(accumulate(counts, initial=0))
         start = group = 0
-        rows = len(numbers)
+        rows = len(positions)
         # A scan has a fixed cost per block. Few wide rows fill a block, so their blocks are larger.
         block_bytes = self._format.block_bytes << (ends[-1] >= WIDE_ROW_BYTES * rows)
         while start < rows:
@@ -194,18 +194,18 @@ class TableBuilder:
             group_counts = list(counts[group:last])
             group_counts[-1] -= bounds[last] - end
             group_counts[0] -= start - bounds[group]
-            first_key = series_key(family, names[group], numbers[start])
-            last_key = series_key(family, names[last - 1], numbers[end - 1])
+            first_key = series_key(family, names[group], positions[start])
+            last_key = series_key(family, names[last - 1], positions[end - 1])
             payload = encode_series(
-                family, names[group:last], group_counts, numbers[start:end], values[start:end], sizes[start:end]
+                family, names[group:last], group_counts, positions[start:end], values[start:end], sizes[start:end]
             )
             self._add_block(payload, KIND_SERIES, first_key, last_key, end - start)
             start = end
             group = last if bounds[last] == end else last - 1
-        self._note_series(family, names, bounds, numbers)
+        self._note_series(family, names, bounds, positions)
 
     def _note_series(
-        self, family: bytes, names: Sequence[bytes], bounds: Sequence[int], numbers: Sequence[int]
+        self, family: bytes, names: Sequence[bytes], bounds: Sequence[int], positions: Sequence[int]
     ) -> None:
         """Record the series and their last numbers: group i has rows [bounds[i], bounds[i + 1])."""
         prefixes = series_prefixes(family, names)
@@ -215,17 +215,17 @@ class TableBuilder:
             self._series_digests.pop()
             self._lasts.pop()
         self._series_digests += hashed
-        self._lasts += map(numbers.__getitem__, map((-1).__add__, islice(bounds, 1, None)))
+        self._lasts += map(positions.__getitem__, map((-1).__add__, islice(bounds, 1, None)))
         self._last_series = prefixes[-1]
-        self._first_number = min(self._first_number, min(map(numbers.__getitem__, islice(bounds, len(names)))))
+        self._first_position = min(self._first_position, min(map(positions.__getitem__, islice(bounds, len(names)))))
 
     def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:
         """Add a stored block of another table without recompressing it; `block` is its verified, decoded form."""
         if isinstance(block, SeriesBlock):
-            family, names, numbers = block.family, block.names, block.numbers
+            family, names, positions = block.family, block.names, block.positions
             kind = KIND_SERIES
-            first, last = series_key(family, names[0], numbers[0]), series_key(family, names[-1], numbers[-1])
-            self._note_series(family, names, block.starts, numbers)
+            first, last = series_key(family, names[0], positions[0]), series_key(family, names[-1], positions[-1])
+            self._note_series(family, names, block.starts, positions)
         else:
             kind, first, last = KIND_ROWS, block.keys[0], block.keys[-1]
             self._filter.add(block.keys)
@@ -250,8 +250,8 @@ class TableBuilder:
         if self._filter.items >= self._format.min_filter_keys:
             self._append(self._sealer.seal(self._filter.finish(), KIND_FILTER, self.size))
         index_offset = self.size
-        last_numbers = encode_last_numbers(self._series_digests, self._lasts, self._format.sequence_range_bytes)
-        index = encode_index(self._seek_keys(), self._kinds, self._sizes, self._rows, last_numbers)
+        last_positions = encode_last_positions(self._series_digests, self._lasts, self._format.sequence_range_bytes)
+        index = encode_index(self._seek_keys(), self._kinds, self._sizes, self._rows, last_positions)
         self._append(self._sealer.seal(index, KIND_INDEX, self.size))
         index_end = self.size
         rows = sum(self._rows)
@@ -269,7 +269,7 @@ class TableBuilder:
             index_offset,
             index_end,
             self._tombstones,
-            self._first_number if self._lasts else 0,
+            self._first_position if self._lasts else 0,
             max(self._lasts, default=-1),
             content_digest(self._parts[:-1]),
         )
@@ -278,7 +278,7 @@ class TableBuilder:
     def _seek_keys(self) -> list[bytes]:
         """The index's key of each block: as low as possible, but above the keys of the block before (see index.py)."""
         keys = self._keys[:1]
-        number = self._first_number.to_bytes(8, "big")
+        number = self._first_position.to_bytes(8, "big")
         for at in range(1, len(self._keys)):
             key, before = self._keys[at], self._last_keys[at - 1]
             if self._kinds[at] != KIND_SERIES:

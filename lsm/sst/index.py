@@ -7,7 +7,7 @@ Index payload, compressed and checksummed like a block (kind 3), n blocks:
     ..  kinds     integer column
     ..  sizes     integer column: stored bytes of each block; blocks lie end to end from offset 0
     ..  rows      integer column: rows of each block
-    ..  the last numbers of the series, as in last_numbers.py; or nothing
+    ..  the last positions of the series, as in last_positions.py; or nothing
 
 From these come the offsets, and the cumulative row counts that answer `count` without reading data. If a block continues the
 series of the block before, its key is the one after the last key there. If a block begins with a new series, its key has the
@@ -26,7 +26,7 @@ from typing import Final
 from lsm.coding import decoding, put_ints, put_strings, take_ints, take_strings
 from lsm.rows.chunk import last_at_or_before
 from lsm.sst.block import KIND_ROWS, KIND_SERIES, unknown_kind
-from lsm.sst.last_numbers import LastNumbers, take_last_numbers
+from lsm.sst.last_positions import LastPositions, take_last_positions
 
 KIND_INDEX: Final = 3
 KIND_FILTER: Final = 4
@@ -35,20 +35,20 @@ _COUNT: Final = struct.Struct("<I")
 
 
 def encode_index(
-    keys: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], rows: Sequence[int], last_numbers: bytes = b""
+    keys: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], rows: Sequence[int], last_positions: bytes = b""
 ) -> bytes:
     parts: list[bytes] = [_COUNT.pack(len(keys))]
     put_strings(keys, parts.append)
     for column in (kinds, sizes, rows):
         put_ints(column, parts.append)
-    parts.append(last_numbers)
+    parts.append(last_positions)
     return b"".join(parts)
 
 
 class Index:
     """A decoded index. Immutable."""
 
-    __slots__ = ("keys", "kinds", "last_numbers", "offsets", "rows_before")
+    __slots__ = ("keys", "kinds", "last_positions", "offsets", "rows_before")
 
     def __init__(self, payload: bytes, *, name: str, offset: int) -> None:
         with decoding(name, offset):
@@ -62,9 +62,9 @@ class Index:
             rows, at = take_ints(payload, at, count)
             self.offsets = list(accumulate(sizes, initial=0))
             self.rows_before = list(accumulate(rows, initial=0))
-            self.last_numbers: LastNumbers | None = None
+            self.last_positions: LastPositions | None = None
             if at < len(payload):
-                self.last_numbers, at = take_last_numbers(payload, at)
+                self.last_positions, at = take_last_positions(payload, at)
             if not count or at != len(payload):
                 raise ValueError(f"index of {count} blocks does not add up to {len(payload)} bytes")
 
@@ -73,7 +73,7 @@ class Index:
 
     @property
     def weight(self) -> int:
-        series = len(self.last_numbers) if self.last_numbers is not None else 0
+        series = len(self.last_positions) if self.last_positions is not None else 0
         return sum(map(len, self.keys)) + 150 * len(self.keys) + 16 * series + 500
 
     def shared_rows(self, kind: int, last_key: bytes) -> tuple[int, int]:

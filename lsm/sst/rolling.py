@@ -100,7 +100,7 @@ class RollingTables:
             part = chunk.rows(start, end) if end - start < len(sizes) else chunk
             lengths = sizes[start:end]
             builder = self._with_room(sum(lengths))
-            builder.add_series(part.family, part.names, part.counts, part.numbers, part.values, lengths)
+            builder.add_series(part.family, part.names, part.counts, part.positions, part.values, lengths)
             self._roll()
 
     def splice(self, stored: bytes, block: RowsBlock | SeriesBlock) -> None:

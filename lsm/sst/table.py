@@ -175,10 +175,10 @@ class TableReader:
         """Estimate the average rows of a series in blocks that it shares, from the index and the filter. Cost: as `meta`, and
         a pass over the keys of the blocks."""
         table_filter, index = self.meta(table)
-        last_numbers = index.last_numbers
-        series = len(last_numbers) if last_numbers is not None else 0
+        last_positions = index.last_positions
+        series = len(last_positions) if last_positions is not None else 0
         shared, other = index.shared_rows(KIND_SERIES, table.last_key)
-        if table_filter is not None and (last_numbers is None or not last_numbers.is_whole):
+        if table_filter is not None and (last_positions is None or not last_positions.is_whole):
             series = max(series, table_filter.estimated_items - other)
         return shared / max(1, series)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from lsm.concurrency.threads import call_here
 from lsm.errors import UnavailableError
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
@@ -45,7 +45,7 @@ class Build(msgspec.Struct):
     @property
     def first_number(self) -> int:
         """The first table number reserved for this build."""
-        return self.job.table_numbers[0]
+        return self.job.table_ids[0]
 
 
 class BuildPlaces(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class TableBuilds:
         epoch: int,
         places: BuildPlaces,
         snapshots: Callable[[], tuple[int, ...]],
-        numbers: TableNumbers,
+        table_ids: TableIds,
     ) -> None:
         """`lock`: the write lock. `wal`: `None` if the log is disabled."""
         self._runtime = runtime
@@ -85,7 +85,7 @@ class TableBuilds:
         self._epoch = epoch
         self._places = places
         self._snapshots = snapshots
-        self._numbers = numbers
+        self._table_ids = table_ids
 
     def start(self, table: Memtable, *, under_way: int) -> Build:
         """Wait until the log covers the memtable's batches (rule F1), then start to build it.
@@ -115,7 +115,7 @@ class TableBuilds:
 
     def release(self, build: Build) -> None:
         """Release the build's table numbers. Requires: its tables are in the manifest, or never will be."""
-        self._numbers.release(build.first_number)
+        self._table_ids.release(build.first_number)
 
     def warm_up(self) -> None:
         """Start a worker, because a large memtable is expected soon. Never raises."""
@@ -147,7 +147,7 @@ class TableBuilds:
                     if not table.wal_first:
                         table.wal_first, table.wal_floor = found[0], self._epoch
                     table.wal_last, table.wal_epoch = found[1], self._epoch
-        first_number = self._numbers.take(TABLES_PER_FLUSH_MAX)
+        first_number = self._table_ids.take(TABLES_PER_FLUSH_MAX)
         return FlushJob(
             rules=self._rules,
             wal_first=table.wal_first,
@@ -156,7 +156,7 @@ class TableBuilds:
             first_seq=table.first_seq,
             last_seq=table.last_seq,
             snapshots=self._snapshots(),
-            table_numbers=(first_number, first_number + TABLES_PER_FLUSH_MAX),
+            table_ids=(first_number, first_number + TABLES_PER_FLUSH_MAX),
         )
 
 

@@ -10,7 +10,7 @@ import msgspec
 from lsm.errors import Error, UnavailableError
 from lsm.manifest.model import Manifest, Partition
 from lsm.manifest.store import ManifestStore
-from lsm.manifest.table_ids import TableNumbers
+from lsm.manifest.table_ids import TableIds
 from lsm.rows.memtable import Memtable
 from lsm.view import LiveViews
 from lsm.write.level0 import Built
@@ -20,12 +20,12 @@ class FlushCommits:
     """Commits the tables of one memtable at a time. Only the flush thread uses it."""
 
     def __init__(
-        self, manifests: ManifestStore, views: LiveViews, numbers: TableNumbers, new_fences: tuple[int, ...]
+        self, manifests: ManifestStore, views: LiveViews, table_ids: TableIds, new_fences: tuple[int, ...]
     ) -> None:
         """`new_fences`: fences and left-out log objects of recovery that no manifest lists yet (rule W6)."""
         self._manifests = manifests
         self._views = views
-        self._numbers = numbers
+        self._table_ids = table_ids
         self._new_fences = new_fences
 
     def commit(self, table: Memtable, built: Built, first_number: int) -> Manifest:
@@ -37,7 +37,7 @@ class FlushCommits:
 
         def edit(manifest: Manifest) -> Manifest | None:
             flushed = with_flush(manifest, table, built, fences)
-            return None if flushed is None else self._numbers.settle(flushed, committing=first_number)
+            return None if flushed is None else self._table_ids.settle(flushed, committing=first_number)
 
         manifest = self._manifests.update(edit)
         self._new_fences = ()
@@ -67,7 +67,7 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
     for prefix, info in built:
         partition = changed.partition(prefix) or Partition(prefix)
         ends = dict(partition.series_ends)
-        ends.update((family, rows.next_number) for family, rows in table.series.items() if family.startswith(prefix))
+        ends.update((family, rows.next_position) for family, rows in table.series.items() if family.startswith(prefix))
         changed = changed.with_partition(
             msgspec.structs.replace(partition, l0=(info, *partition.l0), series_ends=tuple(sorted(ends.items())))
         )

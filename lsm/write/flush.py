@@ -135,7 +135,7 @@ class Flusher:
                     self._step()
                     self._is_stepping = False
                 else:
-                    self._look_for_relief()
+                    self._poll_level0()
         except BaseException as error:
             if isinstance(error, Error):
                 found = self._commits.explain(error)
@@ -165,7 +165,7 @@ class Flusher:
     def _is_stalled(self) -> bool:
         return len(self._views.current.memtables) > 1 and not self._building and self._is_level0_full()
 
-    def _look_for_relief(self) -> None:
+    def _poll_level0(self) -> None:
         """Poll the manifest while level 0 is full: another process may compact, and this one gets no notice of it."""
         try:
             manifest = self._commits.poll()

@@ -35,7 +35,7 @@ class FlushJob(msgspec.Struct, frozen=True):
     first_seq: int
     last_seq: int
     snapshots: tuple[int, ...]
-    table_numbers: tuple[int, int]
+    table_ids: tuple[int, int]
     """Table numbers for the tables: from the first up to, not including, the second."""
 
 
@@ -52,7 +52,7 @@ def flush_from_log(store: ReliableStore, wal_store: ReliableStore, runtime: Runt
 def flush_memtable(store: ReliableStore, runtime: Runtime, table: Memtable, job: FlushJob) -> Built:
     """Build and upload the tables of a memtable. No manifest names them until the flush commits."""
     flush_store = store.with_cause("flush")
-    numbers = iter(range(*job.table_numbers))
+    numbers = iter(range(*job.table_ids))
     built: Built = []
     for prefix, families, rows in _partitions(table, job.rules):
 

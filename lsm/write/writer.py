@@ -73,7 +73,7 @@ class Writer:
         # Changed under the write lock, read without:
         self._active = views.current.memtables[0]
         self._frozen_bytes = sum(table.size for table in views.current.memtables[1:])
-        self._numbers: dict[bytes, int] = {}
+        self._positions: dict[bytes, int] = {}
         """Next row number by series family."""
         self._poison: Error | None = None
         self.last_seq = last_seq
@@ -86,15 +86,15 @@ class Writer:
     def bounds(self) -> Bounds:
         """Return bounds that show every accepted batch."""
         with self._lock:
-            return Bounds(self.last_seq, self._numbers.copy())
+            return Bounds(self.last_seq, self._positions.copy())
 
     def series_bound(self, family: bytes) -> int:
         """Return the family's bound: rows with smaller numbers are accepted. It moves after them, so it needs no lock."""
-        return self._numbers.get(family, 0)
+        return self._positions.get(family, 0)
 
-    def restore_numbers(self, numbers: dict[bytes, int]) -> None:
+    def restore_positions(self, positions: dict[bytes, int]) -> None:
         """Set the next numbers of the families that recovery found."""
-        self._numbers.update(numbers)
+        self._positions.update(positions)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Writer:
         with self._lock:
             if self._poison is not None:
                 raise kept(self._poison)
-            if first < self._numbers.get(family, 0):
+            if first < self._positions.get(family, 0):
                 raise InvalidError(f"number {first} of family {family!r} was given before: numbers only grow")
             self._check_not_inside_locked((family,))
             if size < len(names):
@@ -126,7 +126,7 @@ class Writer:
                 if self._wal_enabled:
                     self._wal.add_series_locked(seq, family, names, first, values, size)
                 self._active.append_series(seq, family, names, first, values, size)
-                self._numbers[family] = first + len(names)
+                self._positions[family] = first + len(names)
                 self.last_seq = seq
                 if self._wal_enabled:
                     self._wal.end_batch_locked()
@@ -148,7 +148,7 @@ class Writer:
             if self._poison is not None:
                 raise kept(self._poison)
             for part in batch.series:
-                if part.first < self._numbers.get(part.family, 0):
+                if part.first < self._positions.get(part.family, 0):
                     raise InvalidError(f"number {part.first} of family {part.family!r} was given before")
             for part, size in zip(batch.series, sizes, strict=True):
                 check_bytes(len(part.names), size)
@@ -185,7 +185,7 @@ class Writer:
             if self._wal_enabled:
                 wal.add_series_locked(seq, part.family, part.names, part.first, part.values, size)
             active.append_series(seq, part.family, part.names, part.first, part.values, size)
-            self._numbers[part.family] = part.first + len(part.names)
+            self._positions[part.family] = part.first + len(part.names)
         self.last_seq = seq
         if self._wal_enabled:
             wal.end_batch_locked()

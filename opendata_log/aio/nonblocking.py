@@ -88,7 +88,7 @@ class _NonBlockingReads:
         if found is None:
             raise WouldBlock
         if descending:
-            return [(numbers[::-1], values[::-1]) for numbers, values in reversed(found)]
+            return [(positions[::-1], values[::-1]) for positions, values in reversed(found)]
         return found
 
     def count_series(self, family: bytes, name: bytes, low: int, high: int, *, approximate: bool = False) -> int:
@@ -161,15 +161,15 @@ class _ReadsInPieces:
 
 def gathered(stream: Iterable[Columns]) -> Iterator[tuple[list[int], list[bytes]]]:
     """The same columns in larger pieces: the first one as it is, then twice as large each, up to PIECE_ROWS rows."""
-    numbers: list[int] = []
+    positions: list[int] = []
     values: list[bytes] = []
     enough = 1
-    for more_numbers, more_values in stream:
-        numbers += more_numbers
+    for more_positions, more_values in stream:
+        positions += more_positions
         values += more_values
         if len(values) >= enough:
             enough = min(PIECE_ROWS, 2 * len(values))
-            yield numbers, values
-            numbers, values = [], []
+            yield positions, values
+            positions, values = [], []
     if values:
-        yield numbers, values
+        yield positions, values

@@ -143,7 +143,7 @@ class LogScheduler:
             return lsm.CompactionSpec.drain(segment)
         if state is SegmentState.SEALED or any(table.number in busy for table in segment.l0):
             return None
-        return self._relief(segment)
+        return self._level0_job(segment)
 
     def _for(self, segment: lsm.Partition, state: SegmentState) -> lsm.CompactionSpec | None:
         l0, runs = segment.l0, segment.runs
@@ -154,15 +154,15 @@ class LogScheduler:
                 return _consolidation(segment) if len(l0) >= SYSTEM_L0_TABLES else None
             case SegmentState.SEALED if not self._l0_only:
                 return _consolidation(segment) if l0 or len(runs) > 1 else None
-        relief = self._relief(segment)
-        if relief is not None or self._l0_only:
-            return relief
+        level0_job = self._level0_job(segment)
+        if level0_job is not None or self._l0_only:
+            return level0_job
         has_sealed = segment.prefix > routing_prefix(FIRST_SEGMENT_ID)
         count = RUNS_MAX if self._seals or has_sealed else RUNS_PER_MERGE
         tier = size_tier(runs, at_least=count, at_most=count, ratio=SIZE_RATIO)
         return lsm.merge_spec(segment, (), tier, target=tier[-1].level) if tier else None
 
-    def _relief(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:
+    def _level0_job(self, segment: lsm.Partition) -> lsm.CompactionSpec | None:
         """The job that moves the oldest tables of a full level 0 into a run above all others; None: level 0 is not full."""
         if len(segment.l0) < self._l0_min:
             return None

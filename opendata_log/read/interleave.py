@@ -58,11 +58,11 @@ def read_interleaved(engine: SeriesReads, keys: KeySet, parts: list[Part]) -> It
     for base, family, first, end in parts:
         recent = engine.series_arrivals(family, first - base, end - base)
         if recent is not None:
-            for number, names, values in recent:
+            for position, names, values in recent:
                 wanted = keys.among(names)
                 if wanted:
                     flags = list(map(wanted.__contains__, names))
-                    sequences = compress(range(base + number, base + number + len(names)), flags)
+                    sequences = compress(range(base + position, base + position + len(names)), flags)
                     yield list(map(LogEntry, compress(names, flags), sequences, compress(values, flags)))
         else:
             yield from _windows(engine, keys.in_segment(engine, family), base, family, first, end)
@@ -109,8 +109,8 @@ def _window(
     """The entries of the window, key by key; None where there are more than `limit`."""
     entries: list[LogEntry] = []
     for key in keys:
-        for numbers, values in engine.scan_series(family, key, first - base, end - base):
-            entries += map(LogEntry, repeat(key), map(base.__add__, numbers), values)
+        for positions, values in engine.scan_series(family, key, first - base, end - base):
+            entries += map(LogEntry, repeat(key), map(base.__add__, positions), values)
             if len(entries) > limit:
                 return None
     return entries

@@ -94,13 +94,13 @@ def _turned(key: bytes, newest: Iterator[Columns]) -> Iterator[list[LogEntry]]:
     """The entries of `newest` in ascending order. All columns are in memory before the first entry is yielded."""
     found = list(newest)
     while found:
-        base, numbers, values = found.pop()
-        yield _entries(key, (base, numbers[::-1], values[::-1]))
+        base, positions, values = found.pop()
+        yield _entries(key, (base, positions[::-1], values[::-1]))
 
 
 def _read(engine: SeriesReads, key: bytes, parts: Items[Part], options: ScanOptions) -> Iterator[Columns]:
     for base, family, first, end in reversed(parts):
-        for numbers, values in engine.scan_series(
+        for positions, values in engine.scan_series(
             family,
             key,
             first - base,
@@ -109,22 +109,22 @@ def _read(engine: SeriesReads, key: bytes, parts: Items[Part], options: ScanOpti
             cache_blocks=options.cache_blocks,
             read_ahead_bytes=options.read_ahead_bytes,
         ):
-            yield base, numbers, values
+            yield base, positions, values
 
 
 def _newest(stream: Iterable[Columns], left: int | None) -> Iterator[Columns]:
     """The first `left` rows of the stream; nothing after them is read. `left` None: all rows."""
     if left == 0:
         return
-    for base, numbers, values in stream:
-        if left is not None and len(numbers) >= left:
-            yield base, numbers[:left], values[:left]
+    for base, positions, values in stream:
+        if left is not None and len(positions) >= left:
+            yield base, positions[:left], values[:left]
             return
-        yield base, numbers, values
+        yield base, positions, values
         if left is not None:
-            left -= len(numbers)
+            left -= len(positions)
 
 
 def _entries(key: bytes, columns: Columns) -> list[LogEntry]:
-    base, numbers, values = columns
-    return list(map(LogEntry, repeat(key), map(base.__add__, numbers) if base else numbers, values))
+    base, positions, values = columns
+    return list(map(LogEntry, repeat(key), map(base.__add__, positions) if base else positions, values))

@@ -27,7 +27,7 @@ def read_blocks(
 ) -> Iterator[list[LogEntry]]:
     """The entries of one key, in lists that are not empty."""
     for base, family, first, end in parts:
-        for numbers, values in engine.scan_series(
+        for positions, values in engine.scan_series(
             family,
             key,
             first - base,
@@ -35,7 +35,7 @@ def read_blocks(
             cache_blocks=options.cache_blocks,
             read_ahead_bytes=options.read_ahead_bytes,
         ):
-            sequences = map(base.__add__, numbers) if base else numbers
+            sequences = map(base.__add__, positions) if base else positions
             yield list(map(LogEntry, repeat(key), sequences, values))
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from lsm.coding import ENVELOPE, KIND_WAL_DATA, KIND_WAL_FENCE, open_envelope, seal_envelope
-from lsm.compaction.completion_markers import decode_note, encode_note
+from lsm.compaction.completion_markers import decode_marker, encode_marker
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.manifest.job_record import JobPart, JobRecord
 from lsm.manifest.model import Manifest, Partition, Run
@@ -24,7 +24,7 @@ from lsm.sst.bloom import Filter, FilterBuilder, digest, digests
 from lsm.sst.builder import FOOTER, TableBuilder, TableFormat, TableInfo
 from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import Index, encode_index
-from lsm.sst.last_numbers import encode_last_numbers
+from lsm.sst.last_positions import encode_last_positions
 from lsm.wal.frames import Frame, decode_frames, encode_frame
 
 HERE = Path(__file__).parent
@@ -128,7 +128,11 @@ GROUPED_FILTER = GROUPED.finish()
 INDEX = encode_index([b"a", b"m"], [1, 2], [100, 200], [10, 20])
 LASTS = {b"fam" + name + b"\x00": last for name, last in ((b"a", 7), (b"b", 5), (b"c", 300))}
 INDEX_SERIES = encode_index(
-    [b"fam", b"fan"], [2, 2], [100, 200], [10, 20], encode_last_numbers(digests(list(LASTS)), list(LASTS.values()), 50)
+    [b"fam", b"fan"],
+    [2, 2],
+    [100, 200],
+    [10, 20],
+    encode_last_positions(digests(list(LASTS)), list(LASTS.values()), 50),
 )
 TABLE_INFO, TABLE = table()
 
@@ -242,7 +246,7 @@ FORMATS: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     "manifest_tombstones": (b"".join(encode_manifest(COUNTED, epoch=3, nonce=NONCE)), HEADER),
     "manifest_jobs": (b"".join(encode_manifest(CLAIMED, epoch=3, nonce=NONCE)), HEADER),
     "manifest_content": (b"".join(encode_manifest(HELD, epoch=3, nonce=NONCE)), HEADER),
-    "note_content": (b"".join(encode_note(DATABASE, NOTED_CONTENT)), HEADER),
+    "note_content": (b"".join(encode_marker(DATABASE, NOTED_CONTENT)), HEADER),
 }
 FIXED = [name for name in FORMATS if not name.startswith("manifest")]
 """What zstd makes of a manifest may change with its version; only reading it back is promised."""
@@ -295,7 +299,7 @@ def check_rows(data: bytes) -> None:
 
 def check_series(data: bytes) -> None:
     chunk = SeriesBlock(data, name="golden", offset=0).chunk()
-    assert (chunk.family, list(chunk.names), list(chunk.counts), list(chunk.numbers), list(chunk.values)) == SERIES
+    assert (chunk.family, list(chunk.names), list(chunk.counts), list(chunk.positions), list(chunk.values)) == SERIES
 
 
 def check_envelope(data: bytes, name: str, kind: int, number: int) -> int:
@@ -328,7 +332,7 @@ def check_index(data: bytes) -> None:
 
 
 def check_index_series(data: bytes) -> None:
-    found = Index(data, name="golden", offset=0).last_numbers
+    found = Index(data, name="golden", offset=0).last_positions
     assert found is not None
     assert not found.is_whole
     reached = {name: [low for low in (5, 6, 7, 8, 301) if found.may_reach(digest(name), low)] for name in LASTS}
@@ -378,8 +382,8 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "manifest_tombstones": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), COUNTED),
     "manifest_jobs": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), CLAIMED),
     "manifest_content": lambda data: _equal(decode_manifest(data, number=7, database=DATABASE), HELD),
-    "note": lambda data: _equal(decode_note(data, number=3 << 40 | 50, database=DATABASE), NOTED),
-    "note_content": lambda data: _equal(decode_note(data, number=3 << 40 | 50, database=DATABASE), NOTED_CONTENT),
+    "note": lambda data: _equal(decode_marker(data, number=3 << 40 | 50, database=DATABASE), NOTED),
+    "note_content": lambda data: _equal(decode_marker(data, number=3 << 40 | 50, database=DATABASE), NOTED_CONTENT),
 }
 
 

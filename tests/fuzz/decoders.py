@@ -23,7 +23,7 @@ from lsm.coding import (
     KIND_WAL_FENCE,
     seal_envelope,
 )
-from lsm.compaction.completion_markers import decode_note, encode_note
+from lsm.compaction.completion_markers import decode_marker, encode_marker
 from lsm.errors import CorruptionError
 from lsm.manifest.checkpoint import Checkpoint, Parent
 from lsm.manifest.codec import MANIFEST_VERSION, decode_manifest, encode_manifest
@@ -31,7 +31,7 @@ from lsm.manifest.model import Manifest
 from lsm.native import zstd
 from lsm.native.checksum import crc32c
 from lsm.object_store import MemoryStore
-from lsm.object_store.names import manifest_name, note_name, table_name, wal_name
+from lsm.object_store.names import manifest_name, marker_name, table_name, wal_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.chunk import RowChunk
 from lsm.rows.kind import KNOWN_KINDS
@@ -52,7 +52,7 @@ from lsm.sst.builder import FOOTER, FOOTER_MAGIC, TABLE_VERSION, TableInfo
 from lsm.sst.disk_cache import HEADER as PART_HEADER
 from lsm.sst.disk_cache import decode_part, encode_part
 from lsm.sst.index import KIND_FILTER, KIND_INDEX, Index, encode_index
-from lsm.sst.last_numbers import encode_last_numbers
+from lsm.sst.last_positions import encode_last_positions
 from lsm.sst.table import decode_block, weight_of
 from lsm.wal.frames import WAL_VERSION, Frame, encode_frame, encode_mark
 from lsm.wal.replay import apply_frames, read_wal_object
@@ -161,7 +161,7 @@ def read_block(data: bytes) -> Any:
         for name in [*block.names[:20], b"none"]:
             start, end = block.find(block.family, name, 4, 1 << 40)
             block.values(start, end)
-        return (whole.family, whole.names, list(whole.counts), list(whole.numbers), whole.values)
+        return (whole.family, whole.names, list(whole.counts), list(whole.positions), whole.values)
     assert set(block.kinds).issubset(KNOWN_KINDS)
     block.clip(b"k", b"z")
     return (block.keys, list(block.seqs), list(block.kinds), block.values)
@@ -174,7 +174,7 @@ def read_index(payload: bytes) -> Any:
     assert len(index.offsets) == len(index) + 1 == len(index.rows_before)
     index.blocks_for(b"b", b"k")
     index.blocks_for(None, None)
-    ends = index.last_numbers
+    ends = index.last_positions
     if ends is not None:
         ends.may_reach(digest(b"none"), 4)
     return (index.keys, list(index.kinds), index.offsets, index.rows_before, ends is not None and len(ends))
@@ -194,7 +194,9 @@ def filter_of(items: int) -> bytes:
 
 INDEXES = [
     encode_index([b"a", b"k"], [1, 2], [100, 90], [10, 12]),
-    encode_index([b"a", b"k"], [1, 2], [100, 90], [10, 12], encode_last_numbers(digests([b"x", b"y"]), [9, 12], 1000)),
+    encode_index(
+        [b"a", b"k"], [1, 2], [100, 90], [10, 12], encode_last_positions(digests([b"x", b"y"]), [9, 12], 1000)
+    ),
     encode_index([b"key-%d" % at for at in range(30)], [2] * 30, [77] * 30, [5] * 30),
 ]
 SERIES_BLOCKS = [
@@ -299,16 +301,16 @@ DECODERS = [
     ),
     Decoder(
         "note",
-        [b"".join(encode_note(DATABASE, each)) for each in NOTES],
-        lambda data: decode_note(data, number=NUMBER, database=DATABASE),
-        resealed(note_name(NUMBER)),
+        [b"".join(encode_marker(DATABASE, each)) for each in NOTES],
+        lambda data: decode_marker(data, number=NUMBER, database=DATABASE),
+        resealed(marker_name(NUMBER)),
     ),
     Decoder(
         "note, inside",
         [msgspec.msgpack.encode(each) for each in NOTES],
         through(
-            lambda body: enveloped(note_name(NUMBER), KIND_NOTE, 1, body),
-            lambda data: decode_note(data, number=NUMBER, database=DATABASE),
+            lambda body: enveloped(marker_name(NUMBER), KIND_NOTE, 1, body),
+            lambda data: decode_marker(data, number=NUMBER, database=DATABASE),
         ),
         bytes,
     ),

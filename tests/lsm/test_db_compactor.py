@@ -58,7 +58,7 @@ def l0_of(manifest: lsm.Manifest) -> int:
 def assert_no_orphans(memory: MemoryStore, manifest: lsm.Manifest) -> None:
     """Every object under sst/ is a table of the manifest."""
     stored = {name for name in objects_of(memory) if name.startswith("sst/")}
-    assert {number_of(name) for name in stored} == manifest.table_numbers()
+    assert {number_of(name) for name in stored} == manifest.table_ids()
     assert all(name.endswith(".sst") for name in stored)
 
 
@@ -362,5 +362,5 @@ def test_kill_nine_of_the_command_again_and_again_loses_nothing(tmp_path: Path, 
         db.collect_garbage(min_age=0)
         assert read_rows(db) == [*expected, (b"p0zz", b"")]
         stored = {path.name for path in (place / "sst").iterdir()}
-        assert {number_of(f"sst/{name}") for name in stored} == db.manifest.table_numbers()
+        assert {number_of(f"sst/{name}") for name in stored} == db.manifest.table_ids()
         assert db.manifest.jobs == ()

@@ -116,11 +116,11 @@ def kinds(place: Path) -> dict[str, str]:
     with lsm.Admin(place) as admin:
         newest = admin.read_manifest()
         pinned = min(each.manifest_id for each in newest.checkpoints)
-        of_checkpoint = admin.read_manifest(pinned).table_numbers() - newest.table_numbers()
+        of_checkpoint = admin.read_manifest(pinned).table_ids() - newest.table_ids()
     notes = sorted(path.name for path in (place / "sst").glob("*.done"))
     claimed = next(name for name in notes if newest.is_claimed(number_of(f"sst/{name}") or 0))
     return {
-        "table": f"sst/{min(newest.table_numbers()):020d}.sst",
+        "table": f"sst/{min(newest.table_ids()):020d}.sst",
         "table of a checkpoint": f"sst/{min(of_checkpoint):020d}.sst",
         "table of a job": f"sst/{claimed.removesuffix('.done')}.sst",
         "note of a job": f"sst/{claimed}",
@@ -180,7 +180,7 @@ def test_a_quiet_collection_leaves_what_is_needed(aged: Path, tmp_path: Path) ->
         newest = admin.read_manifest()
         assert newest.jobs == ()
         versions = [newest, *(admin.read_manifest(each.manifest_id) for each in newest.checkpoints)]
-    tables = set().union(*(each.table_numbers() for each in versions))
+    tables = set().union(*(each.table_ids() for each in versions))
     assert {path.name for path in (place / "sst").iterdir()} == {f"{number:020d}.sst" for number in tables}
     pinned = {each.manifest_id for each in newest.checkpoints if each.manifest_id <= newest.number - 8}
     assert {number_of(f"pinned/{path.name}") for path in (place / "pinned").iterdir()} == pinned

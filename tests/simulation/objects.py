@@ -13,7 +13,7 @@ from lsm.object_store.names import (
     TABLES,
     WAL,
     manifest_name,
-    note_name,
+    marker_name,
     pinned_name,
     table_name,
     wal_name,
@@ -99,7 +99,7 @@ class ObjectWatch:
     def _named(self, manifest: Manifest) -> set[int]:
         """The tables of that version and of its checkpoints, and those that claimed compactions have finished."""
         pinned = (self._versions.get(each.manifest_id) for each in manifest.checkpoints)
-        named = manifest.table_numbers().union(*(each.table_numbers() for each in pinned if each is not None))
+        named = manifest.table_ids().union(*(each.table_ids() for each in pinned if each is not None))
         return named.union(*({table.number for table in part.done} for job in manifest.jobs for part in job.parts))
 
     def _is_stored(self, number: int, foreign: dict[int, bytes]) -> bool:
@@ -137,10 +137,10 @@ class ObjectWatch:
 
     def _why_needed(self, name: str, number: int, manifest: Manifest) -> str:
         """Who needs an object that is about to be, or was just, deleted; empty: nobody."""
-        if name in (table_name(number), note_name(number)):
+        if name in (table_name(number), marker_name(number)):
             if manifest.is_claimed(number):
                 return f"a claimed compaction of manifest {manifest.number}"
-            if name == note_name(number):
+            if name == marker_name(number):
                 return ""
             if number in self._needed:
                 return f"manifest {manifest.number} or a checkpoint"

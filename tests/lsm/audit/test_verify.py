@@ -15,7 +15,7 @@ import lsm
 from lsm.audit.tables import _row_problem, _series_problem
 from lsm.manifest.codec import decode_manifest, encode_manifest
 from lsm.object_store import MemoryStore, ObjectStore
-from lsm.object_store.names import PROBE, manifest_name, note_name, table_name
+from lsm.object_store.names import PROBE, manifest_name, marker_name, table_name
 from lsm.rows.chunk import RowChunk
 from lsm.rows.kind import TOMBSTONE, VALUE
 from lsm.sst.block import SeriesBlock, encode_series
@@ -133,7 +133,7 @@ def edit_table(**changes: Any) -> Any:
 
     def change(manifest: lsm.Manifest) -> lsm.Manifest:
         partition = manifest.partitions[0]
-        chosen = max(partition.tables(), key=lambda table: table.last_number - table.first_number)
+        chosen = max(partition.tables(), key=lambda table: table.last_position - table.first_position)
 
         def edited(tables: tuple[lsm.TableInfo, ...]) -> tuple[lsm.TableInfo, ...]:
             return tuple(msgspec.structs.replace(each, **changes) if each == chosen else each for each in tables)
@@ -150,7 +150,7 @@ def edit_table(**changes: Any) -> Any:
         (edit_table(rows=1), "does not agree"),
         (edit_table(last_key=b"p0zzz"), "holds keys from"),
         (edit_table(size=100_000), "the manifest says 100000 in all"),
-        (edit_table(first_number=3, last_number=3), "outside what the manifest says"),
+        (edit_table(first_position=3, last_position=3), "outside what the manifest says"),
         (lambda manifest: msgspec.structs.replace(manifest, last_seq=5), "goes back"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=()), "forgets the fences"),
         (lambda manifest: msgspec.structs.replace(manifest, fences=(*manifest.fences, 3)), "fence"),
@@ -279,8 +279,8 @@ def test_verifies_what_jobs_under_way_have_finished() -> None:
             assert [each.object for each in verify(store).problems] == [table_name(number)], change
     for number in notes:
         store = copy_of(sound)
-        objects_of(store)[note_name(number)] = objects_of(sound)[note_name(number)][:-1]
-        assert [each.object for each in verify(store).problems] == [note_name(number)]
+        objects_of(store)[marker_name(number)] = objects_of(sound)[marker_name(number)][:-1]
+        assert [each.object for each in verify(store).problems] == [marker_name(number)]
 
 
 @pytest.mark.parametrize("name", ["sst/00000000000000000001.done", "pinned/00000000000000000001.manifest"])

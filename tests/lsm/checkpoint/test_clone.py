@@ -129,7 +129,7 @@ def rewrite(db: lsm.Db) -> None:
             db.put(b"p0k%02d" % at, b"turn %d " % turn + b"y" * 40)
         db.flush(lsm.FlushType.MEMTABLE)
         db.wait_idle(20)
-        if not external & db.manifest.table_numbers():
+        if not external & db.manifest.table_ids():
             return
     raise AssertionError("the parent's tables are still named")
 

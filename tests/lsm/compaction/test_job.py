@@ -11,7 +11,7 @@ import pytest
 
 import lsm
 from lsm.compaction.block_places import places
-from lsm.compaction.completion_markers import decode_note, encode_note, finished_tables, put_note
+from lsm.compaction.completion_markers import decode_marker, encode_marker, finished_tables, put_marker
 from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.job_edits import continued, new_record, with_claim, with_result, without_claim
 from lsm.compaction.plan import CompactionSpec, Sources, check_spec
@@ -77,7 +77,7 @@ class Bench:
                 if isinstance(block, SeriesBlock):
                     chunk = block.chunk()
                     names = [n for n, count in zip(chunk.names, chunk.counts, strict=True) for _ in range(count)]
-                    found += zip(names, chunk.numbers, chunk.values, strict=True)
+                    found += zip(names, chunk.positions, chunk.values, strict=True)
                 else:
                     found += zip(block.keys, block.seqs, block.kinds, block.values, strict=True)
         return found
@@ -140,7 +140,7 @@ def test_a_job_cut_off_goes_on_behind_its_last_finished_table() -> None:
         return finished_tables(bench.store, bench.manifest.database, 20_000, 21_000)[2:] != []
 
     with pytest.raises(CancelledError):
-        compact(bench.store, RUNTIME, bench.job(20_000, keeps_notes=True), is_cancelled)
+        compact(bench.store, RUNTIME, bench.job(20_000, keeps_markers=True), is_cancelled)
     done = finished_tables(bench.store, bench.manifest.database, 20_000, 21_000)
     rest = compact(bench.store, RUNTIME, bench.job(30_000, done[-1].last_key + b"\x00"))
 
@@ -156,7 +156,7 @@ TABLE = TableInfo(7, 500, 9, b"a", b"z", 300, 350, 420)
 def test_notes_are_found_up_to_the_first_that_is_missing() -> None:
     store = ReliableStore(MemoryStore(), RUNTIME, op_timeout=5, request_timeout=5)
     for number in (7, 8, 10):
-        put_note(store, b"d" * 16, msgspec.structs.replace(TABLE, number=number))
+        put_marker(store, b"d" * 16, msgspec.structs.replace(TABLE, number=number))
 
     assert [table.number for table in finished_tables(store, b"d" * 16, 7, 99)] == [7, 8]
     assert [table.number for table in finished_tables(store, b"d" * 16, 7, 8)] == [7]
@@ -166,13 +166,13 @@ def test_notes_are_found_up_to_the_first_that_is_missing() -> None:
 
 
 def test_a_damaged_note_is_refused_at_every_byte() -> None:
-    data = b"".join(encode_note(b"d" * 16, TABLE))
-    assert decode_note(data, number=7, database=b"d" * 16) == TABLE
+    data = b"".join(encode_marker(b"d" * 16, TABLE))
+    assert decode_marker(data, number=7, database=b"d" * 16) == TABLE
 
     for at in range(len(data)):
         damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         with pytest.raises(CorruptionError):
-            decode_note(damaged, number=7, database=b"d" * 16)
+            decode_marker(damaged, number=7, database=b"d" * 16)
 
 
 # -- claims ---------------------------------------------------------------------------------------------------------------
@@ -272,10 +272,10 @@ def workplace(slots: int) -> Workplace:
     return Workplace(RUNTIME, store, threads=held, workers=None, address=None, slots=slots, stall_seconds=None)
 
 
-def running(*, is_relief: bool, parts: int) -> RunningJob:
+def running(*, is_level0_priority: bool, parts: int) -> RunningJob:
     l0, deep = out(1, b"a", b"b"), out(2, b"a", b"b")
-    spec = CompactionSpec(b"", (1,), (), 1) if is_relief else CompactionSpec(b"", (), (2,), 1)
-    sources = Sources(((l0 if is_relief else deep,),), True)
+    spec = CompactionSpec(b"", (1,), (), 1) if is_level0_priority else CompactionSpec(b"", (), (2,), 1)
+    sources = Sources(((l0 if is_level0_priority else deep,),), True)
     job: Any = None
     return RunningJob(spec, sources, None, [job] * parts, first=1, started_at=0.0, where="here")
 
@@ -283,29 +283,29 @@ def running(*, is_relief: bool, parts: int) -> RunningJob:
 @pytest.mark.parametrize("slots", [2, 3])
 def test_deep_jobs_leave_a_slot_for_level_0(slots: int) -> None:
     place = workplace(slots)
-    deep, relief = running(is_relief=False, parts=9), running(is_relief=True, parts=1)
+    deep, level0_job = running(is_level0_priority=False, parts=9), running(is_level0_priority=True, parts=1)
 
-    assert place.has_room([], is_relief=False)
+    assert place.has_room([], is_level0_priority=False)
     for job, part in place.waiting([deep]):
         place.start(job, part, lambda _: None)
 
     assert sum(part.is_running for part in deep.parts) == slots - 1
-    assert not place.has_room([deep], is_relief=False)
-    assert place.has_room([deep], is_relief=True)
-    assert [job for job, _ in place.waiting([deep, relief])] == [relief]
-    for job, part in place.waiting([deep, relief]):
+    assert not place.has_room([deep], is_level0_priority=False)
+    assert place.has_room([deep], is_level0_priority=True)
+    assert [job for job, _ in place.waiting([deep, level0_job])] == [level0_job]
+    for job, part in place.waiting([deep, level0_job]):
         place.start(job, part, lambda _: None)
-    assert place.waiting([deep, relief]) == []
-    assert not place.has_room([deep, relief], is_relief=True)
+    assert place.waiting([deep, level0_job]) == []
+    assert not place.has_room([deep, level0_job], is_level0_priority=True)
 
 
-@pytest.mark.parametrize(("size", "is_relief"), [(250, True), ((8 << 20) - 1000, True), (8 << 20, False)])
+@pytest.mark.parametrize(("size", "is_level0_priority"), [(250, True), ((8 << 20) - 1000, True), (8 << 20, False)])
 def test_a_small_share_of_level_0_makes_no_relief_unless_the_job_is_done_in_a_moment(
-    size: int, *, is_relief: bool
+    size: int, *, is_level0_priority: bool
 ) -> None:
     deep = msgspec.structs.replace(out(2, b"a", b"b"), size=size)
     spec = CompactionSpec(b"", (1,), (2,), 1)
 
     job = RunningJob(spec, Sources(((out(1, b"a", b"b"),), (deep,)), True), None, [], first=1, started_at=0, where="")
 
-    assert job.is_relief == is_relief
+    assert job.is_level0_priority == is_level0_priority

@@ -187,4 +187,4 @@ def test_drains_and_moves_wait_for_no_slot_and_a_drain_ends_the_job_of_its_parti
     with open_db(memory, settings, scheduler=Told()) as db:
         db.collect_garbage(min_age=0)
         stored = [name for name in objects_of(memory) if name.startswith("sst/")]
-        assert {number_of(name) for name in stored} == db.manifest.table_numbers()
+        assert {number_of(name) for name in stored} == db.manifest.table_ids()

@@ -122,7 +122,7 @@ def test_cuts_series_between_rows() -> None:
 
     found = list(rounds([newer.head(), older.head()]))
 
-    assert [[(list(chunk.names), list(chunk.numbers)) for chunk in each.series] for each in found[:1]] == [  # type: ignore[union-attr]
+    assert [[(list(chunk.names), list(chunk.positions)) for chunk in each.series] for each in found[:1]] == [  # type: ignore[union-attr]
         [([b"x"], [5, 6]), ([b"x"], [1, 2, 3])]
     ]
     assert isinstance(found[1], Round)
@@ -138,7 +138,7 @@ def test_finds_rows_of_a_series_block_by_their_keys() -> None:
     assert [block.position(key, after=True) for key in (b"f", *keys, b"g")] == [0, 1, 2, 3, 3]
     part = block.rows(1, 3)
     assert isinstance(part, SeriesChunk)
-    assert (part.names, part.counts, list(part.numbers), part.values) == ([b"a", b"b"], [1, 1], [4, 2], [b"4", b"2"])
+    assert (part.names, part.counts, list(part.positions), part.values) == ([b"a", b"b"], [1, 1], [4, 2], [b"4", b"2"])
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=12, unique=True), max_size=4), st.integers(1, 4))

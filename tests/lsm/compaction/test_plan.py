@@ -54,7 +54,7 @@ def test_accepts(spec: CompactionSpec, is_bottom: bool) -> None:
     changed = with_compaction(MANIFEST, spec, outputs, moved=False)
 
     assert sources.is_bottom == is_bottom
-    assert changed.table_numbers() == MANIFEST.table_numbers() - spec.numbers | {100}
+    assert changed.table_ids() == MANIFEST.table_ids() - spec.numbers | {100}
     changed.check()
 
 
@@ -225,8 +225,8 @@ def test_merges_series_like_one_sort(rows: list[tuple[bytes, int]], cuts: list[i
     merged = merge_series(chunks)
 
     names = [name for name, count in zip(merged.names, merged.counts, strict=True) for _ in range(count)]
-    assert list(zip(names, merged.numbers, strict=True)) == sorted(numbered)
-    assert list(merged.values) == [b"%d" % number for number in merged.numbers]
+    assert list(zip(names, merged.positions, strict=True)) == sorted(numbered)
+    assert list(merged.values) == [b"%d" % number for number in merged.positions]
 
 
 def test_refuses_series_whose_numbers_went_back() -> None:

@@ -26,7 +26,7 @@ def reachable(store: MemoryStore) -> set[str]:
     with open_admin(store) as admin:
         newest = admin.read_manifest()
         kept = {newest.number, *(each.manifest_id for each in newest.checkpoints)}
-        numbers = set().union(*(admin.read_manifest(each).table_numbers() for each in kept))
+        numbers = set().union(*(admin.read_manifest(each).table_ids() for each in kept))
     names = set()
     for name in objects_of(store):
         if name == PROBE:

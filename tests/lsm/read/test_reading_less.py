@@ -68,11 +68,11 @@ def test_tables_before_the_cursor_cost_nothing_even_cold() -> None:
     store = CountingStore(memory)
     with open_db(store, quiet()) as db:
         oldest_first = db.manifest.partitions[0].l0[::-1]
-        assert [table.first_number for table in oldest_first[1:]] == [
-            each.last_number + 1 for each in oldest_first[:-1]
+        assert [table.first_position for table in oldest_first[1:]] == [
+            each.last_position + 1 for each in oldest_first[:-1]
         ]
-        cold = asked(store, lambda: read_series(db, FAMILY, IDLE, oldest_first[4].last_number + 1))
-        inside = asked(store, lambda: read_series(db, FAMILY, b"k001", 0, oldest_first[0].last_number))
+        cold = asked(store, lambda: read_series(db, FAMILY, IDLE, oldest_first[4].last_position + 1))
+        inside = asked(store, lambda: read_series(db, FAMILY, b"k001", 0, oldest_first[0].last_position))
 
     assert cold == [oldest_first[5].name]
     assert set(inside) == {oldest_first[0].name}
@@ -100,7 +100,7 @@ def test_an_idle_series_keeps_its_entry_where_the_budget_is_short(budget: int, b
     store = CountingStore(memory)
     with open_db(store, quiet()) as db:
         (table,) = (table for run in db.manifest.partitions[0].runs for table in run.tables)
-        found = db._engine.tables.index(table).last_numbers
+        found = db._engine.tables.index(table).last_positions
         assert found is None if not budget else found is not None and not found.is_whole
         assert len(asked(store, lambda: read_series(db, FAMILY, IDLE, end))) == blocks
 
@@ -169,7 +169,7 @@ def places(db: lsm.Db, name: bytes) -> list[Place]:
             if isinstance(block, SeriesBlock):
                 start, end = block.find(FAMILY, name, 0, 1 << 63)
                 if start < end:
-                    numbers = block.numbers
+                    numbers = block.positions
                     found.append(Place(table.name, index.offsets[at], numbers[start], numbers[end - 1]))
     return found
 

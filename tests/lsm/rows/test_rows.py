@@ -203,7 +203,7 @@ def test_groups_series_rows_however_many_there_are(rows: int) -> None:
             zip(chunk.names, chunk.counts, strict=True),
             strict=False,
         )
-        for row in zip(chunk.numbers[start : start + count], chunk.values[start : start + count], strict=True)
+        for row in zip(chunk.positions[start : start + count], chunk.values[start : start + count], strict=True)
     ]
 
     if rows < 2 * SLICE_ROWS:

@@ -107,7 +107,7 @@ def numbers_of(blocks: Any) -> list[int]:
     found: list[int] = []
     for _, block in blocks:
         assert isinstance(block, SeriesBlock)
-        found += block.numbers
+        found += block.positions
     return found
 
 
@@ -131,7 +131,7 @@ def test_reads_every_block_once_from_the_end(rows: list[int], ahead_bytes: int, 
     setup = Setup(rows, is_near=is_near)
     backward = read_blocks(setup.reader, setup.spans[::-1], descending=True, ahead_bytes=ahead_bytes)
 
-    chunks = [block.numbers for _, block in backward if isinstance(block, SeriesBlock)]
+    chunks = [block.positions for _, block in backward if isinstance(block, SeriesBlock)]
 
     assert [number for chunk in chunks for number in chunk[::-1]] == list(range(sum(rows)))[::-1]
     assert len(setup.store.ranges) == len(set(setup.store.ranges))

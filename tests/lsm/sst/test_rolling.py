@@ -51,7 +51,7 @@ class Tables:
                 if isinstance(block, SeriesBlock):
                     chunk = block.chunk()
                     names = (name for name, count in zip(chunk.names, chunk.counts, strict=True) for _ in range(count))
-                    found += list(zip(names, chunk.numbers, chunk.values, strict=True))
+                    found += list(zip(names, chunk.positions, chunk.values, strict=True))
                 else:
                     found += list(zip(block.keys, block.seqs, block.values, strict=True))
         return found

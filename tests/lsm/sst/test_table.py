@@ -224,7 +224,7 @@ def test_reads_a_table_of_series_back(groups: dict[bytes, list[bytes]], width: i
         chunk = block.chunk()
         at = 0
         for name, count in zip(chunk.names, chunk.counts, strict=True):
-            found += [(name, chunk.numbers[i], chunk.values[i]) for i in range(at, at + count)]
+            found += [(name, chunk.positions[i], chunk.values[i]) for i in range(at, at + count)]
             at += count
             start, end = block.find(b"f", name, 5, 20)
             assert block.values(start, end) == [v for n, number, v in found[-count:] if 5 <= number < 20]

@@ -140,7 +140,7 @@ def test_drains_what_the_writer_retired_and_merges_what_it_sealed() -> None:
         assert trees(newest(store)) == {4: (0, 1), 5: (0, 1), 6: (2, 0)}
         log.collect_garbage(min_age=0)
         stored = [name for name in store._objects if name.startswith("sst/")]
-        assert {int(name[4:24]) for name in stored} == newest(store).table_numbers()
+        assert {int(name[4:24]) for name in stored} == newest(store).table_ids()
         assert values(log, b"key") == [
             b"%d%s" % (hour, half) for hour in (3, 4, 5) for half in (b"a", b"b") for _ in "123"
         ]

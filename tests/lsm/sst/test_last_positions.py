@@ -12,18 +12,18 @@ from lsm.sst import bloom
 from lsm.sst.bloom import digest, digests
 from lsm.sst.builder import TableBuilder
 from lsm.sst.index import Index, encode_index
-from lsm.sst.last_numbers import LastNumbers, encode_last_numbers, take_last_numbers
+from lsm.sst.last_positions import LastPositions, encode_last_positions, take_last_positions
 from tests.lsm.support import FAMILIES, append, open_db, read_series, tiny
 
 NUMBERS = st.one_of(st.integers(0, 20), st.integers(0, (1 << 64) - 1))
 
 
-def section(ends: dict[bytes, int], budget: int) -> LastNumbers | None:
-    data = encode_last_numbers(digests(list(ends)), list(ends.values()), budget)
+def section(ends: dict[bytes, int], budget: int) -> LastPositions | None:
+    data = encode_last_positions(digests(list(ends)), list(ends.values()), budget)
     assert len(data) <= budget
     if not data:
         return None
-    found, at = take_last_numbers(b"..." + data + b"after", 3)
+    found, at = take_last_positions(b"..." + data + b"after", 3)
     assert at == 3 + len(data)
     return found
 
@@ -84,17 +84,17 @@ def test_beyond_the_budget_the_coldest_series_keep_their_entries() -> None:
 
 @pytest.mark.parametrize("budget", [0, 1, 31])
 def test_no_section_where_not_one_entry_fits(budget: int) -> None:
-    assert encode_last_numbers(digests([b"a", b"b"]), [3, 4], budget) == b""
+    assert encode_last_positions(digests([b"a", b"b"]), [3, 4], budget) == b""
 
 
 def test_an_index_without_the_section_knows_nothing() -> None:
     index = Index(encode_index([b"a"], [2], [10], [1]), name="n", offset=0)
 
-    assert index.last_numbers is None
+    assert index.last_positions is None
 
 
 def test_refuses_a_section_that_does_not_add_up() -> None:
-    payload = encode_index([b"a"], [2], [10], [1], encode_last_numbers(digests([b"a", b"b"]), [3, 4], 1000))
+    payload = encode_index([b"a"], [2], [10], [1], encode_last_positions(digests([b"a", b"b"]), [3, 4], 1000))
 
     for broken in (payload[:-1], payload + b"\x00", encode_index([b"a"], [2], [10], [1], bytes(5))):
         with pytest.raises(lsm.CorruptionError):
@@ -189,12 +189,12 @@ def test_spliced_blocks_bring_their_numbers_along(splices: list[int]) -> None:
         reader = db._engine.tables
 
         assert len(splices) > 10
-        assert (min(each.first_number for each in tables), max(each.last_number for each in tables)) == (0, 79)
+        assert (min(each.first_position for each in tables), max(each.last_position for each in tables)) == (0, 79)
         for table in tables:
-            found = reader.index(table).last_numbers
+            found = reader.index(table).last_positions
             assert found is not None
             for at, name in enumerate((b"a", b"b", b"c", b"d")):
                 last = 20 * at + 19
-                if table.first_number <= last <= table.last_number:
+                if table.first_position <= last <= table.last_position:
                     item = digest(FAMILIES[0] + name + b"\x00")
                     assert [found.may_reach(item, low) for low in (last, last + 1)] == [True, False]

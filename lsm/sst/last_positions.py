@@ -30,7 +30,7 @@ _COLUMN_HEADS: Final = 18
 """Maximum bytes of two columns beyond their items."""
 
 
-def encode_last_numbers(digests: Sequence[bytes], lasts: Sequence[int], budget: int) -> bytes:
+def encode_last_positions(digests: Sequence[bytes], lasts: Sequence[int], budget: int) -> bytes:
     """The section for series with these digests (8 bytes each) and last numbers; at most `budget` bytes.
 
     Cost: a few C-level passes, and a sort of the series if they overflow the budget or share hashes.
@@ -52,7 +52,7 @@ def encode_last_numbers(digests: Sequence[bytes], lasts: Sequence[int], budget: 
     return b"".join(parts)
 
 
-class LastNumbers:
+class LastPositions:
     """The decoded section. Immutable."""
 
     __slots__ = ("_hashes", "_lasts", "is_whole")
@@ -79,11 +79,11 @@ class LastNumbers:
         return last is None or last >= low
 
 
-def take_last_numbers(data: bytes, at: int) -> tuple[LastNumbers, int]:
+def take_last_positions(data: bytes, at: int) -> tuple[LastPositions, int]:
     """The section at offset `at`, and the offset after it."""
     count, is_whole = _HEAD.unpack_from(data, at)
     if is_whole > 1 or not count:
         raise ValueError(f"last numbers of {count} series, marked {is_whole}")
     hashes, at = take_ints(data, at + _HEAD.size, count)
     lasts, at = take_ints(data, at, count)
-    return LastNumbers(hashes, lasts, is_whole=bool(is_whole)), at
+    return LastPositions(hashes, lasts, is_whole=bool(is_whole)), at

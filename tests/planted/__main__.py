@@ -89,7 +89,7 @@ def hunt(patch: Path, seeds: int) -> Verdict:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.planted", description=__doc__)
     parser.add_argument("names", nargs="*", help="only these")
-    parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=2000)
     options = parser.parse_args()
     missed = 0
     for patch in patches():

@@ -26,7 +26,7 @@ from lsm.rows.kind import VALUE
 from lsm.settings import Settings
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.rolling import RollingTables
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.workers.pool import process_runtime
 
 _DATABASE: Final = bytes(16)

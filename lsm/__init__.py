@@ -26,7 +26,7 @@ from lsm.errors import (
     UnavailableError,
 )
 from lsm.observe import events
-from lsm.observe import log_lines as log_lines  # After this import, events become log lines.
+from lsm.observe import logging_observer as logging_observer  # After this import, events become log lines.
 
 if TYPE_CHECKING:
     from lsm.admin import Admin, ManifestInfo
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from lsm.cli.terminal import storage_options as compactor_storage_options
     from lsm.compaction.leveled import LeveledScheduler
     from lsm.compaction.plan import CompactionScheduler, CompactionSpec, level_above, merge_spec
-    from lsm.compaction.running import JobStatus
+    from lsm.compaction.running_job import JobStatus
+    from lsm.compaction.space_schedulers import FirstOf, SpaceTrigger, TombstoneTrigger
     from lsm.compaction.tiered import SizeTieredScheduler, size_tier
-    from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
     from lsm.components import Components
     from lsm.db import Db
     from lsm.db_compactor import DbCompactor
@@ -174,12 +174,12 @@ if not TYPE_CHECKING:
         "DbReader": "lsm.db_reader",
         "DiskCacheStatus": "lsm.sst.disk_cache",
         "DurabilityLevel": "lsm.read.iterator",
-        "FirstOf": "lsm.compaction.triggers",
+        "FirstOf": "lsm.compaction.space_schedulers",
         "FlushType": "lsm.write.durability",
         "FsckReport": "lsm.audit.report",
         "Garbage": "lsm.gc.policy",
         "IterationOrder": "lsm.read.iterator",
-        "JobStatus": "lsm.compaction.running",
+        "JobStatus": "lsm.compaction.running_job",
         "KeyValue": "lsm.read.iterator",
         "LeveledScheduler": "lsm.compaction.leveled",
         "Manifest": "lsm.manifest.model",
@@ -201,13 +201,13 @@ if not TYPE_CHECKING:
         "Settings": "lsm.settings",
         "SizeTieredScheduler": "lsm.compaction.tiered",
         "Snapshot": "lsm.read.snapshot",
-        "SpaceTrigger": "lsm.compaction.triggers",
+        "SpaceTrigger": "lsm.compaction.space_schedulers",
         "Status": "lsm.status",
         "Steps": "lsm.read.iterator",
         "TableInfo": "lsm.sst.builder",
         "TableReads": "lsm.read.tables_only",
         "TierCount": "lsm.read.counting",
-        "TombstoneTrigger": "lsm.compaction.triggers",
+        "TombstoneTrigger": "lsm.compaction.space_schedulers",
         "WriteBatch": "lsm.write.batch",
         "WriteHandle": "lsm.write.batch",
         "absolute_url": "lsm.object_store.open",

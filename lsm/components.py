@@ -14,8 +14,8 @@ from lsm.manifest.model import Manifest
 from lsm.object_store.contract import ObjectStore
 from lsm.object_store.names import table_name
 from lsm.object_store.open import open_store, takes_options
+from lsm.object_store.parent_stores import RoutedStore
 from lsm.object_store.reliable import ReliableStore
-from lsm.object_store.routed import RoutedStore
 from lsm.rows.chunk import PrefixExtractor, SeriesLayout
 from lsm.runtime import Clock, Runtime
 from lsm.settings import Settings

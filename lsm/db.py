@@ -16,11 +16,11 @@ from lsm.concurrency.forks import tell_in_child
 from lsm.errors import Error, InvalidError, TableMissingError, kept
 from lsm.gc.collector import RegularCollection
 from lsm.gc.policy import Garbage
+from lsm.maintenance import Maintenance
 from lsm.manifest.checkpoint import Checkpoint
 from lsm.manifest.model import Manifest
 from lsm.opening.closing import Closing
 from lsm.opening.engine import Engine
-from lsm.opening.maintenance import Maintenance
 from lsm.read.iterator import DurabilityLevel
 from lsm.read.reads import Reads
 from lsm.read.snapshot import Snapshot
@@ -28,11 +28,11 @@ from lsm.rows.bytes_in import BytesLike
 from lsm.settings import Settings
 from lsm.status import Status, status_of_handle
 from lsm.view import Bounds, View
+from lsm.write.admission import Intake
 from lsm.write.batch import WriteBatch, WriteHandle
 from lsm.write.durability import Durability, FlushType
 from lsm.write.handle_state import HandleState
-from lsm.write.intake import Intake
-from lsm.write.key_checks import KeyChecks
+from lsm.write.layout_checks import KeyChecks
 
 
 class Db(Reads):

@@ -13,7 +13,7 @@ from typing import Any
 from lsm.checks import timeout_seconds, wait_seconds
 from lsm.compaction.compactor import Compactor
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec
-from lsm.compaction.running import JobStatus
+from lsm.compaction.running_job import JobStatus
 from lsm.components import Components, Stores, table_format, table_reader
 from lsm.concurrency.exits import tell_at_exit
 from lsm.errors import (
@@ -35,7 +35,7 @@ from lsm.opening.recovery import Identity, check_identity
 from lsm.read.tables_only import TableReads
 from lsm.runtime import Runtime
 from lsm.settings import Settings
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 
 
 class DbCompactor:

@@ -37,7 +37,7 @@ from lsm.observe.health import BackgroundHealth
 from lsm.read.checkpoint_reader import Frozen
 from lsm.read.following import Following, News
 from lsm.read.iterator import DurabilityLevel
-from lsm.read.polling import SURE_LOOKS, is_look_due, next_interval, pause
+from lsm.read.poll_pauses import SURE_LOOKS, is_look_due, next_interval, pause
 from lsm.read.reads import Reads
 from lsm.runtime import Runtime, Task
 from lsm.settings import Settings

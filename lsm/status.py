@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from lsm.compaction.running import JobStatus
+from lsm.compaction.running_job import JobStatus
 from lsm.manifest.model import Partition
 from lsm.object_store.reliable import Traffic
 from lsm.observe.health import BackgroundStatus, failing_for, newest_failure

@@ -51,13 +51,13 @@ from opendata_log.model.record import (
     SegmentId,
     Sequence,
 )
-from opendata_log.model.storage import StorageConfig
+from opendata_log.model.storage_config import StorageConfig
 
 if TYPE_CHECKING:
     from opendata_log.builder import LogDbBuilder
     from opendata_log.log_db import LogDb
     from opendata_log.read.follow import LogFollower
-    from opendata_log.read.inspection import (
+    from opendata_log.read.inspect_values import (
         Inspection,
         LevelSummary,
         SegmentInspection,
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from opendata_log.read.reverse import ReverseIterator
     from opendata_log.read.scan import LogIterator, LogKeyIterator
     from opendata_log.reader import LogDbReader
-    from opendata_log.waiting.watch import DurableWatch
+    from opendata_log.waiting.durable_watch import DurableWatch
 
 __version__ = "0.1.0"
 
@@ -130,9 +130,9 @@ if not TYPE_CHECKING:
     # Handles import the engine; settings, values and errors do not. So each of these names imports its module at first use.
     # A handle's module imports everything that the handle needs, so that opening a log imports nothing more.
     _LATER = {
-        "DurableWatch": "opendata_log.waiting.watch",
-        "Inspection": "opendata_log.read.inspection",
-        "LevelSummary": "opendata_log.read.inspection",
+        "DurableWatch": "opendata_log.waiting.durable_watch",
+        "Inspection": "opendata_log.read.inspect_values",
+        "LevelSummary": "opendata_log.read.inspect_values",
         "LogDb": "opendata_log.log_db",
         "LogDbBuilder": "opendata_log.builder",
         "LogDbReader": "opendata_log.reader",
@@ -141,10 +141,10 @@ if not TYPE_CHECKING:
         "LogKeyIterator": "opendata_log.read.scan",
         "LogRead": "opendata_log.read.reads",
         "ReverseIterator": "opendata_log.read.reverse",
-        "SegmentInspection": "opendata_log.read.inspection",
-        "SegmentReads": "opendata_log.read.inspection",
-        "SegmentTree": "opendata_log.read.inspection",
-        "TreeSummary": "opendata_log.read.inspection",
+        "SegmentInspection": "opendata_log.read.inspect_values",
+        "SegmentReads": "opendata_log.read.inspect_values",
+        "SegmentTree": "opendata_log.read.inspect_values",
+        "TreeSummary": "opendata_log.read.inspect_values",
     }
 
     def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import lsm
 from opendata_log.log_db import LogDb
 from opendata_log.model.config import Config, config_of
 from opendata_log.model.errors import InvalidInputError
-from opendata_log.model.storage import Storage
+from opendata_log.model.storage_config import Storage
 from opendata_log.write.sequence import BLOCK_MIN
 
 

@@ -16,15 +16,15 @@ from opendata_log.model.errors import ClosedError, StorageError, translate, tran
 from opendata_log.model.keys import LogPartitions, LogSeries
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence
-from opendata_log.model.storage import Storage, StorageConfig
+from opendata_log.model.storage_config import Storage, StorageConfig
 from opendata_log.read.reads import Reads
+from opendata_log.waiting.durable_watch import DurableWatch
 from opendata_log.waiting.wakeups import DurableWakeups, Wakeups
-from opendata_log.waiting.watch import DurableWatch
 from opendata_log.write.appends import Appends
 from opendata_log.write.retention import Retention
 from opendata_log.write.sequence import BLOCK_MIN
-from opendata_log.write.visible import OpenState, WriterSource
 from opendata_log.write.writer import LogWriter
+from opendata_log.write.writer_source import OpenState, WriterSource
 
 CLONE_SECONDS = 300.0
 """Lifetime, in seconds, of the checkpoint that protects a clone's source while the clone is made."""

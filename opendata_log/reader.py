@@ -18,7 +18,7 @@ from opendata_log.model.keys import (
     entry_family,
 )
 from opendata_log.model.segment import SegmentTable
-from opendata_log.model.storage import Storage
+from opendata_log.model.storage_config import Storage
 from opendata_log.model.time_track import TimeTrack
 from opendata_log.read.reads import Reads
 from opendata_log.read.source import View

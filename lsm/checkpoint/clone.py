@@ -25,7 +25,7 @@ from lsm.manifest.model import Manifest
 from lsm.manifest.store import ManifestStore
 from lsm.object_store.contract import ObjectExists, ObjectMissing
 from lsm.object_store.names import MANIFESTS, PREFIXES, WAL, is_foreign, is_probe, manifest_name, wal_name, wal_number
-from lsm.object_store.neighbours import refuse_neighbours
+from lsm.object_store.nested_roots import refuse_neighbours
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime

@@ -15,7 +15,7 @@ from typing import Any
 from lsm.cli.terminal import add_place, storage_options
 from lsm.db_compactor import DbCompactor
 from lsm.errors import InvalidError
-from lsm.observe.log_lines import on_stderr
+from lsm.observe.logging_observer import on_stderr
 from lsm.settings import Settings
 
 WHAT = "compact beside a writer that does not compact; SIGTERM ends it cleanly"

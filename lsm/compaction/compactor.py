@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError
 
-from lsm.compaction.claims import Claims
-from lsm.compaction.job_list import RunningJobs
+from lsm.compaction.job_commits import Claims
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.next_jobs import NextJobs, Planner
 from lsm.compaction.plan import CompactionScheduler
-from lsm.compaction.running import JobStatus, RunningJob
+from lsm.compaction.running_job import JobStatus, RunningJob
+from lsm.compaction.running_jobs import RunningJobs
 from lsm.compaction.workplace import Workplace
 from lsm.errors import (
     ClosedError,
@@ -31,8 +31,8 @@ from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events
 from lsm.observe.health import BackgroundHealth
 from lsm.runtime import Runtime, Task
-from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
+from lsm.sst.table_rules import Rules
 
 RETRY_SECONDS = 0.5
 ROUNDS = 2

@@ -25,8 +25,8 @@ from lsm.sst.builder import TableInfo
 from lsm.sst.cache import Caches
 from lsm.sst.index import Index
 from lsm.sst.rolling import RollingTables
-from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
+from lsm.sst.table_rules import Rules
 from lsm.workers.pool import StoreAddress, process_runtime
 
 META_BYTES: Final = 64 << 20

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lsm.compaction.block_places import places
-from lsm.compaction.claims import Claims
+from lsm.compaction.job_commits import Claims
 from lsm.compaction.job_edits import SourcesClaimedError
-from lsm.compaction.job_list import RunningJobs
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, Sources, check_form, check_spec, is_move
-from lsm.compaction.running import is_level0_priority
+from lsm.compaction.running_job import is_level0_priority
+from lsm.compaction.running_jobs import RunningJobs
 from lsm.compaction.split import KeyRange, key_ranges
 from lsm.errors import InvalidError
 from lsm.manifest.model import Manifest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 
 from lsm.compaction.job import compact, compact_in_worker
-from lsm.compaction.running import WORKER_BYTES_MIN, Part, RunningJob
+from lsm.compaction.running_job import WORKER_BYTES_MIN, Part, RunningJob
 from lsm.concurrency.threads import call_here
 from lsm.errors import UnavailableError
 from lsm.object_store.contract import ObjectMissing

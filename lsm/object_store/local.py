@@ -37,7 +37,8 @@ from lsm.object_store.contract import (
     StoreFault,
     StoreSpec,
 )
-from lsm.object_store.descriptors import (
+from lsm.object_store.faults import RequestRefused
+from lsm.object_store.file_descriptors import (
     HELD,
     READ,
     WHOLE_DIRECTORY,
@@ -47,7 +48,6 @@ from lsm.object_store.descriptors import (
     sync,
     sync_directory,
 )
-from lsm.object_store.faults import RequestRefused
 from lsm.object_store.names import MANIFESTS, PINNED, TABLES, TEMPORARY, WAL
 
 _POSIX_CALLS = ("O_DIRECTORY", "pread", "writev")

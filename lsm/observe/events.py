@@ -1,7 +1,7 @@
 """Events that handles report beside their answers, and the observers that get them.
 
 An event has a name, a logger, a level and the text of its log line. Code reports one with `tell(EVENT, fact=…)`, and `tell`
-passes it to every observer. `observe/log_lines` is the observer that writes log lines; another observer can feed metrics.
+passes it to every observer. `observe/logging_observer` writes log lines; another observer can feed metrics.
 docs/operations.md gives the meaning of each event.
 
 Levels: WARNING for an event that an operator should look at, INFO for takeovers and recoveries, DEBUG for requests. Facts are

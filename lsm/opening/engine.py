@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lsm.checkpoint.clone import detach
 from lsm.compaction.compactor import Compactor
-from lsm.compaction.running import JobStatus, status_of
+from lsm.compaction.running_job import JobStatus, status_of
 from lsm.components import Components, Stores, batch_bytes_max, table_format, table_reader
 from lsm.concurrency.locks import WRITE
 from lsm.errors import CorruptionError, Error, FencedError, SnapshotExpiredError, TableMissingError, out_of_memory
@@ -21,12 +21,12 @@ from lsm.opening.executors import Executors, compaction_workplace, scheduler_of,
 from lsm.opening.recovery import Identity, Recovered, open_database
 from lsm.runtime import Runtime
 from lsm.settings import Settings
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.view import LiveViews, OpenSnapshots, View
 from lsm.wal.log import LogLimits, WriteAheadLog
-from lsm.write.build import BuildPlaces, TableBuilds
-from lsm.write.commit import FlushCommits
 from lsm.write.flush import Flusher, FlushLimits
+from lsm.write.flush_builds import BuildPlaces, TableBuilds
+from lsm.write.flush_commits import FlushCommits
 from lsm.write.writer import WriteLimits, Writer
 
 

@@ -6,13 +6,13 @@ from concurrent.futures import Executor
 
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler
-from lsm.compaction.triggers import FirstOf, TombstoneTrigger
+from lsm.compaction.space_schedulers import FirstOf, TombstoneTrigger
 from lsm.compaction.workplace import Workplace
 from lsm.components import Components, Stores
 from lsm.errors import InvalidError
 from lsm.runtime import Runtime
 from lsm.settings import Settings
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress, WorkerProcesses, can_pickle, shares_process
 

@@ -28,7 +28,7 @@ from lsm.object_store.names import (
     manifest_number,
     wal_name,
 )
-from lsm.object_store.neighbours import refuse_neighbours
+from lsm.object_store.nested_roots import refuse_neighbours
 from lsm.object_store.probe import probe_conditional_create, put_on_proof
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events

@@ -38,7 +38,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from lsm.native.checksum import crc32c
-from lsm.object_store.descriptors import open_beyond_standard
+from lsm.object_store.file_descriptors import open_beyond_standard
 from lsm.runtime import Runtime
 
 HEADER: Final = struct.Struct("<4sHH16sQII")

@@ -4,9 +4,9 @@
 under a seed. `plugin`: pytest fixtures for both.
 """
 
-from lsm.testing.bucket import ALL_FAULTS, Faults, SimulatedBucket
 from lsm.testing.scheduler import Process, ProcessKilled, Scheduler, SimulationStuck
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import ALL_FAULTS, Faults, SimulatedBucket
 from lsm.testing.simulation import Simulation, Started
 from lsm.testing.stores import (
     CountingStore,

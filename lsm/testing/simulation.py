@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from lsm.object_store.contract import ObjectStore
-from lsm.testing.bucket import Faults, SimulatedBucket
 from lsm.testing.scheduler import ProcessKilled, Scheduler
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import Faults, SimulatedBucket
 
 T = TypeVar("T")
 Life = Callable[[SimulatedRuntime, ObjectStore], T]

@@ -1,4 +1,4 @@
-"""Write walk, after `write/writer`, before `write/build`: the thread that turns frozen memtables into level-0 tables.
+"""Write walk, after `write/writer`, before `write/flush_builds`: the thread that turns frozen memtables into level-0 tables.
 
 docs/protocol.md, rules F1 to F3. The thread builds several memtables at a time (`build`) and commits their tables (`commit`)
 strictly in the order of their batches. A build starts only when the log covers the memtable: otherwise a table could hold rows
@@ -20,8 +20,8 @@ from lsm.observe.health import BackgroundHealth
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime, Task
 from lsm.view import LiveViews
-from lsm.write.build import Build, TableBuilds
-from lsm.write.commit import FlushCommits
+from lsm.write.flush_builds import Build, TableBuilds
+from lsm.write.flush_commits import FlushCommits
 from lsm.write.writer import Writer
 
 RETRY_SECONDS: Final = 0.5

@@ -1,4 +1,4 @@
-"""Write walk, after `write/intake`: one batch at a time gets its sequence number, goes into the log's buffer, then into memory.
+"""Write walk, after `write/admission`: one batch at a time gets its sequence number and goes into the log buffer, then memory.
 
 The order must not change. A batch is in the log's buffer before reads see it. `bounds` move only when all rows of the batch are
 in the memtable, so no read sees part of a batch. Each write holds the write lock for some microseconds.

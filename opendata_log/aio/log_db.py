@@ -11,10 +11,10 @@ from typing import Any
 
 import lsm
 from opendata_log import builder, log_db
+from opendata_log.aio.durable_watch import DurableWatch, Watermark
 from opendata_log.aio.loops import give_way, outcome
 from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
-from opendata_log.aio.watch import DurableWatch, Watermark
 from opendata_log.model.config import Config
 from opendata_log.model.errors import (
     AppendError,
@@ -29,7 +29,7 @@ from opendata_log.model.errors import (
 )
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, SegmentId, Sequence, listed
-from opendata_log.model.storage import Storage
+from opendata_log.model.storage_config import Storage
 from opendata_log.write.appends import not_durable_in_time
 
 BATCH_MAX = 1024

@@ -12,7 +12,7 @@ from opendata_log.aio.reads import Reads
 from opendata_log.aio.threads import Shared, Threads, quietly
 from opendata_log.model.config import ReaderConfig
 from opendata_log.model.errors import InvalidInputError
-from opendata_log.model.storage import Storage
+from opendata_log.model.storage_config import Storage
 
 
 class LogDbReader(Reads):

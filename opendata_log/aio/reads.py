@@ -17,7 +17,7 @@ from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence
 from opendata_log.model.time_track import Time
 from opendata_log.read import reads as log_read
 from opendata_log.read.follow import follow_key, follow_keys
-from opendata_log.read.inspection import Inspection, TreeSummary
+from opendata_log.read.inspect_values import Inspection, TreeSummary
 from opendata_log.read.interleave import KeySet
 from opendata_log.read.source import HandleSource
 

@@ -12,7 +12,7 @@ from opendata_log.model.config import Config, writer_settings
 from opendata_log.model.errors import CorruptionError, translate
 from opendata_log.model.keys import SEGMENT_META_PREFIX, SYSTEM_SEGMENT_ID, LogPartitions, LogSeries, routing_prefix
 from opendata_log.model.segment import SegmentTable, last_retired
-from opendata_log.model.storage import StorageConfig
+from opendata_log.model.storage_config import StorageConfig
 
 WHAT = "compact a log beside a writer that does not; SIGTERM ends it cleanly"
 

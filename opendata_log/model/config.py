@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import lsm
 from lsm import Caches, InvalidError, Settings
-from opendata_log.model.errors import InvalidInputError
-from opendata_log.model.fields import (
+from opendata_log.model.config_fields import (
     check_duration,
     check_flag,
     check_integer,
@@ -33,7 +32,8 @@ from opendata_log.model.fields import (
     refusal,
     set_field,
 )
-from opendata_log.model.storage import (
+from opendata_log.model.errors import InvalidInputError
+from opendata_log.model.storage_config import (
     CACHE_SETTINGS,
     MEMORY_SETTINGS,
     MIB,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import lsm
+from opendata_log.model.config_fields import check_flag, check_integer
 from opendata_log.model.errors import InvalidInputError
-from opendata_log.model.fields import check_flag, check_integer
 
 READ_AHEAD_BYTES = 1 << 20
 

@@ -14,7 +14,7 @@ from opendata_log.model.record import BytesLike, Segment, SegmentId, Sequence, t
 from opendata_log.model.segment import SegmentTable, check_range
 from opendata_log.model.time_track import Time, moment_ms
 from opendata_log.read.follow import LogFollower, follow_key, follow_keys
-from opendata_log.read.inspection import Inspection, TreeSummary, inspection, tree_summary
+from opendata_log.read.inspect_values import Inspection, TreeSummary, inspection, tree_summary
 from opendata_log.read.interleave import KeySet, read_interleaved
 from opendata_log.read.reverse import scan_backward
 from opendata_log.read.scan import LogIterator, LogKeyIterator, read_blocks

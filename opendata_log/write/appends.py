@@ -18,8 +18,8 @@ from opendata_log.model.errors import (
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import AppendOutput, BytesLike, RecordLike, columns
 from opendata_log.write.sequence import SequencesShortError
-from opendata_log.write.visible import OpenState, WriterSource
 from opendata_log.write.writer import LogWriter
+from opendata_log.write.writer_source import OpenState, WriterSource
 
 _NOTHING_WRITTEN = AppendOutput(0)
 HAND_OVER_ROWS = 1024

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lsm.testing.bucket import ALL_FAULTS
+from lsm.testing.simulated_bucket import ALL_FAULTS
 from tests.simulation.log_world import LogWorld
 from tests.simulation.rows_world import RowsWorld
 from tests.simulation.swarm import swarm

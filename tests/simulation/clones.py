@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lsm
-from lsm.testing.bucket import SimulatedBucket
 from lsm.testing.scheduler import Process
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import SimulatedBucket
 from tests.simulation.batches import History
 from tests.simulation.beside import OpenAdmin
 from tests.simulation.checkpoints import OVER, Checkpoints, Pinned

@@ -18,7 +18,7 @@ from lsm.object_store.names import (
     table_name,
     wal_name,
 )
-from lsm.testing.bucket import SimulatedBucket
+from lsm.testing.simulated_bucket import SimulatedBucket
 from tests.doubles import number_of
 
 MANIFESTS_KEPT = 8

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import lsm
-from lsm.testing.bucket import SimulatedBucket
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import SimulatedBucket
 from tests.simulation.batches import MARK, Batch, History, Rows
 from tests.simulation.beside import Collectors, Compactors
 from tests.simulation.checkpoints import Checkpoints, Content, PinnedReads

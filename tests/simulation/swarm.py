@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lsm
-from lsm.testing.bucket import ALL_FAULTS, Faults
+from lsm.testing.simulated_bucket import ALL_FAULTS, Faults
 from lsm.testing.stores import Fault
 from opendata_log import Config, LogCompactionOptions, ReaderConfig, ReadVisibility, RetentionConfig, SegmentConfig
 

@@ -11,8 +11,8 @@ import pytest
 
 import lsm
 import opendata_log
-from lsm.testing.bucket import Faults
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import Faults
 from lsm.testing.simulation import Simulation
 from lsm.testing.stores import Fault
 from opendata_log import Config, LogDb, LogDbBuilder, LogDbReader, ReaderConfig

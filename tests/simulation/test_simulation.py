@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lsm.testing.bucket import ALL_FAULTS
+from lsm.testing.simulated_bucket import ALL_FAULTS
 from tests.simulation.__main__ import ALL_KINDS, WORLDS, check_seed
 from tests.simulation.__main__ import main as run
 from tests.simulation.swarm import swarm

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import lsm
 import opendata_log
-from lsm.testing.bucket import ServiceError, SimulatedBucket
 from lsm.testing.scheduler import Process, Scheduler, SimulationStuck, Task
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import ServiceError, SimulatedBucket
 from tests.simulation.objects import ObjectWatch
 from tests.simulation.openings import Openings
 from tests.simulation.swarm import OP_TIMEOUT, Swarm

@@ -15,7 +15,7 @@ from lsm.compaction.completion_markers import decode_marker, encode_marker, fini
 from lsm.compaction.job import CompactionJob, compact
 from lsm.compaction.job_edits import continued, new_record, with_claim, with_result, without_claim
 from lsm.compaction.plan import CompactionSpec, Sources, check_spec
-from lsm.compaction.running import RunningJob
+from lsm.compaction.running_job import RunningJob
 from lsm.compaction.split import key_ranges
 from lsm.compaction.workplace import Workplace
 from lsm.errors import CompactorFencedError, CorruptionError, InvalidError
@@ -27,8 +27,8 @@ from lsm.runtime import Runtime
 from lsm.sst.block import SeriesBlock
 from lsm.sst.builder import TableFormat, TableInfo
 from lsm.sst.cache import Caches
-from lsm.sst.spec import Rules
 from lsm.sst.table import TableReader
+from lsm.sst.table_rules import Rules
 from tests.lsm.support import Lists, TwoBytes, append, open_db, read_rows, tiny
 
 RUNTIME = Runtime()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 
 from lsm.compaction.leveled import LeveledScheduler
 from lsm.compaction.plan import CompactionScheduler, CompactionSpec, check_spec, compact_range
+from lsm.compaction.space_schedulers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.compaction.tiered import SizeTieredScheduler, size_tier
-from lsm.compaction.triggers import FirstOf, SpaceTrigger, TombstoneTrigger
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.sst.builder import TableInfo
 from tests.lsm.compaction.test_plan_rules import Model

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import lsm
-from lsm.compaction import running, workplace
+from lsm.compaction import running_job as running
+from lsm.compaction import workplace
 from lsm.object_store import MemoryStore
 from lsm.workers.pool import WorkerProcesses
 from tests.lsm.support import Lists, TwoBytes, append, engine_threads, open_db, read_rows, tiny

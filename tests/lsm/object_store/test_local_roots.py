@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lsm.object_store import LocalStore, StoreFault, descriptors
+from lsm.object_store import LocalStore, StoreFault
+from lsm.object_store import file_descriptors as descriptors
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -223,7 +224,7 @@ class Watched:
         if found <= 2 and flags & (os.O_WRONLY | os.O_RDWR):
             os.write(found, b"WARNING: printed by a C library\n")
         return found
-import lsm.object_store.descriptors as descriptors
+import lsm.object_store.file_descriptors as descriptors
 descriptors.os = Watched()
 store = LocalStore(root, use_tmpfile=use_tmpfile)
 for number in range(20):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import lsm
-from lsm.object_store import descriptors, local
+from lsm.object_store import file_descriptors as descriptors
+from lsm.object_store import local
 from lsm.object_store.contract import ObjectExists
 from lsm.object_store.local import LocalStore
 from tests.lsm.object_store.disk import PowerLoss, WatchedDisk

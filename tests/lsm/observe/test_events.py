@@ -17,9 +17,9 @@ from lsm.object_store.faults import RequestRefused
 from lsm.object_store.reliable import ReliableStore
 from lsm.observe import events
 from lsm.observe.health import TELL_AFTER, BackgroundHealth
-from lsm.observe.log_lines import on_stderr
-from lsm.testing.bucket import READ_FAULTS, Faults
+from lsm.observe.logging_observer import on_stderr
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import READ_FAULTS, Faults
 from lsm.testing.simulation import Simulation
 from lsm.testing.stores import Fault, FaultyStore, WrappedStore
 from tests.lsm.support import Lists, TwoBytes, tiny
@@ -104,7 +104,7 @@ def test_every_event_is_told_somewhere() -> None:
 
 def test_only_one_module_logs_and_says_nothing_by_itself() -> None:
     for path in CODE:
-        assert path == "lsm/observe/log_lines.py" or "import logging" not in ast.unparse(tree(path)), path
+        assert path == "lsm/observe/logging_observer.py" or "import logging" not in ast.unparse(tree(path)), path
     assert {each.logger.split(".")[0] for each in events.EVENTS} == {"lsm", "opendata_log"}
     assert {each.level for each in events.EVENTS} == {logging.DEBUG, logging.INFO, logging.WARNING}
     for root in ("lsm", "opendata_log"):

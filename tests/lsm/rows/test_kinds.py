@@ -184,7 +184,7 @@ def with_table(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """A database whose only table holds a row of an unknown kind."""
     store = MemoryStore()
     with monkeypatch.context() as patch, open_db(store, QUIET) as db:
-        patch.setattr("lsm.write.level0.prune_rows", lambda rows, *_, **__: rows)
+        patch.setattr("lsm.write.level0_tables.prune_rows", lambda rows, *_, **__: rows)
         db.write(merge_batch())
         db.flush(lsm.FlushType.MEMTABLE)
     return store

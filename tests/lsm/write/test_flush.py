@@ -14,8 +14,9 @@ import pytest
 import lsm
 from lsm.object_store import MemoryStore
 from lsm.workers.dispatch import Elsewhere
-from lsm.write import build, flush
-from lsm.write.level0 import flush_from_log
+from lsm.write import flush
+from lsm.write import flush_builds as build
+from lsm.write.level0_tables import flush_from_log
 from tests.lsm.support import open_plain, read_rows, tiny
 
 
@@ -98,7 +99,7 @@ class Troubled(Executor):
 def test_trouble_with_a_worker_fails_no_flush(
     monkeypatch: pytest.MonkeyPatch, trouble: BaseException, refuses: bool
 ) -> None:
-    monkeypatch.setattr("lsm.write.build.WORKER_BYTES_MIN", 0)
+    monkeypatch.setattr("lsm.write.flush_builds.WORKER_BYTES_MIN", 0)
     store = MemoryStore()
     with open_plain(store) as db:
         executor = Troubled(trouble, refuses=refuses)
@@ -119,7 +120,7 @@ def test_trouble_with_a_worker_fails_no_flush(
 
 
 def test_a_table_that_a_lost_worker_writes_late_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsm.write.build.WORKER_BYTES_MIN", 0)
+    monkeypatch.setattr("lsm.write.flush_builds.WORKER_BYTES_MIN", 0)
     store = MemoryStore()
 
     class Late(Executor):

@@ -23,7 +23,7 @@ from opendata_log.model.config import (
 )
 from opendata_log.model.errors import InvalidInputError
 from opendata_log.model.options import CountOptions, ScanOptions
-from opendata_log.model.storage import StorageConfig
+from opendata_log.model.storage_config import StorageConfig
 
 CLASSES = [
     Config,

@@ -12,7 +12,7 @@ from lsm.compaction.job import CompactionJob
 from lsm.compaction.plan import CompactionSpec, Sources
 from lsm.manifest.job_record import JobRecord
 from lsm.sst.builder import TableInfo
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 
 WORKER_BYTES_MIN = 8 << 20
 """Minimum size of a job that runs in a worker. For a smaller one, starting a worker would take longer than a thread."""

@@ -11,9 +11,9 @@ import lsm
 from lsm.object_store import MemoryStore, ObjectStore
 from lsm.object_store.contract import ObjectExists, ObjectMissing, StoreFault
 from lsm.object_store.faults import RequestRefused
-from lsm.testing.bucket import FALSE_IN_A_ROW_MAX, Faults, SimulatedBucket
 from lsm.testing.scheduler import Scheduler
 from lsm.testing.simulated import SimulatedRuntime
+from lsm.testing.simulated_bucket import FALSE_IN_A_ROW_MAX, Faults, SimulatedBucket
 from lsm.testing.simulation import Simulation
 from lsm.testing.stores import GATEWAY_PAGE, Fault, FaultyStore
 

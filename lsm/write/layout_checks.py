@@ -10,7 +10,7 @@ from lsm.checks import shown
 from lsm.errors import InvalidError
 from lsm.rows.chunk import partition_rows
 from lsm.runtime import Runtime
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.view import LiveViews
 from lsm.write.batch import WriteBatch
 

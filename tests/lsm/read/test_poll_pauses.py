@@ -11,7 +11,7 @@ import pytest
 
 import lsm
 from lsm.object_store import MemoryStore
-from lsm.read.polling import SURE_LOOKS, is_look_due, next_interval, pause
+from lsm.read.poll_pauses import SURE_LOOKS, is_look_due, next_interval, pause
 from tests.doubles import CountingStore
 from tests.lsm.support import FAMILIES, Lists, TwoBytes, append, open_db, read_series
 

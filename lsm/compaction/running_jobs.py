@@ -7,12 +7,12 @@ from collections.abc import Callable
 from lsm.compaction.job_edits import spec_of
 from lsm.compaction.loop_state import LoopState
 from lsm.compaction.plan import Sources
-from lsm.compaction.running import JobStatus, RunningJob, jobs_of
+from lsm.compaction.running_job import JobStatus, RunningJob, jobs_of
 from lsm.compaction.workplace import Workplace
 from lsm.errors import UnavailableError
 from lsm.manifest.job_record import JobRecord
 from lsm.runtime import Runtime
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 
 
 class RunningJobs:

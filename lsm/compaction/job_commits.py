@@ -20,7 +20,7 @@ from lsm.compaction.job_edits import (
     without_claims_of,
 )
 from lsm.compaction.plan import CompactionSpec, Sources, check_spec, with_compaction
-from lsm.compaction.running import RunningJob
+from lsm.compaction.running_job import RunningJob
 from lsm.compaction.split import KeyRange
 from lsm.errors import Error, FencedError, InvalidError, TableMissingError
 from lsm.manifest.job_record import JobRecord

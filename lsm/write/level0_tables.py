@@ -18,7 +18,7 @@ from lsm.rows.merge import merge_rows, prune_rows
 from lsm.runtime import Runtime
 from lsm.sst.builder import TableInfo
 from lsm.sst.rolling import TABLE_BYTES_MAX, RollingTables
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.wal.replay import apply_frames, read_wal
 
 Built = list[tuple[bytes, TableInfo]]

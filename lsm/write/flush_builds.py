@@ -1,4 +1,4 @@
-"""Write walk, after `write/flush`, before `write/level0`: where the tables of a frozen memtable are built.
+"""Write walk, after `write/flush`, before `write/level0_tables`: where the tables of a frozen memtable are built.
 
 A worker process builds a large memtable from the log, so that the writer's interpreter keeps its core. A thread builds a small
 memtable, and any memtable that workers cannot read. If a worker fails, a thread builds the same memtable again.
@@ -18,11 +18,11 @@ from lsm.manifest.table_ids import TableIds
 from lsm.object_store.reliable import ReliableStore
 from lsm.rows.memtable import Memtable
 from lsm.runtime import Runtime
-from lsm.sst.spec import Rules
+from lsm.sst.table_rules import Rules
 from lsm.wal.log import WriteAheadLog
 from lsm.workers.dispatch import Elsewhere
 from lsm.workers.pool import StoreAddress, process_runtime
-from lsm.write.level0 import Built, FlushJob, flush_from_log, flush_memtable
+from lsm.write.level0_tables import Built, FlushJob, flush_from_log, flush_memtable
 
 TABLES_PER_FLUSH_MAX: Final = 1 << 16
 WORKER_BYTES_MIN: Final = 8 << 20

@@ -1,4 +1,4 @@
-"""Write walk, after `write/level0`, before `manifest/store`: commits tables to the manifest, in the order of their batches.
+"""Write walk, after `write/level0_tables`, before `manifest/store`: commits flushed tables to the manifest, in batch order.
 
 docs/protocol.md, rule F2: the replay position moves in the same commit.
 """
@@ -13,7 +13,7 @@ from lsm.manifest.store import ManifestStore
 from lsm.manifest.table_ids import TableIds
 from lsm.rows.memtable import Memtable
 from lsm.view import LiveViews
-from lsm.write.level0 import Built
+from lsm.write.level0_tables import Built
 
 
 class FlushCommits:

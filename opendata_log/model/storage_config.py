@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import lsm
 from lsm import Caches
+from opendata_log.model.config_fields import check_integer, checked_url, from_mapping, refusal, set_field
 from opendata_log.model.errors import InvalidInputError
-from opendata_log.model.fields import check_integer, checked_url, from_mapping, refusal, set_field
 
 MIB = 1 << 20
 MEMORY_SETTINGS = frozenset({"block_cache_bytes", "meta_cache_bytes"})

@@ -8,7 +8,7 @@ from lsm.runtime import Runtime
 from lsm.write.batch import WriteBatch, WriteHandle
 from lsm.write.durability import Durability
 from lsm.write.handle_state import HandleState
-from lsm.write.key_checks import KeyChecks
+from lsm.write.layout_checks import KeyChecks
 from lsm.write.writer import Writer
 
 

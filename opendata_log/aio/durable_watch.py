@@ -13,7 +13,7 @@ from opendata_log.aio.loops import LoopScheduler, scheduler
 from opendata_log.model.errors import ClosedError, Error, InvalidInputError
 from opendata_log.model.options import timeout_seconds
 from opendata_log.model.record import Sequence
-from opendata_log.waiting.watch import DurableWatch as BlockingWatch
+from opendata_log.waiting.durable_watch import DurableWatch as BlockingWatch
 
 
 class Watermark:

@@ -225,22 +225,30 @@ class Loads:
         me = self._runtime.thread_id()
         mine = _Load(me)
         try:
-            with self._changed:
-                while True:
-                    found = cache.peek(key)
-                    if found is not None:
-                        return found
-                    pending = self._loads.setdefault(key, mine)
-                    if pending is mine:
-                        break
-                    if pending.thread == me or not self._wait(pending):
-                        break
-                    if pending.is_interrupted:
-                        continue
-                    if pending.error is None:
-                        shared: V = pending.value
-                        return shared
-                    raise pending.error
+            # One step of the interpreter decides whose load it is. So only a thread that has to wait takes the lock.
+            pending = self._loads.setdefault(key, mine)
+            found = cache.peek(key) if pending is mine else None
+            if found is not None:  # Another thread's load ended just before.
+                mine.value = found
+                self._finish(key, mine, None)
+                return found
+            if pending is not mine:
+                with self._changed:
+                    while True:
+                        found = cache.peek(key)
+                        if found is not None:
+                            return found
+                        pending = self._loads.setdefault(key, mine)
+                        if pending is mine:
+                            break
+                        if pending.thread == me or not self._wait(pending):
+                            break
+                        if pending.is_interrupted:
+                            continue
+                        if pending.error is None:
+                            shared: V = pending.value
+                            return shared
+                        raise pending.error
             loaded, weight = load()
             mine.value = loaded
             if keep:

@@ -104,7 +104,9 @@ def test_every_event_is_told_somewhere() -> None:
 
 def test_only_one_module_logs_and_says_nothing_by_itself() -> None:
     for path in CODE:
-        assert path == "lsm/observe/logging_observer.py" or "logging" not in {module for module, _, _ in imports(path)}, path
+        assert path == "lsm/observe/logging_observer.py" or "logging" not in {
+            module for module, _, _ in imports(path)
+        }, path
     assert {each.logger.split(".")[0] for each in events.EVENTS} == {"lsm", "opendata_log"}
     assert {each.level for each in events.EVENTS} == {logging.DEBUG, logging.INFO, logging.WARNING}
     for root in ("lsm", "opendata_log"):
@@ -533,13 +535,15 @@ def rough_life(simulation: Simulation, runtime: SimulatedRuntime, store: ObjectS
 
 def test_no_line_holds_a_key_or_a_value_whatever_fails(lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for seed in range(9):
+    wanted = {events.REQUEST, events.FAILED, events.FENCED, events.CORRUPTION, events.FSCK_FOUND_DAMAGE}
+    wanted |= {events.JOB_FAILING, events.STORE_FAILING, events.CALLBACK_FAILED}
+    for seed in range(60):  # Which lives meet which trouble changes with every lock that the engine takes.
         with Simulation(seed, Faults(probability=0.2, kinds=(*READ_FAULTS, Fault.REPLY_LOST))) as simulation:
             simulation.run(lambda runtime, store: rough_life(simulation, runtime, store, seed))
+        if seed >= 5 and all(map(lines.of, wanted)):
+            break
 
-    for event in (events.REQUEST, events.FAILED, events.FENCED, events.CORRUPTION, events.FSCK_FOUND_DAMAGE):
-        assert lines.of(event), event.name
-    for event in (events.JOB_FAILING, events.STORE_FAILING, events.CALLBACK_FAILED):
+    for event in wanted:
         assert lines.of(event), event.name
     for record in caplog.records:
         assert CANARY.decode() not in record.getMessage()

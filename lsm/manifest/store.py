@@ -82,7 +82,7 @@ class ManifestStore:
         if found is not None:
             return found
         # The listing lags behind.
-        return cls(store, runtime, _read_version(store.with_cause("manifest"), 1))
+        return cls(store, runtime, _read_version(store.with_cause("manifest"), 1, is_known=True))
 
     def claim_writer(self, *, compactor: bool) -> int:
         """Claim the writer epoch, which fences every older writer. `compactor`: claim the compactor's epoch, too."""
@@ -259,14 +259,15 @@ def _fenced(own: int, found: int) -> str:
     return f"a newer writer (epoch {found}) took over from this one (epoch {own}): stop using this handle"
 
 
-def _read_version(store: ReliableStore, number: int) -> Version:
-    """Read and decode one version. Raises: ObjectMissing, CorruptionError."""
+def _read_version(store: ReliableStore, number: int, *, is_known: bool = False) -> Version:
+    """Read and decode one version. `is_known`: it was seen, so one answer that it is missing is not believed. Raises:
+    ObjectMissing, CorruptionError."""
 
     def read() -> Version:
         data = store.get(manifest_name(number))
         return Version(decode_manifest(data, number=number, database=None), data[: ENVELOPE.size])
 
-    return store.insist(read)
+    return store.insist(read, is_known=is_known)
 
 
 def _numbers(partitions: Iterable[Partition]) -> set[int]:

@@ -161,9 +161,9 @@ class SimulatedBucket:
         chance, lag = self.scheduler.random, self.faults.listing_lag
         settled = since - lag * chance.random() if lag else since
         for when, name, before in reversed(self._changes):
-            if when < settled:
+            if when <= settled:  # A step later, time is a microsecond later: what was done at `since` was done before.
                 break
-            if name.startswith(prefix) and (when < since or chance.random() < 0.5):
+            if name.startswith(prefix) and (when <= since or chance.random() < 0.5):
                 if before is None:
                     found.pop(name, None)
                 else:

@@ -13,6 +13,7 @@ from lsm.manifest.codec import GROUP_PARTITIONS, ManifestEncoder, decode_manifes
 from lsm.manifest.model import Manifest, Partition, Run
 from lsm.manifest.store import ManifestStore
 from lsm.object_store import MemoryStore, ObjectStore
+from lsm.object_store.contract import ObjectMissing
 from lsm.object_store.names import manifest_name
 from lsm.object_store.reliable import ReliableStore
 from lsm.runtime import Runtime
@@ -210,3 +211,28 @@ def test_a_database_that_was_put_back_to_an_older_version_is_told() -> None:
     memory.delete(manifest_name(1), timeout=1)
     with pytest.raises(CorruptionError, match="every manifest is gone"):
         live.refresh()
+
+
+def test_a_first_version_that_no_listing_shows_is_asked_for_again_where_one_answer_lacks_it() -> None:
+    class Lagging(WrappedStore):
+        """Lists nothing, and answers once in the store's place that version 1 is missing."""
+
+        lies = 1
+
+        def __init__(self, store: ObjectStore) -> None:
+            super().__init__(store)
+            self.is_near = False
+
+        def _around(self, call: str, name: str, request: Callable[[], T]) -> T:
+            answer = request()
+            if call == "list":
+                answer.clear()  # type: ignore[attr-defined]
+            if call == "get" and self.lies:
+                self.lies -= 1
+                raise ObjectMissing(name)
+            return answer
+
+    store = Lagging(MemoryStore())
+
+    assert ManifestStore.create(reliable(store), Runtime(), Manifest(1, b"d" * 16, writer_epoch=1)).current.number == 1
+    assert not store.lies

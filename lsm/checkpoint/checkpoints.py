@@ -1,7 +1,7 @@
 """Checkpoints: versions that stay readable. Creates, refreshes, deletes, expires and reads them.
 
 docs/protocol.md, rules K1 to K4 and R5. Source: SlateDB's checkpoints (its RFC 4), with two differences: a pinned version
-moves out of `manifest/`, because M4 requires old versions to be deleted in order; and one clock alone expires nothing.
+moves out of `manifest/`, because M4 requires old versions to be deleted in order; and a checkpoint expires only by two clocks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def create_checkpoint(
 
     `wal_end` returns the last durable log object. It is called again in two cases. A version committed in the meantime may
     have dropped a partition, and the rows that record the drop may be in later log objects (rule R5). Or tables already
-    contain later log objects, so the end that it found was only a collected object (rule R3).
+    contain later log objects, so the gap it found was an object that was collected (rule R3).
     Cost: one commit. Raises: InvalidError.
     """
     made_id = checkpoint_id if checkpoint_id is not None else runtime.random_bytes(16).hex()
@@ -159,8 +159,8 @@ def load_version(store: ReliableStore, number: int, database: bytes | None) -> M
     """Load a version of the manifest from its copy in `pinned/`, or, if there is none, from its own name. Cost: two GET.
 
     After a version is deleted, a stalled process can create another object under its name. The copy is made before the
-    deletion, so the copy takes precedence. It is read last, so that a missing copy proves that the version read before had not
-    been deleted. `database` None: of any database.
+    deletion, so the copy takes precedence. It is read last: if the copy is missing after the original was read, the original
+    was not yet deleted. `database` None: of any database.
     Raises: ObjectMissing, CorruptionError.
     """
     return store.insist(lambda: _load_version(store, number, database), is_known=True)

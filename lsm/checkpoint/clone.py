@@ -105,7 +105,8 @@ def _check_empty(clone: Stores, made: Checkpoint) -> None:
 
 
 def _parents(pinned: Manifest, stores: Stores, runtime: Runtime, made: Checkpoint) -> tuple[Parent, ...]:
-    """Return the databases whose tables the clone reads, each with a checkpoint: the pinned version's own, and its parents."""
+    """Return the databases whose tables the clone reads, each with a checkpoint: the database of the pinned
+    version, and that one's parents."""
     named = pinned.table_ids()
     parents = []
     for grand in pinned.parents:

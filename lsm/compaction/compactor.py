@@ -150,7 +150,8 @@ class Compactor:
         self._state.wait_closed()
 
     def compact(self, plan: Planner) -> None:
-        """Carry out the proposals of `plan`, before those of the scheduler, until `plan` proposes nothing for these tables.
+        """Carry out the proposals of `plan`, before those of the scheduler, until `plan` proposes nothing for the tables it
+        named first.
 
         Tables that arrive meanwhile are left out, because new ones may come without end. Raises: InvalidError: a proposal
         would lose or reorder rows. UnavailableError: the store fails. ClosedError. CompactorFencedError.
@@ -278,7 +279,7 @@ class Compactor:
     def _give_up(self, job: RunningJob, error: BaseException) -> None:
         """Handle a failed job. A claimed job is taken up again after its last finished table; any other is proposed again."""
         if job.failed_elsewhere(error):
-            # Any error. The job runs again in this process; if the job itself is the cause, it fails there, too.
+            # Whatever the error: the job runs again in this process; if the job itself is the cause, it fails there, too.
             self._running.failed_elsewhere(error)
         elif isinstance(error, Error) and not isinstance(error, UnavailableError | InvalidError):
             self._claims.check_loss(error)

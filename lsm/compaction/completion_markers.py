@@ -1,6 +1,6 @@
-"""Completion markers (notes) of finished tables. They let another compactor continue a job that was cut off.
+"""Completion markers of finished tables. They let another compactor continue a job that was cut off.
 
-A note is created after its table, under the table's number, in the envelope of coding.py (kind 4) with a nonce of zeros:
+A marker is created after its table, under the table's number, in the envelope of coding.py (kind 4) with a nonce of zeros:
 
     body = msgpack([number, size, rows, first_key, last_key, ...])     the fields of TableInfo
 """
@@ -37,7 +37,7 @@ def encode_marker(database: bytes, table: TableInfo) -> list[bytes]:
 
 
 def decode_marker(data: bytes, *, number: int, database: bytes) -> TableInfo:
-    """Decode a note. Raises: CorruptionError."""
+    """Decode a marker. Raises: CorruptionError."""
     name = marker_name(number)
     found = open_envelope(name, data, kinds=(KIND_NOTE,), versions=NOTE_VERSION, number=number, database=database)
     try:
@@ -50,9 +50,9 @@ def decode_marker(data: bytes, *, number: int, database: bytes) -> TableInfo:
 
 
 def put_marker(store: ReliableStore, database: bytes, table: TableInfo) -> None:
-    """Store a note that a table is finished. Requires: the table is stored."""
+    """Store the marker of a finished table. Requires: the table is stored."""
     parts = encode_marker(database, table)
-    decode_marker(b"".join(parts), number=table.number, database=database)  # An unreadable note must not be stored.
+    decode_marker(b"".join(parts), number=table.number, database=database)  # An unreadable marker must not be stored.
     store.put_new(marker_name(table.number), parts)
 
 
@@ -68,7 +68,7 @@ def finished_tables(store: ReliableStore, database: bytes, first: int, end: int)
 
 
 def read_marker(store: ReliableStore, number: int, database: bytes, *, is_known: bool = False) -> TableInfo:
-    """Read the note of table `number`. `is_known`: as `ReliableStore.insist`. Raises: ObjectMissing, CorruptionError."""
+    """Read the marker of table `number`. `is_known`: as `ReliableStore.insist`. Raises: ObjectMissing, CorruptionError."""
     return store.insist(
         lambda: decode_marker(store.get(marker_name(number)), number=number, database=database), is_known=is_known
     )

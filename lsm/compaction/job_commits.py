@@ -160,7 +160,8 @@ class Claims:
         compactor took over; `error` itself if it has another cause."""
         newest = self._manifests.refresh()
         check_compactor(newest, self.epoch)  # A newer compactor may have merged and collected the tables.
-        # So may this process, in a commit whose reply was lost; then another process's collector deleted them.
+        # This process may itself have merged them, in a commit whose reply was lost; then another process's collector deleted
+        # them.
         if not isinstance(error, TableMissingError) or newest.names(error.object_name):
             raise error
 

@@ -1,6 +1,6 @@
 """Edits of the manifest that claim a compaction, take one over, or commit its result. Pure.
 
-docs/protocol.md, rules J1 to J5. Every edit refuses a superseded compactor, and recognises its own work.
+docs/protocol.md, rules J1 to J5. Every edit refuses a superseded compactor, and returns None if its change is already made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The default policy: level 0, then levels with one sorted run each, which grow by a ratio. Pure.
 
-When level 0 has `l0_min` tables, its oldest, at most `l0_max`, are merged with the tables of level 1 that they overlap.
+When level 0 has `l0_min` tables, its oldest tables (up to `l0_max`) are merged with the tables of level 1 that they overlap.
 A level larger than its target gives one table to the next level: the one that overlaps least there. Source: LevelDB's leveled
 compaction; SlateDB ships size-tiered only.
 """
@@ -42,13 +42,14 @@ class LeveledScheduler(msgspec.Struct, frozen=True):
         level1 = {table.number for table in _level(partition, 1)}
         if usual is not None and busy.isdisjoint(level1 | usual.numbers):
             return [usual]
-        # Merging into level 1 would put tables before those that the running job takes from there (rule C5).
+        # Merging into level 1 would put tables before those that the running job takes out of level 1 (rule C5).
         on_top = level0_on_top(partition, busy, l0_min=self.l0_min, l0_max=self.l0_max)
         return [on_top] if on_top is not None else []
 
     def _level0_job(self, partition: Partition) -> CompactionSpec | None:
         oldest = partition.l0[-self.l0_max :] if len(partition.l0) >= self.l0_min else ()
-        above = [run for run in partition.runs if run.level < 1]  # Former level 0; or another policy made it.
+        # Runs above level 1, made by `level0_on_top` or by another policy.
+        above = [run for run in partition.runs if run.level < 1]
         if not oldest and not above:
             return None
         spec = merge_spec(partition, oldest, above, target=1)

@@ -2,8 +2,8 @@
 out in rounds to be merged. Pure but for the opening of blocks.
 
 A round takes from every source the rows up to the smallest last key among the open blocks. A block is opened when no row can
-come before it. Its own last key then decides whether it overlaps other sources. The index cannot decide that: it has first keys
-only, so the last block before a gap would seem to reach across the gap. No block is read twice, and each source has at most one
+come before it. Its own last key then decides whether it overlaps other sources. The index cannot decide that: by first keys
+alone, a block before a gap in the keys seems to reach the next block. No block is read twice, and each source has at most one
 open block.
 """
 
@@ -25,8 +25,8 @@ class Stored(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The rows of one round, newest source first. All series are of one family. In a round with both, all other rows come
-    before the series."""
+    """The rows of one round, newest source first. All series are of one family. If there are both, all `rows` sort before
+    `series`."""
 
     rows: list[RowChunk]
     series: list[SeriesChunk]

@@ -84,7 +84,8 @@ class NextJobs:
                         continue
                     self._start(spec)
                 except SourcesClaimedError:
-                    # This process claimed them, in a commit whose reply was lost. The record is known by now.
+                    # This process claimed them, in a commit whose reply was lost. The manifest shows the claim by now;
+                    # the next step takes it up.
                     self._state.wake()
                 except InvalidError as error:
                     if self._claims.manifest is not seen:

@@ -88,8 +88,8 @@ def check_form(spec: object) -> CompactionSpec:
 
 
 def check_spec(manifest: Manifest, spec: CompactionSpec) -> Sources:
-    """Check that a proposal keeps every row and the order of rows (a drain: names exactly the tables it drops). Return its
-    tables.
+    """Check that a proposal keeps every row and the order of rows, and return its tables. A drain must name all tables of its
+    partition.
 
     Raises: InvalidError that names the broken rule.
     """
@@ -146,7 +146,7 @@ def _check_runs(
         if run.level == spec.target:
             moved += tables
         # Rule C2: rows must not move past others of the same keys or series, and outputs must not overlap their new
-        # neighbours. The range is that of all rows that come to this level from above; at the target, of all sources.
+        # neighbours. Checked range: the rows moving down into this level; at the target, all sources.
         left_out = [table for table in run.tables if table.number not in spec.tables]
         if moved and _touches(left_out, *_range(moved, whole_series=_holds_series(partition, run, spec.target))):
             raise InvalidError(f"level {run.level} has tables in the range of the sources that are not sources")
@@ -227,8 +227,9 @@ def is_level0_busy(partition: Partition, busy: frozenset[int]) -> bool:
 
 
 def level0_on_top(partition: Partition, busy: frozenset[int], *, l0_min: int, l0_max: int) -> CompactionSpec | None:
-    """Propose to shrink level 0 beside a job that works on the runs: with `l0_min` tables, the oldest, at most `l0_max`, become
-    a run above all others. The jobs cannot conflict, because all tables of the running job lie below that run."""
+    """Propose to shrink level 0 beside a job that works on the runs: with `l0_min` tables, its oldest tables (up to
+    `l0_max`) become a run above all others. The jobs cannot conflict, because all tables of the running job lie below that
+    run."""
     if len(partition.l0) < l0_min or is_level0_busy(partition, busy):
         return None
     return merge_spec(partition, partition.l0[-l0_max:], (), target=level_above(partition))

@@ -171,7 +171,7 @@ def status_of(claim: JobRecord, now_ms: int) -> JobStatus:
 
 
 def is_level0_priority(spec: CompactionSpec, sources: Sources) -> bool:
-    """Whether a job counts as shrinking level 0: a third of its bytes or more are from there, or some are and it is small."""
+    """Whether a job counts as shrinking level 0: at least a third of its bytes, or, in a small job, any, come from level 0."""
     size = sum(table.size for table in sources.tables)
     level0 = sum(group[0].size for group in sources.groups[: len(spec.l0)])
     return bool(spec.l0) and (3 * level0 >= size or size < WORKER_BYTES_MIN)

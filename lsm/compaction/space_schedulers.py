@@ -52,7 +52,7 @@ class TombstoneTrigger(msgspec.Struct, frozen=True):
 
 class SpaceTrigger(msgspec.Struct, frozen=True):
     """Merges a partition into its deepest run if the tables above it are at least `ratio` times as large. If all their rows are
-    new versions of that run's rows, the run's rows are stored that many times too often."""
+    new versions of that run's rows, the partition takes about 1 + `ratio` times the space it needs."""
 
     ratio: float = 2.0
 

@@ -1,7 +1,7 @@
 """The size-tiered policy: new runs go on top, and neighbouring runs of similar size are merged. Pure.
 
 It rewrites a row fewer times than levels do, but a read visits more runs. Source: SlateDB's only policy, with its parameters.
-SlateDB's check whether the next tier is full already is left out: here a partition has one job at a time, beside one that
+SlateDB's check that the next tier is not full already is left out: here a partition has one job at a time, beside one that
 shrinks level 0.
 """
 
@@ -16,8 +16,8 @@ from lsm.manifest.model import Manifest, Partition, Run
 
 
 class SizeTieredScheduler(msgspec.Struct, frozen=True):
-    """When level 0 has `l0_min` tables, its oldest, at most `l0_max`, become a new run. `runs_min` to `runs_max` neighbouring
-    runs are merged if none of them is larger than `ratio` times a newer one of them."""
+    """When level 0 has `l0_min` tables, its oldest tables (up to `l0_max`) become a new run. `runs_min` to `runs_max`
+    neighbouring runs are merged if none of them is larger than `ratio` times any newer run among them."""
 
     l0_min: int = 4
     l0_max: int = 8
@@ -43,8 +43,8 @@ class SizeTieredScheduler(msgspec.Struct, frozen=True):
 
 
 def size_tier(runs: Sequence[Run], *, at_least: int, at_most: int, ratio: float) -> Sequence[Run]:
-    """Return the neighbours among `runs` (newest first) to merge next. They are the oldest `at_most` of the newest stretch of
-    `at_least` runs or more in which no run is larger than `ratio` times a newer one. Empty if there is no such stretch."""
+    """Find the newest stretch of at least `at_least` of `runs` (newest first) in which no run is larger than `ratio` times any
+    newer run of the stretch; return its oldest, up to `at_most`. Empty if there is no such stretch."""
     sizes = [run.size for run in runs]
     for start in range(len(runs) - at_least + 1):
         smallest, end = sizes[start], start + 1

@@ -92,8 +92,8 @@ class Workplace:
         future.add_done_callback(on_done)
 
     def _start_here(self, job: RunningJob, part: Part) -> Future[list[TableInfo]]:
-        """Run a part in a thread of this process. If the executor refuses it, run it in the calling thread: no thread can be
-        started, or the executor's owner or the end of the main thread has shut it down."""
+        """Run a part in a thread of this process. If the executor refuses it, run it in the calling thread. It refuses if no
+        thread can be started, or once it is shut down (by its owner or at the end of the main thread)."""
         is_refused = False
         try:
             return self._threads.submit(

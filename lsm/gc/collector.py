@@ -83,7 +83,7 @@ class GarbageCollector:
         """
         age = self._min_age if min_age is None else min_age
         with self._lock:
-            # Read before the listing: a table that the listing misses has a greater number, or is in the manifest.
+            # Read before the manifest: a table up to this number that the manifest does not name will not be named later.
             own = self._own_horizons()
             tables = self._old_enough(self._store.list(TABLES), age)
             versions = self._store.list(MANIFESTS)
@@ -145,8 +145,8 @@ class GarbageCollector:
             version = load_version(self._store, number, None)
         except ObjectMissing:  # Another collector deleted it first.
             return set()
-        # A process that was late to create the database may have put version 1 of its own database here, after ours was
-        # deleted (M4).
+        # A process that lost the race to create the database may have put version 1 of its own database here, after our
+        # version 1 was deleted (M4).
         return version.table_ids() if version.database == self._manifests.current.database else set()
 
     def _old_enough(self, objects: Iterable[ObjectInfo], age: float) -> list[ObjectInfo]:
@@ -173,8 +173,8 @@ class GarbageCollector:
                     if any(manifest_number(info.name) == number for info in self._store.list(MANIFESTS)):
                         raise UnavailableError(f"{garbage.name} is listed, and cannot be read: it is kept") from None
                     continue  # Another collector copied and deleted it.
-                # If a different copy exists, it is the right one: the object that was read now was created late, after
-                # the version was deleted.
+                # If a different copy exists, keep it: what was just read is another process's late create, made after the
+                # version was deleted.
                 with suppress(ObjectExists):
                     self._store.put_new(pinned_name(number), copy)
 
@@ -202,7 +202,8 @@ class RegularCollection:
         on_failure: Callable[[Error], None],
         health: BackgroundHealth,
     ) -> None:
-        """`on_failure`: told what ends the handle. Raises: UnavailableError: the system gives no further thread."""
+        """`on_failure`: called with the error that ends the handle. Raises: UnavailableError: the system gives no further
+        thread."""
         self._collect = collect
         self._interval = interval
         self._is_over = is_over

@@ -1,7 +1,7 @@
 """Decides what the collector may delete, and why. Pure.
 
-docs/protocol.md, rules G1 to G8. Garbage stays garbage: a later version names only tables that an earlier version names or
-pins, and tables above the earlier version's horizons. So a decision stays right, even if it was made on an old manifest.
+docs/protocol.md, rules G1 to G8. Garbage stays garbage: a later version can name only tables that an earlier version names or
+pins, and new tables above the earlier version's horizons. So a decision stays right, even if it was made on an old manifest.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def dead_manifests(objects: Iterable[ObjectInfo], old: Collection[str], manifest
 
 
 def dead_copies(objects: Iterable[ObjectInfo], manifest: Manifest) -> Iterator[Garbage]:
-    """Yield copies of versions up to `manifest` that none of its checkpoints names. It does not know later ones (rule G6)."""
+    """Yield copies of versions up to `manifest` that none of its checkpoints names. Copies of later
+    versions stay: `manifest` does not know them (rule G6)."""
     pinned = {each.manifest_id for each in manifest.checkpoints}
     for info in objects:
         number = pinned_number(info.name)

@@ -6,7 +6,7 @@
                     gc_horizons, settled, checkpoints, parents, jobs])
     partition = [prefix, level-0 tables, runs, [[family, end], ...]]      run = [level, tables]
     table = [number, size, rows, first_key, last_key, filter_offset, index_offset, index_end,
-             tombstones, first_number, last_number, content]
+             tombstones, first_position, last_position, content]
     checkpoint, parent = the fields in checkpoint.py    job = the fields in job_record.py
 
 The first frame holds the fields before the partitions, each middle frame a group of consecutive partitions, and the last
@@ -86,7 +86,7 @@ class ManifestEncoder:
         kept: dict[tuple[int, ...], tuple[tuple[Partition, ...], bytes]] = {}
         for group in _groups(partitions):
             key = tuple(map(id, group))
-            # The partitions are kept with the frame, so that no other object gets one of their ids.
+            # The partitions are kept with the frame, so Python gives no other object their `id()`.
             found = self._frames.get(key)
             if found is None:
                 self.encoded_partitions += len(group)

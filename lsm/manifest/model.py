@@ -20,7 +20,8 @@ from lsm.object_store.names import COUNTER_BITS
 from lsm.sst.builder import TableInfo
 
 MANIFESTS_KEPT: Final = 8
-"""Number of newest versions that are never deleted. Commits and readers recognise fresh numbers by them (rules G5, M4)."""
+"""Number of newest versions that are never deleted. So a number this close to the newest was never used before (rules G5,
+M4)."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):

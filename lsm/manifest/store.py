@@ -1,8 +1,8 @@
 """Both walks: the numbered versions of the manifest in the store; compare-and-swap, epochs and fencing.
 
 docs/protocol.md, rules M1 to M5. Source: SlateDB's sequenced objects. SlateDB keeps a boundary object, so that deleted
-numbers cannot be used again. Here the newest versions are never deleted. So a number is fresh if a listing shows no number
-far above it.
+numbers cannot be used again. Here a number is deleted only when MANIFESTS_KEPT newer ones exist. So a number is fresh if a
+listing shows no number that far above it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ManifestStore:
         parts = ManifestEncoder().encode(manifest, epoch=0, nonce=runtime.random_bytes(16))
         with contextlib.suppress(ObjectExists):
             store.with_cause("manifest").put_new(manifest_name(1), parts)
-        # Rule M4 for the version without a predecessor: another process's version 1 may have been used and deleted.
+        # Version 1 has no predecessor to check (M4): another process's version 1 may have been used and deleted.
         found = cls.load(store, runtime)
         if found is not None:
             return found
@@ -188,7 +188,7 @@ class ManifestStore:
     def poll(self) -> Manifest:
         """Like `refresh`, at a sixth of the price if there is no newer version: a GET that finds nothing and one of 64 bytes.
 
-        May miss newer versions while a late second copy of an old version lies where the collector deleted that version.
+        May miss newer versions if a late copy recreated the known version after its deletion.
         """
         with self._lock:
             if not self._seems_newest():

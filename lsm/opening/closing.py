@@ -33,7 +33,7 @@ class Closing:
             if self._state.is_shut:
                 return
             try:
-                # Otherwise an earlier call was interrupted, and only the threads are left to stop.
+                # If `closed` is set, an earlier call was interrupted, and only the threads are left to stop.
                 if self._state.closed is None:
                     self._stop_writing()
             except UnavailableError:

@@ -41,7 +41,7 @@ class Engine:
         self._executors = Executors(self.runtime)
         self.snapshots = OpenSnapshots(self.runtime)
         self._started: list[Callable[[], None]] = []
-        """Functions that stop the parts that already run, in the order of the calls."""
+        """Functions that stop the parts that already run, in the order in which they must be called."""
         try:
             self._open(parts)
         except BaseException as error:
@@ -198,7 +198,7 @@ class Engine:
     def collect(self, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
         """Delete unreferenced objects. In a clone, also drop parents whose tables are no longer needed."""
         if self.compactor is None or self.compactor.is_superseded:
-            # Another process may compact. Until a view here has its commits, held views keep the tables that it replaced.
+            # Another process may compact. Views here keep the tables that it replaced until a newer manifest is published.
             manifest = self.manifests.refresh()
             if manifest.number > self.views.current.manifest.number:
                 self._committed(manifest)
@@ -224,13 +224,14 @@ class Engine:
             self.flusher.wake_locked()
 
     def _measure_level0(self, manifest: Manifest) -> None:
-        # With compaction disabled here, level 0 has no limit unless another process has jobs, which writes should not outrun.
+        # With compaction disabled here, level 0 has no limit, unless another process compacts; then writes must not outrun it.
         has_limit = self.settings.compaction_enabled or manifest.jobs
         fullest = max((len(partition.l0) for partition in manifest.partitions), default=0)
         self.writer.set_level0(fullest, self.settings.l0_max_ssts if has_limit else None)
 
     def explained(self, error: TableMissingError) -> Error:
-        """Return why a table is missing that this handle's collector kept: another process's deleted it, or it is lost."""
+        """Return why a table is missing that this handle's collector kept: another process's collector deleted it, or it is
+        lost."""
         try:
             manifest = self.manifests.refresh()
         except FencedError as fenced:

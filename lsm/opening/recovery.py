@@ -172,7 +172,8 @@ def _fence(wal_store: ReliableStore, runtime: Runtime, manifests: ManifestStore,
     number = first_gap(
         store, manifest.replay_after + 1, manifest.database, lambda: manifests.check_owner().replay_after
     )
-    # Rule O5: if a newer writer wrote before the listing, the gap in the listing is that writer's next number.
+    # Rule O5: if a newer writer wrote before the listing, the gap in the listing is that writer's next number,
+    # and a fence there would stop it.
     manifests.check_owner()
     while True:
         parts = seal_envelope(
@@ -212,7 +213,8 @@ def _replay(
     tables: list[Memtable] = []
     table = _new_table(runtime, manifest.replay_after + 1, manifest.wal_epoch_floor)
     last_seq = manifest.last_seq
-    # Rule W6: objects that replay leaves out are kept like fences. They may have an older writer's next number.
+    # Rule W6: objects that replay leaves out are kept like fences. Without them an older writer could still write
+    # those numbers.
     fences = set(range(manifest.replay_after + 1, fence + 1))
     numbers: Sequence[int] = range(manifest.replay_after + 1, fence)
     log = read_wal(
@@ -227,7 +229,7 @@ def _replay(
         if table.size >= memtable_bytes:
             tables.append(table)
             table = _new_table(runtime, entries.number + 1, entries.epoch)
-    # The last memtable takes new writes. An empty one is replaced: it has no log objects that a flush must cover.
+    # The last memtable takes new writes. An empty one is replaced by one without a log range.
     tables.append(table if not table.is_empty else Memtable(runtime))
     recovered = Recovered(
         manifests, epoch, tables[::-1], last_seq, fence + 1, tuple(sorted(fences)), manifest.series_ends()

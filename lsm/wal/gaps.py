@@ -29,9 +29,9 @@ def lost(number: int) -> CorruptionError:
 def is_lost(store: ReliableStore, number: int, listed: Iterable[int], database: bytes, marks: dict[int, int]) -> bool:
     """Whether log object `number`, which is not among those `listed`, was durable and is missing now.
 
-    The collector may have deleted it. So the caller reads the manifest after this call; the object is lost only if the replay
-    position is still below `number`. `marks`: as `read_marks`. Cost: as `read_marks`; if a later object states that `number`
-    was durable, one HEAD, or three if it is missing.
+    True is no proof of loss: the collector may have deleted the object. Read the manifest after this call; the object is lost
+    only if the replay position is still below `number`. `marks`: as `read_marks`. Cost: as `read_marks`; if a later object
+    states that `number` was durable, one HEAD, or three if it is missing.
     """
     read_marks(store, number, listed, database, marks)
     # A listing is no snapshot: it may miss objects that were created while it was made.

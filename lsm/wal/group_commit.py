@@ -1,4 +1,4 @@
-"""Write walk, after `wal/log`, before `wal/upload`: when the buffer is sealed, and which waiters share an object. Pure.
+"""Write walk, beside `wal/log`: when the buffer is sealed, and which waiters share an object. Pure.
 
 The first thread that waits for durability seals the buffer and uploads it. Threads that arrive during an upload form the next
 group and share the next object. Without a waiter, a background thread seals the buffer when it is `flush_interval` old. The
@@ -14,9 +14,9 @@ JOIN_SECONDS: Final = 0.002
 join the second."""
 GATHER_SECONDS_MAX: Final = 0.001
 GATHER_SHARE: Final = 0.5
-"""Maximum time that a first waiter waits for the other members of the last group, as a share of the last upload's time."""
+"""A group's first waiter waits at most this share of the last upload's time for the threads of the last group."""
 ROOMY_BYTES: Final = 1 << 20
-"""Maximum size of a batch that always fits into the buffer."""
+"""Batches up to this size skip the check for room: every store's limit leaves this much."""
 
 
 class GroupCommit:

@@ -1,4 +1,4 @@
-"""Write walk, after `write/writer`, before `wal/group_commit`: the writer's end of the log, from a batch to durability.
+"""Write walk, after `write/writer`, before `wal/frames`: the writer's end of the log, from a batch to durability.
 
 A batch is added to the buffer under the write lock. The buffer is sealed into an object; `group_commit` decides when. The first
 thread that waits for durability uploads the object (`upload`); if no thread waits, a background thread does.
@@ -55,7 +55,7 @@ class Waiter:
         self.attempts = attempts
         """Upload attempts before this call. The call raises only the failure of a later attempt."""
         self.is_moving = False
-        """Whether an interrupt now would lose objects that the log must keep. It is harmless during a wait or a request."""
+        """True while an interrupt would lose objects; False during a wait or request."""
 
 
 class WriteAheadLog:
@@ -194,7 +194,8 @@ class WriteAheadLog:
         waiter = Waiter(seq, deadline, self._queue.attempts)
         with self._durable_cv:
             self._groups.join(seq)
-        # Other threads wait for this one's upload and timer, so a signal handler in this thread must not wait for them.
+        # Other threads wait for this one's upload and timer, so a signal handler in this thread must not wait for those
+        # threads: neither would go on.
         me, obliged = self._runtime.thread_id(), self._runtime.obliged
         before = obliged.get(me)
         try:
@@ -242,10 +243,10 @@ class WriteAheadLog:
         return None
 
     def _sleep_locked(self, waiter: Waiter, now: float) -> None:
-        """Sleep until notified or until the waiter's deadline; a waiter that takes the timer, until the timer ends at most."""
+        """Sleep until notified; at most until the deadline and, with the timer, until its end."""
         groups, is_uploading = self._groups, bool(self._queue.uploading)
         waits = [] if waiter.deadline is None else [waiter.deadline - now]
-        # With nothing to upload, no timer is needed: a flush to tables, or the end of an upload, makes the batch durable.
+        # With nothing to upload, no timer is needed: only a flush to tables is left to make the batch durable.
         has_work = is_uploading or self._queue.has_sealed or not self._buffer.is_empty
         takes_timer = has_work and not groups.has_timer
         if takes_timer:

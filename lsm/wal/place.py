@@ -1,8 +1,8 @@
 """Where the log is: in the database's own store, or in a separate store, which can be moved.
 
 docs/protocol.md, rule B2. The manifest records the place of a separate log store. A handle that is opened with another place
-checks that the log is really there. The writer then records the new place and its fence there, so that a copy left at the old
-place no longer passes for the log.
+checks that the log is really there. The writer then puts a fence into the new place and records both in the manifest, so that
+a copy left at the old place no longer passes for the log.
 """
 
 from __future__ import annotations

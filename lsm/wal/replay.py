@@ -86,7 +86,7 @@ def apply_frames(table: Memtable, frames: Sequence[Frame], *, after_seq: int, un
         if frame.last_seq <= after_seq or (until_seq is not None and frame.seq > until_seq):
             continue
         if frame.family:
-            # One step for all batches of the frame, because numbers distinguish series rows, not batches.
+            # One step for all batches of the frame: series rows are told apart by positions, so batch borders do not matter.
             table.append_series(frame.seq, frame.family, frame.keys, frame.number, frame.values, frame.size)
             table.last_seq = frame.last_seq
         else:

@@ -1,4 +1,4 @@
-"""Write walk, after `wal/group_commit`, before `wal/frames`: stores sealed buffers as numbered objects, created once.
+"""Write walk, after `wal/frames`, before `object_store/probe`: stores sealed buffers as numbered objects, created once.
 
 docs/protocol.md, rules W1 to W6. Several uploads may run at once; the objects become durable in the order of their numbers.
 Source: SlateDB writes one object after the other on a fixed tick. Parallel uploads are safe here because recovery fences the
@@ -43,7 +43,7 @@ class WalObject:
         """The bytes of the object. Empty: not encoded for this number yet."""
         self.is_stored = False
         self.attempt = 0
-        """Ordinal, among all attempts of the log, of this object's last upload."""
+        """Number of this object's last upload, counted over all uploads."""
 
 
 class UploadQueue:
@@ -140,7 +140,7 @@ class UploadQueue:
         self._sealed = deque(sorted(self._sealed, key=lambda sealed: sealed.number or 1 << 64))
         self.failed_attempt = max(self.failed_attempt, upload.attempt)
         if isinstance(error, UnavailableError):
-            # A single error that is not retryable is no outage yet: the store client did not retry it.
+            # A single error that is not retryable is no outage yet: the upload was tried only once, so the error may pass.
             if error.retryable or self._is_refused:
                 self.outage = error
             self._is_refused = not error.retryable
@@ -152,7 +152,7 @@ class UploadQueue:
         self.failed_attempt = self.attempts
 
     def outage_since(self, attempts: int) -> UnavailableError | None:
-        """Return the outage if an attempt after the first `attempts` failed; `None` if none did, or the outage is over."""
+        """Return the outage if an attempt numbered above `attempts` failed; `None` if none did, or the outage is over."""
         return self.outage if self.failed_attempt > attempts else None
 
     def objects_between(self, first_seq: int, last_seq: int) -> tuple[int, int] | None:

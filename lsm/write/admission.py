@@ -1,4 +1,4 @@
-"""Write walk, after `db`: checks a batch, waits for space, and hands the batch to the writer."""
+"""Checks the batch of `Db.write`, waits for space, and hands the batch to `write/writer`. Series appends do not pass here."""
 
 from __future__ import annotations
 

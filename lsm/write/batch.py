@@ -13,11 +13,11 @@ from lsm.rows.kind import TOMBSTONE, VALUE
 
 FAMILY_BYTES_MAX: Final = 65_535
 EMPTY_ROWS_MAX: Final = 1 << 15
-"""Maximum rows per series append that average less than a byte of name and value. More of them would look like damage."""
+"""A series append with fewer bytes than rows may have at most this many rows; decoders take more for damage."""
 
 
 def check_bytes(rows: int, size: int) -> None:
-    """Raise InvalidError for more than EMPTY_ROWS_MAX series rows that have fewer bytes (`size`) than rows."""
+    """Raise InvalidError if there are more than EMPTY_ROWS_MAX rows and fewer bytes in total (`size`) than rows."""
     if size < rows > EMPTY_ROWS_MAX:
         raise InvalidError(
             f"{rows} series rows of {size} bytes in one batch: at most {EMPTY_ROWS_MAX} may be that empty"

@@ -49,7 +49,7 @@ class Durability:
         self._runtime.check_waiting()
         if not self._wal_enabled:
             self._writer.freeze()
-            if timeout is None:  # This wait ends if level 0 stays full; the one below would not.
+            if timeout is None:  # `wait_flushed` raises if level 0 stays full; `wait_durable` would wait on.
                 self._flusher.wait_flushed(seq)
                 return
         self._wal.wait_durable(seq, timeout)

@@ -1,8 +1,8 @@
 """Write walk, after `write/writer`, before `write/flush_builds`: the thread that turns frozen memtables into level-0 tables.
 
-docs/protocol.md, rules F1 to F3. The thread builds several memtables at a time (`build`) and commits their tables (`commit`)
-strictly in the order of their batches. A build starts only when the log covers the memtable: otherwise a table could hold rows
-that a crash takes back.
+docs/protocol.md, rules F1 to F3. The thread builds several memtables at a time (`flush_builds`) and commits their tables
+(`flush_commits`) strictly in the order of their batches. A build starts only when the log covers the memtable: otherwise
+a table could hold rows that a crash takes back.
 """
 
 from __future__ import annotations
@@ -192,7 +192,8 @@ class Flusher:
                 with self._flush_cv:
                     self._building.popleft()
                     self._error = None
-                    self._flush_cv.notify_all()  # With no build under way, level 0 may now count as full in `wait_flushed`.
+                    # `wait_flushed` times a full level 0 only while nothing is being built, so waiters look again.
+                    self._flush_cv.notify_all()
                 self._builds.release(build)
                 self._health.succeeded("flush")
         except (UnavailableError, CancelledError, OSError, MemoryError) as error:

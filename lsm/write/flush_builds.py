@@ -105,8 +105,8 @@ class TableBuilds:
         itself is the cause, this build fails, too.
 
         The new build gets new table numbers, because the worker may still write tables under the old ones.
-        A worker's failure to read the log is no proof of damage. An earlier commit of these tables may have counted although
-        its reply was lost; then another process's collector may have deleted the log objects.
+        A worker's failure to read the log is no proof of damage. An earlier commit of this memtable may have succeeded with
+        its reply lost; then another process's collector may have deleted the log objects.
         """
         assert self._places.workers is not None
         self._places.workers.failed(error)

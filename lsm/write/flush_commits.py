@@ -22,7 +22,7 @@ class FlushCommits:
     def __init__(
         self, manifests: ManifestStore, views: LiveViews, table_ids: TableIds, new_fences: tuple[int, ...]
     ) -> None:
-        """`new_fences`: fences and left-out log objects of recovery that no manifest lists yet (rule W6)."""
+        """`new_fences`: fences, and log objects that recovery left out; no manifest lists them yet (rule W6)."""
         self._manifests = manifests
         self._views = views
         self._table_ids = table_ids
@@ -75,7 +75,7 @@ def with_flush(manifest: Manifest, table: Memtable, built: Built, fences: tuple[
         changed,
         last_seq=table.last_seq,
         replay_after=max(manifest.replay_after, table.wal_last),
-        # Rule W4: the epoch reached at that object. Later objects may have an older epoch than this writer's, and must count.
+        # Rule W4: the epoch at object `wal_last`, not this writer's: later objects of an older epoch must still be replayed.
         wal_epoch_floor=max(manifest.wal_epoch_floor, table.wal_epoch),
         fences=tuple(sorted({*manifest.fences, *fences})),
     )

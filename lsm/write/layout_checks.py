@@ -1,4 +1,4 @@
-"""Write walk: checks a batch's keys against the series layout and the prefix extractor of the database."""
+"""Checks a batch's keys against the series layout and the prefix extractor of the database."""
 
 from __future__ import annotations
 

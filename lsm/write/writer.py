@@ -1,4 +1,4 @@
-"""Write walk, after `write/admission`: one batch at a time gets its sequence number and goes into the log buffer, then memory.
+"""Write walk, after `db`: one batch at a time gets its sequence number and goes into the log buffer, then memory.
 
 The order must not change. A batch is in the log's buffer before reads see it. `bounds` move only when all rows of the batch are
 in the memtable, so no read sees part of a batch. Each write holds the write lock for some microseconds.
@@ -66,7 +66,7 @@ class Writer:
         self._freeze_at_count = limits.wal_objects_max
         """Number of sealed log objects at which the memtable is frozen."""
         self._next_step = limits.memtable_bytes // 4
-        """Size of the memtable at the next step: first `on_growth`, then the freeze."""
+        """Memtable size at which `_step_locked` acts next: `on_growth` first, then the freeze."""
         self._keeps_arrivals = False
         self._stopped: Error | None = None
         """Why new batches are refused while accepted batches are flushed."""
@@ -89,7 +89,8 @@ class Writer:
             return Bounds(self.last_seq, self._positions.copy())
 
     def series_bound(self, family: bytes) -> int:
-        """Return the family's bound: rows with smaller numbers are accepted. It moves after them, so it needs no lock."""
+        """Return the family's bound: rows with smaller numbers are accepted. It is raised after the rows are in place,
+        so it is read without the lock."""
         return self._positions.get(family, 0)
 
     def restore_positions(self, positions: dict[bytes, int]) -> None:
@@ -131,7 +132,7 @@ class Writer:
                 if self._wal_enabled:
                     self._wal.end_batch_locked()
             except UnavailableError:
-                raise  # Only the log raises this; it comes first, and took nothing.
+                raise  # Only the log raises this. The log is called first and did not take the batch.
             except BaseException as error:
                 self._poison_with_locked(error)
                 raise

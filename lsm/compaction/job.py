@@ -44,7 +44,7 @@ class CompactionJob(msgspec.Struct, frozen=True):
     high: bytes | None = None
     """Only keys in [low, high) are merged. `None`: unbounded."""
     keeps_markers: bool = False
-    """Whether a note is stored after each table, so that another compactor can continue the job."""
+    """Whether a completion marker is stored after each table, so that another compactor can continue the job."""
 
 
 def _never() -> bool:

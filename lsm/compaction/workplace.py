@@ -127,7 +127,7 @@ class Workplace:
         return (part for part in job.parts if part.is_elsewhere and part.is_running)
 
     def _is_finished(self, part: Part) -> bool:
-        """Whether the part's next table is stored: by the table's note, or by the table itself if the part keeps no notes."""
+        """Whether the part's next table is stored: by its completion marker, or by the table itself if the part keeps none."""
         number = part.job.table_ids[0] + part.tables
         try:
             self._store.head(marker_name(number) if part.job.keeps_markers else table_name(number))

@@ -1,4 +1,4 @@
-"""Checks the batch of `Db.write`, waits for space, and hands the batch to `write/writer`. Series appends do not pass here."""
+"""Checks the batch of `Db.write`, waits for space, and hands the batch to `write/writer`. Series appends at most wait here."""
 
 from __future__ import annotations
 

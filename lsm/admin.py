@@ -151,9 +151,9 @@ class Admin:
         It is safe with any `min_age` (seconds; None: `settings.gc_min_age`) and any clock, and beside other collectors.
         `dry_run`: delete nothing.
 
-        Tables that the newest writer has not settled stay until its next commit, or until the next open. A checkpoint expires
-        after this object has watched it for its whole lifetime; with `trust_clock`, as soon as its time is past by this
-        machine's clock. A clone deletes its checkpoints in parents that it no longer reads.
+        Tables that the newest writer has not yet published or given up stay until its next commit, or until the next open.
+        A checkpoint expires after this object has watched it for its whole lifetime; with `trust_clock`, as soon as its
+        time is past by this machine's clock. A clone deletes its checkpoints in parents that it no longer reads.
         """
         manifests = self._load()
         with self._lock:

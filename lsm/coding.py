@@ -49,8 +49,9 @@ KIND_WAL_FENCE: Final = 3
 KIND_NOTE: Final = 4
 
 EQUAL_ITEMS_MAX: Final = 1 << 16
-"""Maximum items of a column of equal items in an object of fewer bytes than items, because a forged count must not allocate
-without bound. Different items take at least a byte each. Writers refuse larger batches of equal rows (`lsm/write/writer`)."""
+"""A column of equal items may claim more items than the object has bytes, but at most this many: a forged count must not
+allocate without bound. Different items take at least a byte each. Writers refuse larger batches of equal rows
+(`lsm/write/writer`)."""
 
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _BIG_ENDIAN: Final = sys.byteorder == "big"

@@ -133,7 +133,7 @@ class DbCompactor:
             workplace=workplace,
             table_bytes=settings.max_sst_size,
             part_bytes=settings.compaction_part_bytes,
-            # Snapshots of the writer need no old versions here, because each keeps the tables that it reads (rule G4).
+            # Snapshots of the writer need no old versions here, because each snapshot keeps its tables (rule G4).
             snapshots=tuple,
             table_ids=TableIds(self._runtime, self.epoch),
             on_commit=lambda manifest: None,

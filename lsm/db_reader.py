@@ -130,7 +130,7 @@ class DbReader(Reads):
         `refresh_interval`: maximum seconds until reads see a durable batch. `None`: only `refresh()` looks for news. After
         news, polls come up to 16 times as often. An idle database costs three requests per interval. `refresh()` notices a lost
         log object at once; regular polls notice it within sixteen intervals.
-        Cost: 4 LIST, 1 + n GET for n log objects and any number of tables.
+        Cost: 4 LIST, 1 + n GET for n log objects; tables cost nothing.
 
         `checkpoint`: the id of a checkpoint. The reader shows exactly the bytes that it pins, until the checkpoint ends.
 
@@ -272,11 +272,11 @@ class DbReader(Reads):
 
     @property
     def rows_version(self) -> int:
-        """Grows whenever rows in no series may have changed, which is less often than `version`."""
+        """Grows whenever rows outside of series may have changed, which is less often than `version`."""
         return self._following.state.rows_version
 
     def series_end(self, family: bytes) -> int:
-        """Return one more than the greatest number of the family's durable rows seen so far; 0 if there are none."""
+        """Return one more than the greatest position of the family's durable rows seen so far; 0 if there are none."""
         view, bounds = self._following.state.seen
         return max(view.series_end(family), bounds.position(family))
 

@@ -72,8 +72,8 @@ class LogDb(Reads):
         shows_undurable = config.read_visibility is ReadVisibility.MEMORY
         wakeups = Wakeups(self._runtime) if shows_undurable else DurableWakeups(self._runtime, self._db)
         self._state = OpenState(wakeups)
-        # A program may drop its last reference to an open log. The bound method keeps this handle alive in the engine, so that
-        # `be_ended` makes its appends durable when the program ends.
+        # A program may drop its last reference to an open log. Subscribing `self._stop_reads` keeps this handle alive while the
+        # engine lives, so that `be_ended` makes its appends durable when the program ends.
         self._db.subscribe(wakeups.advanced, self._stop_reads)
         self._watchers = Wakeups(self._runtime)
         self._db.subscribe(self._watchers.tell_all, self._watchers.tell_all)

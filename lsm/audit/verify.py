@@ -48,7 +48,7 @@ from lsm.wal.place import check_place
 
 INDEX_CACHE_BYTES = 64 << 20
 RUNS_MAX = 5
-"""Maximum verifications of a changing database, until two in a row find the same problem."""
+"""Maximum verifications of a changing database. Two in a row with the same problem end it earlier."""
 FOREIGN_SHOWN = 50
 """Maximum names of other programs' files in a report. Further ones are only counted."""
 

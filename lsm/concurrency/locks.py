@@ -79,7 +79,8 @@ class Lock(InterpreterLock):
     def _wait(self) -> bool:
         """Wait for the lock, unless its holder may be waiting for this thread.
 
-        An interrupted thread may take locks against their order: it may hold a lock that the holder of this one waits for.
+        An interrupted thread may take locks against their order.
+        Example: A holds x and, interrupted, wants y; B holds y and waits for x.
         """
         if sys.is_finalizing():
             raise ClosedError(ENDING)
@@ -96,7 +97,10 @@ class Lock(InterpreterLock):
 
 
 class Condition(threading.Condition):
-    """A condition over a `Lock`. A `with` block ends in the lock's own `__exit__`, which no signal handler can precede."""
+    """A condition over a `Lock`. A `with` block ends in the lock's own `__exit__`.
+
+    It is C code, so no signal handler runs before it releases.
+    """
 
     __enter__ = property(attrgetter("_lock.__enter__"))
     __exit__ = property(attrgetter("_lock.__exit__"))

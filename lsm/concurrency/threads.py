@@ -90,7 +90,7 @@ class ThreadPool(Executor):
         future: Future[T] = Future()
         if not self._is_shut:
             self._calls.put((future, fn, args, kwargs))
-        # Checked again: no thread makes a call that is queued after the end mark of a shutdown.
+        # Checked again: a call queued behind the end mark of a shutdown would never run.
         if self._is_shut and future.cancel():
             raise RuntimeError(f"{self._name}: no calls are taken after the shutdown")
         try:

@@ -5,10 +5,10 @@ imported, because the packages behind a URL scheme are optional.
 
 The search follows `__cause__`, which s3fs sets when it re-raises botocore's errors. The search never follows `__context__`:
 Python sets that to any exception that is being handled, even one of an earlier request or of the application. A broken
-connection ends the search, because a cause of it is no answer to this request.
+connection ends the search, because what caused it is not the answer to this request.
 
-`ObjectExists` and `ObjectMissing` are definite answers, so only requests that can get them are mapped to them. Any other
-404 or 412 is unclear. An unclear answer is a transient fault, and the request is repeated.
+`ObjectExists` and `ObjectMissing` are definite answers, so an answer is mapped to one of them only if the request can get
+it. Any other 404 or 412 is unclear. An unclear answer is a transient fault, and the request is repeated.
 
 | answer                                         | to                | becomes                                  |
 |------------------------------------------------|-------------------|------------------------------------------|

@@ -17,7 +17,7 @@ from lsm.object_store.reliable import ReliableStore
 def refuse_neighbours(store: ReliableStore, log: ReliableStore, listed: Iterable[ObjectInfo]) -> None:
     """Refuse a root around or inside another database. `listed`: the objects under the prefixes of both stores.
 
-    Cost: two LIST for each of the engine's prefixes in the path of a root. Raises: InvalidError, UnavailableError.
+    Cost: two LIST per enclosing directory that is named like one of our prefixes. Raises: InvalidError, UnavailableError.
     """
     for info in listed:
         if is_inner_manifest(info.name):

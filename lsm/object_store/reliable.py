@@ -254,8 +254,8 @@ class ReliableStore:
         """Return the result of `read`. Repeat `read` if its object is damaged, or, with `is_known`, missing.
 
         The third such answer is final, because an earlier one may have come from a gateway, not from the store. A near store
-        has no gateway, so its first answer is final. Missing and damaged answers are counted separately, and a missing answer
-        resets the count of damage: after an object is really gone, a gateway's page can still look like a damaged object.
+        has no gateway, so its first answer is final. Missing and damaged answers are counted separately. A gateway's
+        page after a missing answer must not end the read as damage, so a missing answer resets the count of damage.
 
         Requires: `read` only reads.
         """

@@ -188,7 +188,7 @@ _has_asked: ContextVar[bool] = ContextVar("has_asked", default=False)
 
 
 def _ask_once(**_: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Answer botocore's second HeadBucket in one request without a region, which ends its recursion.
+    """Answer botocore's second HeadBucket within one request ourselves, naming no region. That ends its recursion.
 
     After a redirect, botocore asks for the bucket's region by HeadBucket. If that is redirected, too, it asks again, until
     the stack overflows. The adapter itself never sends HeadBucket.

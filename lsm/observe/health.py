@@ -62,7 +62,7 @@ class _Streak:
 class _KindOfRequest:
     """Operations whose requests of one kind fail.
 
-    `given_up`: since when an operation had failed that was given up; None once a request of this kind is answered.
+    `given_up`: when the first failure of a given-up operation was; None once a request of this kind is answered.
     """
 
     def __init__(self, now: float) -> None:
@@ -71,7 +71,7 @@ class _KindOfRequest:
         self.given_up: float | None = None
 
     def since(self, now: float) -> float | None:
-        """Return since when the oldest operation has failed. One past its deadline was interrupted, and does not count."""
+        """Return since when the oldest operation fails. An operation past its deadline was interrupted, and does not count."""
         found = [since for since, deadline in self.operations.values() if deadline > now]
         if self.given_up is not None:
             found.append(self.given_up)

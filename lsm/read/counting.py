@@ -162,7 +162,7 @@ def _count_span(
 
 def _share(rows: int, average: float, table: TableInfo, low: int, high: int, *, is_cut: bool) -> int:
     """Estimate one series' rows of the range in a block that several series share. The estimate is the average per series,
-    halved where a neighbouring block has the other half, and scaled by the share of the table's numbers inside the range."""
+    halved where a neighbouring block has the other half, and scaled by the share of the table's positions inside the range."""
     begin, end = table.first_position, table.last_position + 1
     inside = max(0, min(high, end) - max(low, begin)) / (end - begin) if end > begin else 1.0
     found = round(min(rows, average / 2 if is_cut else average) * inside)
@@ -171,7 +171,7 @@ def _share(rows: int, average: float, table: TableInfo, low: int, high: int, *, 
 
 def _inside(rows: int, key: bytes, after: bytes, at: int, low: int, high: int) -> int:
     """Estimate the rows of the range in a block that holds one series only. The block reaches from `key` to `after`; the
-    numbers in these keys begin at byte `at`."""
+    positions in these keys begin at byte `at`."""
     begin, end = int.from_bytes(key[at : at + 8], "big"), int.from_bytes(after[at : at + 8], "big")
     inside = min(high, end) - max(low, begin)
     return max(0, rows * inside // max(1, end - begin))

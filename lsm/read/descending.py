@@ -1,6 +1,6 @@
 """Read walk: the rows of one series in a view, newest source first. Older sources are opened only on demand.
 
-The mirror of `series`. Numbers only grow within a family, so newer sources hold greater numbers. A source is opened when
+The mirror of `series`. Positions only grow within a family, so newer sources hold greater positions. A source is opened when
 the source above it is used up, so a read of a series' end never opens older sources.
 """
 
@@ -30,7 +30,7 @@ def scan_series_descending(
     keep: bool,
     ahead_bytes: int,
 ) -> Iterator[PositionsAndValues]:
-    """Numbers and values of the rows with low <= number < high, descending. Rows in memory are limited to numbers
+    """Positions and values of the rows with low <= position < high, descending. Rows in memory are limited to positions
     below `bound`.
 
     Shape: chunks descend, and so do the rows inside a chunk.
@@ -48,7 +48,7 @@ def scan_series_descending(
                 break
             yield positions[::-1], values[::-1]
             high = top = positions[0]
-    # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
+    # No row is seen twice: the view's manifest does not name tables flushed after the view was taken.
     if low >= high:
         return
     oldest = high

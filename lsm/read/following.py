@@ -98,7 +98,7 @@ class Following:
     # -- reading on ---------------------------------------------------------------------------------------------------
 
     def first(self) -> None:
-        """Cost: one LIST, one GET per log object; one LIST for the manifest."""
+        """Read the database for the first time. Cost: one LIST, one GET per log object; one LIST for the manifest."""
         if self._read_listed() or self._look() or self._is_ahead:
             self.catch_up(look=True, sure=True)
         self._publish()
@@ -139,7 +139,7 @@ class Following:
 
     @property
     def _is_ahead(self) -> bool:
-        """Whether the manifest may have dropped partitions, and the log is not read up to the reason yet (rule R5)."""
+        """Whether the manifest may have dropped partitions because of batches in the log that are not read yet (rule R5)."""
         return self._drops != self._drops_read
 
     def _read_up_to_a_gap(self) -> bool:
@@ -191,7 +191,7 @@ class Following:
         """Add the next log object. Return True if its rows are already in tables and the position has moved beyond it."""
         # Rule W3: an object of an older epoch is a late write of a fenced writer.
         counts = entries.epoch >= self._epoch
-        # A gap that the manifest does not explain is in the log itself; the next open replays the log with the same gap.
+        # If the manifest does not cover the missing batches, the log itself lacks them; so does the next open's replay.
         if counts and not self._follows(entries.frames) and self._look() and self._next != entries.number:
             return True
         with self._changing():
@@ -205,8 +205,8 @@ class Following:
         return False
 
     def _follows(self, frames: Iterable[Frame]) -> bool:
-        """Rule R4: whether no batch is missing between the batches seen and `frames`. A batch is missing where the collector
-        freed a number and a fenced writer's late object took it; then all missing batches are in tables."""
+        """Rule R4: whether no batch is missing between the batches seen and `frames`. If one is
+        missing, all missing batches are in tables: a fenced writer's late object took a number that the collector freed."""
         first = next((frame.seq for frame in frames if frame.last_seq > self._seq), 0)
         return first <= self._seq + 1
 

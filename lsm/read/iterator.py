@@ -28,7 +28,7 @@ class KeyValue(NamedTuple):
 
 
 _row: Any = partial(tuple.__new__, KeyValue)
-"""Makes a row of a pair. It runs in C, so two threads that share a chain of rows each take whole steps of it."""
+"""Makes a row of a pair. It runs in C, so no step is split between two threads that share the rows."""
 
 
 class Steps(Generic[T]):

@@ -12,9 +12,9 @@ from typing import Final
 PAUSE_MIN: Final = 0.005
 """Minimum seconds between two polls (or the refresh interval, if that is shorter)."""
 FASTER_MAX: Final = 16
-"""Refresh interval divided by the shortest interval between polls, which follows news."""
+"""After news, polls come up to this many times per refresh interval."""
 SURE_LOOKS: Final = 16
-"""Looks at the manifest per look that lists its versions. Listing costs more and misses nothing (rule M4)."""
+"""Of this many looks at the manifest, one lists its versions. Listing costs more and misses nothing (rule M4)."""
 
 
 def next_interval(interval: float, refresh_interval: float, *, found_news: bool) -> float:

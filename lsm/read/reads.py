@@ -120,7 +120,7 @@ class Reads:
         """Numbers and values of a series' rows with low <= number < high, some hundred rows at a time.
 
         All rows are from the moment of the call. After the first block, requests grow up to `read_ahead_bytes`. Only the
-        caller can tell which rows are durable, by their numbers. `descending`: newest first, chunks and the rows inside
+        caller can tell which rows are durable, by their positions. `descending`: newest first, chunks and the rows inside
         them; tables are opened only as far back as the caller iterates.
         Cost: no request if no table can hold such a row.
         """

@@ -1,6 +1,6 @@
 """Read walk: the rows of one series in a view, oldest source first.
 
-Numbers only grow within a family, so older sources hold smaller numbers: the sources are read one after the other, without
+Positions only grow within a family, so older sources hold smaller positions: the sources are read one after the other, without
 a merge.
 """
 
@@ -38,7 +38,7 @@ def scan_series(
     ahead_bytes: int,
 ) -> Iterator[PositionsAndValues]:
     """Numbers and values of the rows with low <= number < high, ascending, block by block. Rows in memory are limited to
-    numbers below `bound`.
+    positions below `bound`.
 
     Cost: per table that the key range and filter admit, one GET for filter and index and one per stretch of blocks.
     """
@@ -58,7 +58,7 @@ def scan_series(
                     )
                 newest = block.positions[end - 1]
                 yield block.positions[start:end], block.values(start, end)
-    # No row is seen twice: rows flushed since the view was taken are still in the view's memtable.
+    # No row is seen twice: the view's manifest does not name tables flushed after the view was taken.
     yield from memory_rows(view, bound, family, name, max(low, newest + 1), high)
 
 
@@ -114,7 +114,7 @@ def series_spans(
 ) -> Iterator[Span]:
     """The blocks that may hold rows of the series with low <= number < high, oldest first.
 
-    Tables are ruled out by the manifest's ranges of keys and numbers, then by the last numbers or, for series without an
+    Tables are ruled out by the manifest's ranges of keys and positions, then by the last positions or, for series without an
     entry there, the filter; then the index finds the blocks. `descending`: newest first; a table is opened when its turn comes.
     Cost: one GET per table that the manifest does not rule out, cached; several tables in parallel on a distant store.
     """
@@ -145,8 +145,10 @@ def _candidates(manifest: Manifest, prefix: bytes, low: int, high: int) -> Itera
 
 
 def key_from(prefix: bytes, low: int, table: TableInfo) -> bytes:
-    """The storage key at which the table's rows numbered `low` or above begin. Not below the table's least number, which the
-    index has for a block in which a series begins."""
+    """The storage key at which the table's rows at positions >= `low` begin.
+
+    The index uses the table's least position where a series begins, so a lower one would find the block before.
+    """
     return prefix + max(low, table.first_position).to_bytes(8, "big")
 
 

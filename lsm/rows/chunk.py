@@ -2,11 +2,11 @@
 
 Two kinds of chunk, both sorted by storage key:
 
-    RowChunk     keys, seqs, kinds, values   any keys; the versions of one key are adjacent, newest first
-    SeriesChunk  names, counts, numbers, values   the rows of one series family, grouped by name
+    RowChunk     keys, seqs, kinds, values         any keys; the versions of one key are adjacent, newest first
+    SeriesChunk  names, counts, positions, values  the rows of one series family, grouped by name
 
-A *series* is the set of keys `family + terminated name + u64 big-endian number`. Its rows are written once, in
-increasing order of their numbers, and never overwritten or deleted one by one: a series is a log stream. Names and numbers
+A *series* is the set of keys `family + terminated name + u64 big-endian position`. Its rows are written once, in
+increasing order of their positions, and never overwritten or deleted one by one: a series is a log stream. Names and positions
 are kept apart, so that a stream is appended, stored and read without composing a key per record.
 """
 
@@ -78,9 +78,9 @@ class RowChunk:
 
 
 class SeriesChunk:
-    """Rows of one family: group i is series `names[i]` with the next `counts[i]` of `numbers` and `values`.
+    """Rows of one family: group i is series `names[i]` with the next `counts[i]` of `positions` and `values`.
 
-    Names ascend, and so do the numbers of a group. The last series of a chunk may continue in the next chunk.
+    Names ascend, and so do the positions of a group. The last series of a chunk may continue in the next chunk.
     """
 
     __slots__ = ("counts", "family", "names", "positions", "values")

@@ -27,7 +27,7 @@ class RowKind(IntEnum):
 VALUE: Final[int] = RowKind.VALUE.value
 TOMBSTONE: Final[int] = RowKind.TOMBSTONE.value
 """Columns hold plain integers: the interpreter compares integers faster than members of an enumeration.
-If a column is an array, its items have one byte."""
+In an array column, each kind is one byte."""
 
 KNOWN_KINDS: Final = bytes((VALUE, TOMBSTONE))
 """The kinds that this version reads. A kind is added when every reader of rows handles it."""

@@ -5,7 +5,7 @@ updated only when a read or a flush needs order. Series rows live in flat column
 them by name. So an append is two list extensions.
 
 Threads: one writer at a time, under the database's write lock; any number of readers. A reader passes the newest sequence
-number it may see (rows) or a bound on the numbers (series), so it never sees part of a batch.
+number it may see (rows) or a bound on the positions (series), so it never sees part of a batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Version = tuple[int, int, bytes, Any]
 SLICE_ROWS: Final = 1024
 """Rows copied from a live table at a time; series rows grouped per hold of the lock."""
 READ_LATELY_ROWS: Final = 65536
-"""Rows appended to a family since its last read after which it counts as unread."""
+"""A family counts as unread when this many rows were appended since its last read."""
 ROW_OVERHEAD: Final = 48
 """Bytes per row beyond its key and value, for memory accounting."""
 
@@ -82,7 +82,7 @@ class SeriesRows:
         """Rows of the slice that is being grouped; 0 if none is. A slice cut short by an interrupt is finished first."""
 
     def append(self, names: Sequence[bytes], first: int, values: Sequence[bytes]) -> None:
-        """Append rows with the numbers first, first + 1, ... Requires: first >= `next_number`, under the write lock."""
+        """Append rows at positions first, first + 1, ... Requires: first >= `next_position`, under the write lock."""
         with self.lock:
             if first != self.next_position or not self._names:
                 self._runs.append((len(self._names), first))

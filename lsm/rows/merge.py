@@ -131,7 +131,7 @@ def prune_rows(chunk: RowChunk, snapshots: Sequence[int], *, at_bottom: bool) ->
         kept = newest_rows(chunk)
     else:
         keys, seqs = chunk.keys, chunk.seqs
-        # Of versions of a key with the same number of snapshots below them, every read sees only the newest.
+        # If no snapshot lies between two versions of a key, no read sees the older one.
         views = [bisect_left(snapshots, seq) for seq in seqs]
         keep = [True, *(keys[at] != keys[at - 1] or views[at] != views[at - 1] for at in range(1, len(keys)))]
         kept = chunk if all(keep) else _compress(chunk, keep)

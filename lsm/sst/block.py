@@ -63,7 +63,7 @@ SAMPLE_BYTES: Final = 2048
 SHARED_SHARE: Final = 32
 """A shared prefix shorter than 1/32 of a row stays in the keys: to cut it off and put it back costs more than it saves."""
 EXPANSION_MAX_BITS: Final = 16
-"""zstd stores at most 128 KiB of equal bytes in four bytes. A greater length is forged, so nothing is allocated for it."""
+"""zstd expands less than 2**16 times. A header that claims more is forged, so nothing is allocated for it."""
 WIDE_ROW_BYTES: Final = 512
 """Rows of at least this size cost more to copy than to decode."""
 PAYLOAD_BYTES_MAX: Final = (1 << 32) - 1
@@ -293,7 +293,7 @@ class SeriesBlock:
         return cut(payload, ends[0], list(map(sub, ends[1:], ends)))
 
     def find(self, family: bytes, name: bytes, low: int, high: int) -> tuple[int, int]:
-        """The positions [start, end) of the series' rows with low <= number < high; (0, 0) in another family's block."""
+        """The rows [start, end) of the block that are the series' rows with low <= position < high; (0, 0): another family."""
         if family != self.family:
             return 0, 0
         group = bisect_left(self.names, name)

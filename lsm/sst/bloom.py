@@ -44,7 +44,7 @@ _BIG_ENDIAN: Final = sys.byteorder == "big"
 
 
 def digest(item: bytes) -> bytes:
-    """The 8 bytes that stand for an item in filters of policy 2 and in last numbers."""
+    """The 8 bytes that stand for an item in filters of policy 2 and in last positions."""
     found: bytes = xxh3_64_digest(item)
     return found
 
@@ -103,7 +103,7 @@ class FilterBuilder:
             for word in words:
                 marks[word % bits] = 1
         bitmap = 0
-        for bit in range(8):  # Byte i of a strided slice is bit `bit` of bitmap byte i: eight shifts pack them all.
+        for bit in range(8):  # marks[bit::8] has bit `bit` of every byte: OR the eight shifted slices.
             bitmap |= int.from_bytes(marks[bit::8], "little") << bit
         self._bits.append(bits)
         self._bitmaps.append(bitmap.to_bytes(bits // 8, "little"))

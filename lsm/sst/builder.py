@@ -59,11 +59,11 @@ _CHECKSUM_OF: Final = itemgetter(BLOCK_CHECKSUM)
 
 
 class TableInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A table as the manifest knows it. Keys and numbers are inclusive; offsets are bytes in the object.
+    """A table as the manifest knows it. Keys and positions are inclusive; offsets are bytes in the object.
 
     `tombstones`: the number of its rows that are deletes; 0 for tables of a version that did not count them.
-    `first_number` and `last_number`: bounds on the numbers of all series rows in the table. 0 and -1 if they are not known
-    (tables written earlier) or if the table has no series rows.
+    `first_position` and `last_position`: bounds on the positions of all series rows in the table. 0 and -1 if they are not
+    known (tables written earlier) or if the table has no series rows.
     `content`: a digest of the stored bytes, by which caches distinguish two tables of one number: two copies of a database may
     each write one. 0 if it is not known (tables written earlier).
     """
@@ -172,7 +172,7 @@ class TableBuilder:
         values: Sequence[bytes],
         lengths: Sequence[int] | None = None,
     ) -> None:
-        """Add rows of one family, grouped by ascending name, numbers ascending within a name. Cuts blocks anywhere.
+        """Add rows of one family, grouped by ascending name, positions ascending within a name. Cuts blocks anywhere.
 
         `lengths`: the values' lengths, if the caller has them.
         """
@@ -207,7 +207,7 @@ class TableBuilder:
     def _note_series(
         self, family: bytes, names: Sequence[bytes], bounds: Sequence[int], positions: Sequence[int]
     ) -> None:
-        """Record the series and their last numbers: group i has rows [bounds[i], bounds[i + 1])."""
+        """Record the series and their last positions: group i has rows [bounds[i], bounds[i + 1])."""
         prefixes = series_prefixes(family, names)
         hashed = digests(prefixes)
         self._filter.add(prefixes, hashed)

@@ -7,11 +7,11 @@ later, under the lock:
     proven   used again some time after the load; stays for another round if it was used in this round
     ghosts   keys of items that left `new` lately; an item whose key is here is proven when it is loaded again
 
-So a scan of any length passes through `new`. A scan may use one block many times at once (it holds many streams): such uses
-do not prove an item, uses at a distance do.
+So a scan of any length passes through `new`. A scan may use one block many times at once (a block holds many streams): such
+uses do not prove an item. Only a use some time after the load does.
 
-Source: 2Q (Johnson and Shasha, VLDB 1994), its main part kept as a clock; the distance in uses plays InnoDB's
-`innodb_old_blocks_time`.
+Source: 2Q (Johnson and Shasha, VLDB 1994), its main part kept as a clock; the distance in uses plays the part of
+InnoDB's `innodb_old_blocks_time`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCK_BYTES: Final = 224 << 20
 META_BYTES: Final = 32 << 20
 
 PROOF: Final = 1000
-"""A use proves an item if it comes this many uses, or loads of a sixteenth of the budget, after the item's load."""
+"""A use proves an item if it comes at least this many uses after the load. Loading 1/16 of the budget counts as this many."""
 
 
 class CacheStatus(msgspec.Struct, frozen=True):

@@ -3,16 +3,16 @@
 Index payload, compressed and checksummed like a block (kind 3), n blocks:
 
     0   n         u32
-    4   keys      string column: a key per block, at most its first key, and above all keys of the block before
+    4   keys      string column: a key per block: <= the block's first key, > the last key of the block before
     ..  kinds     integer column
     ..  sizes     integer column: stored bytes of each block; blocks lie end to end from offset 0
     ..  rows      integer column: rows of each block
     ..  the last positions of the series, as in last_positions.py; or nothing
 
 From these come the offsets, and the cumulative row counts that answer `count` without reading data. If a block continues the
-series of the block before, its key is the one after the last key there. If a block begins with a new series, its key has the
-table's least number. So a cursor finds its own block, not the block before. (Older tables have first keys, which cost reads
-that one block more.)
+series of the block before, its key is the one after the last key there. If a block begins with a new series, its key is the
+series' prefix and the table's least position. So a cursor finds its own block, not the block before. (Older tables have first
+keys, which cost reads that one block more.)
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@ At the end of the index payload, where the table has series and the budget is no
     0   n         u32
     4   is_whole  u8   1: every series of the table has an entry
     5   hashes    integer column, ascending: the canonical xxh3-64 of `family + terminated name`, read little-endian
-    ..  lasts     integer column: the greatest number of any series with that hash
+    ..  lasts     integer column: the greatest position of any series with that hash
 
-If the budget is too small, the series with the least last numbers have entries: cursors have most likely passed them. A series
-without an entry is not in the table if `is_whole`; otherwise it may reach the table's last number, and only that number can
-rule it out.
+If the budget is too small, only the series whose last positions are smallest get entries: cursors have most likely passed
+them. A series without an entry is not in the table if `is_whole`; otherwise only the table's own last position can rule the
+table out.
 
 Source: the idea of OpenData Log's RFC on sequence ranges; the bytes are ours.
 """
@@ -31,7 +31,7 @@ _COLUMN_HEADS: Final = 18
 
 
 def encode_last_positions(digests: Sequence[bytes], lasts: Sequence[int], budget: int) -> bytes:
-    """The section for series with these digests (8 bytes each) and last numbers; at most `budget` bytes.
+    """The section for series with these digests (8 bytes each) and last positions; at most `budget` bytes.
 
     Cost: a few C-level passes, and a sort of the series if they overflow the budget or share hashes.
     """

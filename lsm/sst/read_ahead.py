@@ -1,4 +1,4 @@
-"""Read walk, after `sst/table`: blocks of several tables in order, requested in growing stretches, and ahead of use.
+"""Read walk, after `read/series`, before `sst/table`: blocks of several tables in order, in growing stretches, ahead of use.
 
 The first block is read alone, so a poll or a short read fetches nothing it does not use. A reader that continues gets
 stretches of adjacent blocks, each twice as long as the one before, up to `ahead_bytes`. On a distant store, the next
@@ -21,7 +21,7 @@ from lsm.sst.table import Block, TableReader
 READ_AHEAD_BYTES: Final = 1 << 20
 """Maximum stored bytes per request of a sequential reader that has read beyond its first blocks."""
 FAR_BYTES: Final = 256 << 10
-"""Minimum bytes of the second stretch on a distant store, which sends them in less time than its latency."""
+"""Minimum bytes of the second stretch on a distant store. Fewer bytes save no time there: latency dominates."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def read_blocks(
     """The blocks of all spans in order; `descending`: of each span the last block first. Close the iterator to cancel requests.
 
     Cost: one GET per stretch of blocks that are not cached. Holds at most `ahead_bytes` and one block of stored bytes that
-    the reader has not reached yet; on near stores none.
+    the reader has not reached yet. On near stores it reads nothing ahead.
     """
     reading = _Reading(tables, spans, descending=descending, keep=keep, ahead_bytes=ahead_bytes)
     try:

@@ -1,4 +1,4 @@
-"""Read walk, after `read/scan`, before `object_store`: one table's filter, index and blocks, through the caches."""
+"""Read walk, after `read/series` and `read/scan`, before `object_store`: a table's filter, index, blocks, through caches."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Faults:
     """Probability that a request has a fault of `kinds`."""
     kinds: tuple[Fault, ...] = PASSING_FAULTS
     late_seconds: float = 30.0
-    """Maximum seconds after its request's timeout at which a late write is applied."""
+    """A late write is applied up to this many seconds after its request's timeout."""
     latency: float = 0.01
     """Mean seconds per request."""
     pair_probability: float = 0.0

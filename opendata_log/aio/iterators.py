@@ -30,8 +30,8 @@ class Pieces(Generic[T]):
         # An iterator of a list or tuple: its `__length_hint__` is the number of items left. See the blocking `LogIterator`.
         self._piece: Any = iter(())
         self._kept: list[T] = []
-        """From `_kept_at` on: items taken by a call that could not return them. The head is not cut off, as the list may be
-        long."""
+        """Items taken by a call that could not return them. Items before `_kept_at` are used up; they stay because cutting a
+        long list is slow."""
         self._kept_at = 0
 
     async def _next_piece(self) -> Iterator[T] | None:

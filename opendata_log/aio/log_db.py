@@ -37,7 +37,7 @@ BATCH_MAX = 1024
 ATTEMPTS = 16
 """Maximum attempts per append to take the log's lock on the loop; then a thread appends."""
 APPEND_COST = 16
-"""Cost of a batch beyond that of its records, in appended records."""
+"""Fixed cost of a batch. The unit is the cost of appending one record."""
 
 
 class LogDb(Reads):

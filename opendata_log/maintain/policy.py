@@ -4,7 +4,7 @@ A segment is written once and in order, so a merge of its tables reclaims nothin
 the state of a segment:
 
     system     segment 0: merged into one run as soon as level 0 has two tables; it is tiny
-    active     the newest one in the manifest: its oldest level-0 table becomes a run, which writes nothing
+    active     the newest one in the manifest: its oldest level-0 table is only relinked as a run; no bytes are written
     sealed     a newer one is in the manifest, so it gets no more rows: merged into one run, once
     orphaned   older than every segment that has metadata: retention deleted it, and it is drained
 

@@ -22,9 +22,10 @@
             |-- AppendFencedError  a newer writer owns the log (also a FencedError)
             `-- AppendCorruptionError (also a CorruptionError)
 
-`retryable` is a property of the class, with two exceptions. A StorageError is not retryable where the store refused for good:
-missing permissions, a missing bucket. An AppendStorageError that carries its batch is retryable, unless the store refused for
-good: its batch was certainly not applied. Causes are chained where an error is raised: `raise translate(error) from error`.
+`retryable` is a property of the class, with two exceptions. A StorageError is not retryable if the store refused for good:
+missing permissions, a missing bucket. An AppendStorageError that carries its batch is retryable, because the batch was
+certainly not applied; unless the store refused for good. Causes are chained where an error is raised:
+`raise translate(error) from error`.
 
 Source: opendata log/src/error.rs at 5f5c2882; there, converting an append error loses its kind, here `except` finds it.
 """

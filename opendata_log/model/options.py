@@ -43,9 +43,9 @@ class CountOptions:
     approximate: bool = False
     """Read indexes only, not the blocks in which the range starts and ends.
 
-    For a key with blocks of its own, the error is at most the rows of one block per table. A key that shares a block counts as
-    the average of all keys of the table that share blocks, because the index holds no more about them: the result is within a
-    factor of two where those keys are about equally large."""
+    For a key with blocks of its own, the error is at most the rows of one block per table. For a key that shares
+    blocks, the average of such keys of the table is returned, because the index holds no more about them: the result is within
+    a factor of two where those keys are about equally large."""
 
     def __post_init__(self) -> None:
         check_flag(self, "approximate")

@@ -34,10 +34,10 @@ SegmentId: TypeAlias = int
 """The number of a segment (u32). User segments count from 1."""
 
 Result = Annotated[T, "an opendata_log.Error is raised instead"]
-"""`T` itself, as errors are raised. Exists because the reference has the name."""
+"""Equals `T`: errors are raised, not returned. Exists because the reference has the name."""
 
 AppendResult = Annotated[T, "an opendata_log.AppendError is raised instead"]
-"""`T` itself, as errors are raised. Exists because the reference has the name."""
+"""Equals `T`: errors are raised, not returned. Exists because the reference has the name."""
 
 KEY_BYTES_MAX = 65_535
 VALUE_BYTES_MAX = 2**32 - 1

@@ -272,7 +272,7 @@ def is_last_expired(
     """Whether the last segment, which gets no appends, is expired. It counts as sealed when its seal interval is over.
 
     `appended_before_ms`: all its entries were appended before that time. `quiet_ms`: for how long it has certainly had no
-    append; given where the clock was ahead at its start or at an append, so that its times are unusable, else None.
+    append. None unless the clock was ahead at its start or at an append; then the stored times are unusable.
     """
     ended_ms = max(latest.start_time_ms + seal_interval_ms, appended_before_ms)
     if now_ms - ended_ms > retention_ms:

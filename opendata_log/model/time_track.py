@@ -28,7 +28,7 @@ MARKS_MAX = 1024
 GONE_MAX = 64
 """Maximum marks below the oldest entry. Only the last of them carries information; above the maximum, the rest is dropped."""
 FINENESS = 32
-"""Thinning keeps marks about one part in FINENESS of their age apart. A year takes some 420 marks."""
+"""Thinning keeps a mark about every (its age / FINENESS). A year takes some 420 marks."""
 
 Time = datetime | timedelta | int
 """A moment: a datetime (a naive one is local time), milliseconds since the epoch, or a timedelta before now."""

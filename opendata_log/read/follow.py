@@ -53,7 +53,7 @@ class Signal:
 
 
 class FollowState:
-    """A follower without its waiting: the next block, the meaning of an error, the time without new entries.
+    """What a follower does except sleep: it finds the next block, classifies errors, keeps the timeout.
 
     The driver takes blocks with `rest`, then with `begin`; when both return None, it sleeps for `time_left`.
     `read(source, cursor)` scans from a sequence; the driver passes the source to `begin`.
@@ -199,8 +199,8 @@ class LogFollower:
         self._signal = Signal(source.runtime)
         state.listen(self._signal)
         self._turn = [True]
-        """A lock: the thread that takes its item reads the next block. `del` takes it, because no signal handler runs between
-        a `del` and the `try` after it."""
+        """A list used as a lock: one item is free, empty is taken. Its holder reads the next block. `del` takes it, because no
+        signal handler runs between a `del` and the `try` after it."""
 
     def _next_block(self) -> Iterator[LogEntry] | None:
         """The rest of the current block, or the next block, waiting for one if necessary; None at the end."""

@@ -18,7 +18,7 @@ from opendata_log.read.scan import LogIterator
 from opendata_log.read.source import Part, SeriesReads, Source
 
 WINDOW = 16_384
-"""Minimum sequences in the first window, and minimum entries at which a window is narrowed."""
+"""Minimum sequences in the first window. A window is narrowed only if it has more entries than this."""
 WINDOW_PER_KEY = 16
 """Minimum sequences per window and key; a narrower window would cost more scans than it saves."""
 

@@ -91,8 +91,8 @@ class LogIterator:
         self._is_drained = False
         self._error: Error | None = None
         self._turn = [True]
-        """A lock: the thread that takes its item reads the next block. `del` takes it, because no signal handler runs between
-        a `del` and the `try` after it."""
+        """A list used as a lock: one item is free, empty is taken. Its holder reads the next block. `del` takes it, because no
+        signal handler runs between a `del` and the `try` after it."""
         self._blocks_left = self._one_by_one(blocks, limit)
 
     def _one_by_one(

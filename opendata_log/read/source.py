@@ -66,7 +66,10 @@ class HandleReads(SeriesReads, Protocol):
 
 
 class Source(Protocol):
-    """An open log to read. In a source that must not wait, any method of it or of its engine can raise WouldBlock."""
+    """An open log to read. Implemented by `WriterSource`, `ReaderSource`, and the sources of `aio/nonblocking`.
+
+    In a source that must not wait, any method of it or of its engine can raise WouldBlock.
+    """
 
     @property
     def runtime(self) -> lsm.Runtime: ...

@@ -12,7 +12,7 @@ MARKS_MAX = 8192
 
 
 class DurableSequence:
-    """The durable watermark. It waits neither for a request nor for an append that waits for sequences."""
+    """The durable watermark. Reading it never blocks behind a request or a waiting append."""
 
     def __init__(self, db: lsm.Db, runtime: lsm.Runtime, durable: Sequence) -> None:
         self._db = db

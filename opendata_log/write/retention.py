@@ -56,7 +56,7 @@ class StartsAhead:
     def known_ms(
         self, segments: Iterable[Segment], *, now_ms: int, elapsed_ms: int, latest_ms: int
     ) -> dict[SegmentId, int]:
-        """For how long, in milliseconds, each segment has started in the future at every tick.
+        """How long every tick has found the segment's start in the future: milliseconds per segment.
 
         The current time of the measuring clock is between `elapsed_ms` and `latest_ms`. Where possible, that clock is one that
         jumps of the wall clock do not move; where it is set back, the count starts there anew.
@@ -83,7 +83,7 @@ class Retention:
         self._config = config
         self._seal_interval_ms = segmentation.seal_interval_ms
         self._quiet: tuple[Sequence, int] = -1, 0
-        """The log's next sequence, and the time, by retention's clock, since when every tick has found that sequence."""
+        """The log's next sequence, and the time, by retention's clock, since which every tick has found it unchanged."""
         self._must_flush = False
         self._url = db.url
         self._clock_difference = runtime.now_ms() / 1000 - runtime.monotonic()

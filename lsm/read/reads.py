@@ -117,7 +117,7 @@ class Reads:
         cache_blocks: bool = True,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
     ) -> Iterable[PositionsAndValues]:
-        """Numbers and values of a series' rows with low <= number < high, some hundred rows at a time.
+        """Positions and values of a series' rows with low <= position < high, some hundred rows at a time.
 
         All rows are from the moment of the call. After the first block, requests grow up to `read_ahead_bytes`. Only the
         caller can tell which rows are durable, by their positions. `descending`: newest first, chunks and the rows inside

@@ -37,7 +37,7 @@ def scan_series(
     keep: bool,
     ahead_bytes: int,
 ) -> Iterator[PositionsAndValues]:
-    """Numbers and values of the rows with low <= number < high, ascending, block by block. Rows in memory are limited to
+    """Positions and values of the rows with low <= position < high, ascending, block by block. Rows in memory are limited to
     positions below `bound`.
 
     Cost: per table that the key range and filter admit, one GET for filter and index and one per stretch of blocks.

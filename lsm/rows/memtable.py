@@ -74,9 +74,9 @@ class SeriesRows:
         self.lock = runtime.lock()
         self._names: list[bytes] = []
         self._values: list[bytes] = []
-        # Runs of rows not grouped yet: (position of the first row, its number). Positions count from the first pending row.
+        # Runs of rows not grouped yet: (index of the first row, its position). Indexes count from the first pending row.
         self._runs: list[tuple[int, int]] = []
-        self._groups: defaultdict[bytes, list[Any]] = defaultdict(list)  # name: [number, value, number, value, ...]
+        self._groups: defaultdict[bytes, list[Any]] = defaultdict(list)  # name: [position, value, position, value, ...]
         self._sorted: list[bytes] = []
         self._taken = 0
         """Rows of the slice that is being grouped; 0 if none is. A slice cut short by an interrupt is finished first."""
@@ -146,7 +146,7 @@ class SeriesRows:
         return [part for one in found if (part := _clipped(one, low, high))[1]]
 
     def rows(self, name: bytes, low: int, high: int) -> tuple[list[int], list[bytes]]:
-        """Numbers and values of the series' rows with low <= number < high. Cost: grouping of new rows, then O(log n)."""
+        """Positions and values of the series' rows with low <= position < high. Cost: grouping of new rows, then O(log n)."""
         group, start, end = self._find(name, low, high)
         return group[2 * start : 2 * end : 2], group[2 * start + 1 : 2 * end : 2]
 

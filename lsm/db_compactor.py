@@ -186,8 +186,7 @@ class DbCompactor:
         return self._compactor.jobs()
 
     def be_ended(self, seconds: float) -> None:
-        """End the compactor with the program. Finished tables of its jobs stay claimed."""
-        self._is_closed = True
+        """Do nothing: the compactor ends with the program, and finished tables of its jobs stay claimed."""
 
     def close(self) -> None:
         """Stop at once. Finished tables of running jobs stay claimed; the next compactor continues from them. Idempotent."""
